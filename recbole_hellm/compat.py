@@ -1,0 +1,208 @@
+"""Every workaround for RecBole 1.2.1 on today's numpy, scipy and pandas, in one place.
+
+Each item names the RecBole line it answers and when it can go. Nothing here edits RecBole's files,
+and nothing here imports RecBole when this module is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def supply_numpy_aliases() -> None:
+    """Set the scalar aliases that numpy removed in 1.24 and 2.0 and RecBole still uses.
+
+    Answers configurator.py:628-635, interaction.py:31, metrics.py:90-287 and dataset.py:652. Can go
+    once RecBole writes the builtin types.
+    """
+    aliases = {"bool": np.bool_, "int": np.int_, "float": np.float64, "object": np.object_}
+    for name, target in aliases.items():
+        if name not in vars(np):
+            setattr(np, name, target)
+
+
+def supply_dok_update() -> None:
+    """Give scipy's ``dok_matrix`` the bulk ``_update`` that scipy 1.13 removed.
+
+    Answers lightgcn.py:111 and the same line in NGCF, NCL, GCMC and SpectralCF. Can go once RecBole
+    builds its adjacency from COO triples.
+    """
+    from scipy.sparse import dok_matrix
+
+    if hasattr(dok_matrix, "_update"):
+        return
+
+    def _update(self: Any, entries: dict[tuple[int, int], float]) -> None:
+        self._dict.update(entries)
+
+    dok_matrix._update = _update
+
+
+def stop_anomaly_detection() -> None:
+    """Switch off autograd's anomaly mode, which importing RecBole's sequential models switches on.
+
+    Answers sine.py:25, a ``set_detect_anomaly(True)`` at import that tests every gradient of every
+    model for NaN; about a third of a SASRec training step on a CPU. Can go once that line is gone.
+    """
+    import torch
+
+    torch.autograd.set_detect_anomaly(False)
+
+
+@contextlib.contextmanager
+def tensorboard_writer(writer: Any) -> Iterator[None]:
+    """Make RecBole's ``Trainer.__init__`` use `writer`.
+
+    Answers trainer.py:116, which always opens ``log_tensorboard/`` in the working directory. Can go
+    once the trainer takes a writer or a directory.
+    """
+    from recbole.trainer import trainer as module
+
+    original = module.get_tensorboard
+    module.get_tensorboard = lambda logger: writer
+    try:
+        yield
+    finally:
+        module.get_tensorboard = original
+
+
+class ModernPandasMixin:
+    """RecBole dataset methods that pandas 3 breaks, rewritten without chained assignment.
+
+    Mixed in before a RecBole dataset class. Can go once RecBole supports pandas 3.
+    """
+
+    config: Any
+    feat_name_list: list[str]
+    field2id_token: dict[str, np.ndarray]
+    field2token_id: dict[str, dict[str, int]]
+    field2seqlen: dict[str, int]
+    field2type: dict[str, Any]
+    field2source: dict[str, Any]
+    field2bucketnum: dict[str, int]
+
+    def _fill_nan(self) -> None:
+        """Answers dataset.py:648-652: ``fillna(inplace=True)`` on a column changes a copy."""
+        from recbole.utils import FeatureType
+
+        for feat_name in self.feat_name_list:
+            feat = getattr(self, feat_name)
+            for field in feat:
+                kind = self.field2type[field]
+                if kind == FeatureType.TOKEN:
+                    feat[field] = feat[field].fillna(0).astype(np.int64)
+                elif kind == FeatureType.FLOAT:
+                    feat[field] = feat[field].fillna(feat[field].mean())
+                else:
+                    dtype = np.int64 if kind == FeatureType.TOKEN_SEQ else np.float64
+                    empty = np.array([], dtype=dtype)
+                    feat[field] = [
+                        empty if isinstance(value, float) else value for value in feat[field]
+                    ]
+
+    def _concat_remaped_tokens(self, remap_list: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Answers dataset.py:1191: ``Series.agg(np.concatenate)``."""
+        from recbole.utils import FeatureType
+
+        tokens = [
+            feat[field].to_numpy(dtype=object)
+            if kind == FeatureType.TOKEN
+            else np.concatenate([np.asarray(row, dtype=object) for row in feat[field]])
+            for feat, field, kind in remap_list
+        ]
+        boundaries = np.cumsum([len(part) for part in tokens])[:-1]
+        return np.concatenate(tokens), boundaries
+
+    def _remap(self, remap_list: list[Any]) -> None:
+        """Answers dataset.py:1202-1218: ``Series.agg(len)`` counts rows, not elements."""
+        from recbole.utils import FeatureType
+
+        if not remap_list:
+            return
+        tokens, boundaries = self._concat_remaped_tokens(remap_list)
+        codes, uniques = pd.factorize(tokens)
+        id_token = np.array(["[PAD]", *uniques])
+        token_id = {token: index for index, token in enumerate(id_token)}
+        for (feat, field, kind), ids in zip(
+            remap_list, np.split(codes + 1, boundaries), strict=True
+        ):
+            if field not in self.field2id_token:
+                self.field2id_token[field] = id_token
+                self.field2token_id[field] = token_id
+            if kind == FeatureType.TOKEN:
+                feat[field] = ids
+            else:
+                lengths = [len(row) for row in feat[field]]
+                feat[field] = np.split(ids, np.cumsum(lengths)[:-1])
+
+    def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
+        """Answers dataset.py:484-512: blank ``*_seq`` cells, quotes in texts, the slow engine."""
+        from recbole.utils import FeatureSource, FeatureType
+
+        from recbole_hellm.errors import DataError
+
+        load, unload = self._get_load_and_unload_col(source)  # type: ignore[attr-defined]
+        if load is not None and not load:
+            return None
+        separator = self.config["field_separator"]
+        with open(filepath, encoding=self.config["encoding"]) as file:
+            header = file.readline().rstrip("\r\n").split(separator)
+        chosen: dict[str, tuple[str, Any]] = {}
+        for column in header:
+            field, _, kind_name = column.partition(":")
+            if kind_name not in {kind.value for kind in FeatureType}:
+                raise DataError(
+                    f"{filepath}, line 1: column '{column}' must be written as name:type with a "
+                    "type among token, token_seq, float and float_seq."
+                )
+            if (load is None or field in load) and (unload is None or field not in unload):
+                chosen[field] = (column, FeatureType(kind_name))
+        if not chosen:
+            return None
+        try:
+            frame = pd.read_csv(
+                filepath,
+                sep=separator,
+                usecols=[column for column, _ in chosen.values()],
+                dtype={
+                    column: np.float64 if kind == FeatureType.FLOAT else str
+                    for column, kind in chosen.values()
+                },
+                encoding=self.config["encoding"],
+                quoting=3,
+                keep_default_na=False,
+                na_values={
+                    column: [""] for column, kind in chosen.values() if kind == FeatureType.FLOAT
+                },
+            )
+        except (ValueError, pd.errors.ParserError) as error:
+            raise DataError(f"{filepath} cannot be read as an atomic file: {error}") from error
+        frame = frame[[column for column, _ in chosen.values()]]
+        frame.columns = pd.Index(list(chosen))
+        for field, (_, kind) in chosen.items():
+            if isinstance(source, FeatureSource) or source != "link":
+                self.field2source[field] = source
+                self.field2type[field] = kind
+                if "float" in kind.value:
+                    self.field2bucketnum[field] = 2
+            if kind == FeatureType.TOKEN:
+                frame[field] = frame[field].where(frame[field] != "", None)
+            if kind in (FeatureType.TOKEN, FeatureType.FLOAT):
+                self.field2seqlen[field] = 1
+                continue
+            limit = (self.config["seq_len"] or {}).get(field)
+            convert = float if kind == FeatureType.FLOAT_SEQ else str
+            rows = [
+                np.array([convert(part) for part in cell.split(self.config["seq_separator"]) if part])[
+                    :limit
+                ]
+                for cell in frame[field]
+            ]
+            frame[field] = pd.Series(rows, index=frame.index, dtype=object)
+            self.field2seqlen[field] = max((len(row) for row in rows), default=0)
+        return frame
