@@ -1,0 +1,151 @@
+"""K-nearest neighbours among items by cosine similarity, in memory linear in the items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from recbole_hellm.errors import ConfigError, FeatureError
+
+RESOLUTION = 1e-6
+"""Similarities are compared in steps of this size.
+
+Rounding errors of a matrix product differ between machines and chunk sizes; with the steps, items
+of identical features tie exactly and the smaller index wins everywhere.
+"""
+_SHOW_PROGRESS_FROM = 10_000
+
+
+class NearestNeighbours(NamedTuple):
+    """The K nearest items of every item, nearest first.
+
+    Attributes
+    ----------
+    indices : Tensor of int64, shape [N, K]
+    similarities : Tensor of float32, shape [N, K]
+        Cosine similarities.
+    """
+
+    indices: Tensor
+    similarities: Tensor
+
+
+@torch.no_grad()
+def knn_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) -> NearestNeighbours:
+    r"""The K items most similar to each item, itself included.
+
+    .. math:: I_{ij} = e_i^\top e_j / (\lVert e_i \rVert \lVert e_j \rVert)
+
+    Ordered by similarity descending, then index ascending; among K or more identical items an item
+    can therefore miss itself. A row of zeros is similar (0) to nothing, itself included.
+
+    Parameters
+    ----------
+    features : ndarray or Tensor, shape [N, D]
+    k : int
+        K, at most N.
+    chunk : int
+        Rows compared at a time; memory is O(chunk x N).
+
+    Returns
+    -------
+    NearestNeighbours
+        On the device of `features`.
+
+    Raises
+    ------
+    ConfigError
+        If `k` is less than 1 or more than N.
+    FeatureError
+        If `features` is not a matrix of finite numbers.
+
+    References
+    ----------
+    HeLLM, equation 3; also the item graphs of LATTICE and FREEDOM.
+    """
+    matrix = torch.as_tensor(features).to(torch.float32)
+    if matrix.dim() != 2 or not bool(torch.isfinite(matrix).all()):
+        raise FeatureError(
+            f"Item features of shape {tuple(matrix.shape)} cannot be compared; they must be a "
+            "matrix of finite numbers."
+        )
+    n = len(matrix)
+    if not 1 <= k <= n:
+        raise ConfigError(f"knn_k={k} must lie between 1 and the number of items, {n}.")
+    unit = F.normalize(matrix, dim=1)
+    indices = torch.empty(n, k, dtype=torch.int64, device=matrix.device)
+    similarities = torch.empty(n, k, device=matrix.device)
+    starts = range(0, n, chunk)
+    for start in tqdm(starts, desc="nearest items", disable=n < _SHOW_PROGRESS_FROM, leave=False):
+        part = slice(start, min(start + chunk, n))
+        indices[part], similarities[part] = _top_k(unit[part] @ unit.T, k)
+    return NearestNeighbours(indices, similarities)
+
+
+def _top_k(similarities: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Columns and values of the K largest entries of each row, ties by the smaller column."""
+    levels = torch.div(similarities, RESOLUTION).round_()
+    # torch.topk breaks ties arbitrarily, but which value comes k-th does not depend on ties.
+    last = levels.topk(k, dim=1).values[:, -1:]
+    above, level = levels > last, levels == last
+    room = k - above.sum(1, keepdim=True)
+    chosen = above | (level & (level.cumsum(1, dtype=torch.int32) <= room))
+    columns = chosen.nonzero()[:, 1].view(-1, k)
+    order = levels.gather(1, columns).argsort(dim=1, descending=True, stable=True)
+    columns = columns.gather(1, order)
+    return columns, similarities.gather(1, columns)
+
+
+def knn_incidence(
+    features: Mapping[str, np.ndarray | Tensor], k: int, chunk: int = 512
+) -> sp.csr_array:
+    r"""Incidence matrix :math:`H = \Vert_m \hat I^m` of the item hypergraph.
+
+    Column :math:`m N + j` is the hyperedge around item j in modality m; it holds every item that
+    has j among its K nearest items in m.
+
+    Parameters
+    ----------
+    features : Mapping of str to ndarray or Tensor, shapes [N, D_m]
+        Raw features by modality; rows are the same N items.
+    k : int
+        K.
+    chunk : int
+        Rows compared at a time.
+
+    Returns
+    -------
+    csr_array of float64, shape [N, number of modalities x N]
+        Binary. Rows have K ones per modality, save that a similarity of exactly 0 makes no
+        hyperedge: which of the unrelated items equation 4 would add is arbitrary.
+
+    Raises
+    ------
+    FeatureError
+        If there is no modality, or modalities differ in their number of items.
+
+    References
+    ----------
+    HeLLM, section 3.3, equations 3 and 4. The authors' code leaves a non-positive entry of the top
+    K at its value; here a negative one becomes 1, as equation 4 has it.
+    """
+    if not features:
+        raise FeatureError("The item hypergraph needs features of at least one modality.")
+    counts = {modality: len(matrix) for modality, matrix in features.items()}
+    if len(set(counts.values())) > 1:
+        raise FeatureError(f"Modalities differ in their number of items: {counts}.")
+    blocks = []
+    for matrix in features.values():
+        n = len(matrix)
+        near = knn_graph(matrix, k, chunk)
+        rows, places = (near.similarities != 0).nonzero().cpu().numpy().T
+        columns = near.indices.cpu().numpy()[rows, places]
+        blocks.append(sp.csr_array((np.ones(len(rows)), (rows, columns)), shape=(n, n)))
+    return sp.csr_array(sp.hstack(blocks))
