@@ -1,0 +1,197 @@
+"""Item tokens: embeddings of the earlier stages aligned with the backbone's space.
+
+Paper, end of section 3.5; the variants of its ablation and of CoLLM and LLaRA are settings.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from recbole_hellm.errors import DataError
+
+
+class ItemTokens(nn.Module):
+    r"""One input vector per item.
+
+    .. math:: x_i = W_2\,\phi(W_1 [g_i \Vert s_i] + b_1) + b_2 \;(+\; e_i)
+
+    with the graph embedding g, the sequence embedding s and, optionally, a learned vector e.
+
+    Parameters
+    ----------
+    hidden_size : int
+        Width of a token.
+    n_items : int
+        N; tables and vectors have N + 1 rows, row 0 being padding.
+    graph_table, sequence_table : Tensor, optional
+        [N+1, d_g] and [N+1, d_s].
+    inputs : tuple of {"graph", "sequence"}
+        Tables a token is made of, in order. May be empty if `vectors`.
+    mlp_hidden : int
+        Width of the MLP's hidden layer.
+    activation : {"gelu", "relu"}
+        Its activation.
+    vectors : bool
+        Add e, drawn from N(0, 0.02²).
+    train_tables : bool
+        Fine-tune the tables.
+    normalise : bool
+        Divide each table by its root mean square, so that tables of different stages come in
+        on one scale.
+
+    Raises
+    ------
+    DataError
+        If a table that is named in `inputs` is missing or has the wrong number of rows.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        n_items: int,
+        graph_table: Tensor | None,
+        sequence_table: Tensor | None,
+        *,
+        inputs: tuple[Literal["graph", "sequence"], ...],
+        mlp_hidden: int,
+        activation: Literal["gelu", "relu"] = "gelu",
+        vectors: bool = False,
+        train_tables: bool = False,
+        normalise: bool = False,
+    ) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.normalise = normalise
+        self.tables = nn.ModuleDict()
+        for name, table in (("graph", graph_table), ("sequence", sequence_table)):
+            if table is not None:
+                weight = _prepared(name, table, n_items, normalise)
+                self.tables[name] = nn.Embedding.from_pretrained(
+                    weight, freeze=not train_tables, padding_idx=0
+                )
+            elif name in inputs:
+                raise DataError(
+                    f"Item tokens need the {name} embeddings of an earlier stage, and none were "
+                    f"given; run that stage or take {name} out of item_inputs."
+                )
+        self.mlp: nn.Sequential | None = None
+        if inputs:
+            width = sum(self.table(name).weight.shape[1] for name in inputs)
+            self.mlp = nn.Sequential(
+                nn.Linear(width, mlp_hidden),
+                nn.GELU() if activation == "gelu" else nn.ReLU(),
+                nn.Linear(mlp_hidden, hidden_size),
+            )
+        self.vectors: nn.Embedding | None = None
+        if vectors:
+            weight = torch.randn(n_items + 1, hidden_size) * 0.02
+            weight[0] = 0
+            self.vectors = nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
+
+    def table(self, name: str) -> nn.Embedding:
+        """The embedding table `name`."""
+        return cast(nn.Embedding, self.tables[name])
+
+    @torch.no_grad()
+    def load_table(self, name: str, table: Tensor) -> None:
+        """Replace the table `name` by another of its shape.
+
+        Parameters
+        ----------
+        name : {"graph", "sequence"}
+        table : Tensor
+            [N, d], the items' embeddings without a row for padding.
+
+        Raises
+        ------
+        DataError
+            If the number of rows does not fit.
+        """
+        weight = self.table(name).weight
+        padded = torch.nn.functional.pad(table, (0, 0, 1, 0))
+        weight.copy_(_prepared(name, padded, len(weight) - 1, self.normalise))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Tokens of the given items.
+
+        Parameters
+        ----------
+        ids : Tensor
+            [...] item ids; 0 gives a vector of no meaning, to be masked.
+
+        Returns
+        -------
+        Tensor
+            [..., hidden_size].
+        """
+        return self._combine(
+            [self.table(name)(ids) for name in self.inputs],
+            None if self.vectors is None else self.vectors(ids),
+        )
+
+    def all(self) -> Tensor:
+        """Tokens of all items, [N+1, hidden_size]."""
+        return self._combine(
+            [self.table(name).weight for name in self.inputs],
+            None if self.vectors is None else self.vectors.weight,
+        )
+
+    def _combine(self, parts: list[Tensor], vectors: Tensor | None) -> Tensor:
+        terms = [] if self.mlp is None else [self.mlp(torch.cat(parts, dim=-1))]
+        terms += [] if vectors is None else [vectors]
+        tokens: Tensor = terms[0] if len(terms) == 1 else terms[0] + terms[1]
+        return tokens
+
+
+def _prepared(name: str, table: Tensor, n_items: int, normalise: bool) -> Tensor:
+    if table.ndim != 2 or len(table) != n_items + 1:
+        raise DataError(
+            f"The {name} table has shape {tuple(table.shape)}, but {n_items} items need "
+            f"{n_items + 1} rows, the first one for padding."
+        )
+    table = table.detach().clone().to(torch.get_default_dtype())
+    table[0] = 0
+    if normalise:
+        table = table / table[1:].square().mean().sqrt().clamp_min(1e-12)
+    return table
+
+
+class ItemHead(nn.Module):
+    """Scores all items: logits = read_out(h) · weights.
+
+    Parameters
+    ----------
+    kind : {"linear", "tied"}
+        ``linear``: a weight row per item, drawn from U(±1/sqrt(hidden_size)); ``tied``: item
+        tokens, met by a linear read-out of the hidden state.
+    hidden_size, n_items : int
+        Shape.
+    trainable : bool
+        ``False`` leaves the head's own weights as they were drawn (the released code's head).
+    """
+
+    def __init__(
+        self, kind: Literal["linear", "tied"], hidden_size: int, n_items: int, trainable: bool
+    ) -> None:
+        super().__init__()
+        outputs = n_items if kind == "linear" else hidden_size
+        self.tied = kind == "tied"
+        self.linear = nn.Linear(hidden_size, outputs, bias=False).requires_grad_(trainable)
+
+    def read_out(self, hidden: Tensor) -> Tensor:
+        """Queries that meet the item weights, [n, hidden_size]."""
+        queries: Tensor = self.linear(hidden) if self.tied else hidden
+        return queries
+
+    def weights(self, tokens: Tensor | None) -> Tensor:
+        """Item weights [N, hidden_size]; row j belongs to item j + 1.
+
+        Parameters
+        ----------
+        tokens : Tensor or None
+            [N+1, hidden_size], all item tokens, if the head is tied.
+        """
+        return self.linear.weight if tokens is None else tokens[1:]

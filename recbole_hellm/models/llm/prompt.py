@@ -1,0 +1,197 @@
+"""The words around the items, and where tokens stand in a row."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from recbole_hellm.errors import BackboneError, DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptTemplate:
+    """The Alpaca prompt with an input, into which item tokens are set (paper, Fig. 2).
+
+    Attributes
+    ----------
+    instruction : str
+        Text before the items.
+    response : str
+        Text after the items, ending where the answer begins.
+    """
+
+    instruction: str = (
+        "Below is an instruction that describes a task, paired with an input that provides "
+        "further context. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n"
+        "Given the user’s purchase history, predict next possible item to be purchased.\n\n"
+        "### Input:\n"
+    )
+    response: str = "\n### Response:\n"
+
+    def words(self, tokenizer: PreTrainedTokenizerBase, response_bos: bool) -> PromptTokens:
+        """Tokenise both segments.
+
+        Parameters
+        ----------
+        tokenizer : PreTrainedTokenizerBase
+            The backbone's tokenizer.
+        response_bos : bool
+            Begin the response with another BOS, as the released code does.
+
+        Returns
+        -------
+        PromptTokens
+            A BOS (where the tokenizer has one) opens the instruction.
+        """
+        bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+        before = tokenizer.encode(self.instruction, add_special_tokens=False)
+        after = tokenizer.encode(self.response, add_special_tokens=False)
+        return PromptTokens(bos + before, (bos if response_bos else []) + after)
+
+
+class PromptTokens(nn.Module):
+    """Token ids of the two segments.
+
+    Parameters
+    ----------
+    instruction, response : list of int
+        Token ids; empty lists leave the items alone.
+    """
+
+    instruction: Tensor
+    response: Tensor
+
+    def __init__(self, instruction: list[int], response: list[int]) -> None:
+        super().__init__()
+        for name, ids in (("instruction", instruction), ("response", response)):
+            # They follow from the tokenizer, so checkpoints need not hold them.
+            self.register_buffer(name, torch.tensor(ids, dtype=torch.long), persistent=False)
+
+
+def template_tokenizer(template: PromptTemplate | None = None) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer that knows the words of the template and no others.
+
+    For a randomly initialised backbone, which brings no tokenizer of its own.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    template = template or PromptTemplate()
+    splitter = pre_tokenizers.Whitespace()
+    text = f"{template.instruction} {template.response}"
+    words = dict.fromkeys(word for word, _ in splitter.pre_tokenize_str(text))
+    vocabulary = {word: index for index, word in enumerate(["<unk>", "<s>", *words])}
+    splitting: Any = Tokenizer(models.WordLevel(vocabulary, "<unk>"))
+    splitting.pre_tokenizer = splitter
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=splitting)
+    tokenizer.add_special_tokens({"bos_token": "<s>", "unk_token": "<unk>"})
+    return tokenizer
+
+
+def require_tokenizer(tokenizer: PreTrainedTokenizerBase | None, name: str) -> Any:
+    """Return `tokenizer`, or raise :class:`BackboneError` where there is none."""
+    if tokenizer is None:
+        raise BackboneError(
+            f"backbone={name} has no tokenizer beside its weights, which prompt=alpaca needs; "
+            "put its tokenizer files into the folder or use --prompt=none."
+        )
+    return tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """Several sequences in one row, so that rows hold little padding.
+
+    Attributes
+    ----------
+    index : Tensor
+        [n], slot (row · capacity + column) of every token, sequence after sequence.
+    segments : Tensor
+        [R, C], 1 + number of the sequence that a slot belongs to, 0 where a slot is empty.
+    positions : Tensor
+        [R, C], position of a slot's token within its sequence.
+    """
+
+    index: Tensor
+    segments: Tensor
+    positions: Tensor
+
+    @property
+    def visible(self) -> Tensor:
+        """[R, C, C], True where slot t sees slot s: same sequence, s not after t."""
+        same = self.segments.unsqueeze(2) == self.segments.unsqueeze(1)
+        return same.tril() & (self.segments > 0).unsqueeze(1)
+
+    def scatter(self, tokens: Tensor) -> Tensor:
+        """Set [n, ...] tokens into their slots, [R, C, ...], zeros elsewhere."""
+        slots = tokens.new_zeros(self.segments.numel(), *tokens.shape[1:])
+        return slots.index_copy(0, self.index, tokens).unflatten(0, self.segments.shape)
+
+    def gather(self, slots: Tensor) -> Tensor:
+        """Take the tokens back out of their slots, [n, ...]."""
+        return slots.flatten(0, 1)[self.index]
+
+
+def pack(lengths: list[int], device: torch.device, min_capacity: int = 32) -> Packing:
+    """Pack sequences into rows, longest first, each into the row that it fills best.
+
+    Parameters
+    ----------
+    lengths : list of int
+        Length of each sequence, at least 1.
+    device : torch.device
+        Where the result lives.
+    min_capacity : int
+        Rows hold at least this many tokens, in whole multiples of the longest sequence.
+    """
+    longest = max(lengths)
+    capacity = longest * -(-min_capacity // longest)
+    rows_by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
+    starts, n_rows = [0] * len(lengths), 0
+    for sequence in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        length = lengths[sequence]
+        room = next((r for r in range(length, capacity + 1) if rows_by_room[r]), 0)
+        if room:
+            row = rows_by_room[room].pop()
+        else:
+            row, room, n_rows = n_rows, capacity, n_rows + 1
+        starts[sequence] = row * capacity + capacity - room
+        rows_by_room[room - length].append(row)
+
+    counts = torch.tensor(lengths)
+    sequence_of = torch.repeat_interleave(torch.arange(len(lengths)), counts)
+    within = torch.arange(len(sequence_of)) - (counts.cumsum(0) - counts)[sequence_of]
+    index = torch.tensor(starts)[sequence_of] + within
+    segments = torch.zeros(n_rows * capacity, dtype=torch.long).index_copy(
+        0, index, sequence_of + 1
+    )
+    positions = torch.zeros(n_rows * capacity, dtype=torch.long).index_copy(0, index, within)
+    shape = (n_rows, capacity)
+    return Packing(
+        index.to(device), segments.view(shape).to(device), positions.view(shape).to(device)
+    )
+
+
+def trim(item_ids: Tensor, lengths: Tensor) -> tuple[Tensor, list[int]]:
+    """Cut right-padded histories to the longest one, and give the lengths as numbers.
+
+    Raises
+    ------
+    DataError
+        If a history is empty.
+    """
+    sizes: list[int] = lengths.tolist()
+    if not sizes or min(sizes) < 1:
+        raise DataError("A history without items cannot be scored; leave such users out.")
+    return item_ids[:, : max(sizes)], sizes
+
+
+def align_right(item_ids: Tensor, lengths: Tensor) -> Tensor:
+    """Turn right padding into left padding."""
+    width = item_ids.shape[1]
+    columns = torch.arange(width, device=item_ids.device) - (width - lengths).unsqueeze(1)
+    return item_ids.gather(1, columns.clamp_min(0)) * (columns >= 0)

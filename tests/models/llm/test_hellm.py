@@ -1,0 +1,600 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlamaConfig, LlamaModel
+
+from recbole_hellm.errors import ConfigError, DataError
+from recbole_hellm.models.llm.backbone import wrap_backbone
+from recbole_hellm.models.llm.hellm import HeLLMNetwork
+from recbole_hellm.models.llm.prompt import PromptTokens, template_tokenizer
+from recbole_hellm.models.llm.settings import LLMSettings
+
+N, D = 9, 6
+HISTORIES = [[3, 1, 4, 1], [5], [9, 2, 6]]
+SMALL: dict[str, Any] = {
+    "backbone_hidden_size": 16,
+    "backbone_heads": 2,
+    "backbone_intermediate_size": 20,
+    "bilinear_size": 3,
+    "prefix_length": 4,
+}
+
+
+def tables() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    graph, sequence = (
+        torch.randn(N + 1, width, generator=generator, dtype=torch.float64) for width in (D, 5)
+    )
+    return graph, sequence
+
+
+def build(seed: int = 1, **options: Any) -> HeLLMNetwork:
+    torch.manual_seed(seed)
+    network = HeLLMNetwork(LLMSettings(**{**SMALL, **options}), *tables()).double().eval()
+    for name, parameter in network.named_parameters():
+        # Weak default weights would let a wrong prefix pass unnoticed, norms of one a lost norm.
+        if "tokens.tables" not in name:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+    if network.settings.prompt == "alpaca":  # a shorter one, for the sake of the slow reference
+        network.prompt = PromptTokens([1, 7, 3, 9, 4], [5, 8])
+    return network
+
+
+def padded(histories: list[list[int]], width: int | None = None) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(history) for history in histories])
+    ids = torch.zeros(len(histories), width or int(lengths.max()), dtype=torch.long)
+    for row, history in enumerate(histories):
+        ids[row, : len(history)] = torch.tensor(history)
+    return ids, lengths
+
+
+# --------------------------------------------------------------- the equations, written out
+
+
+def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return weight * x / torch.sqrt(x.pow(2).mean() + eps)
+
+
+def rotate(x: Tensor, position: int) -> Tensor:
+    """RoPE of one head, with angles in float32 as transformers has them."""
+    half = len(x) // 2
+    frequencies = 1.0 / (10000.0 ** (torch.arange(0, len(x), 2, dtype=torch.float) / len(x)))
+    angles = position * frequencies
+    cos, sin = angles.cos().double(), angles.sin().double()
+    first, second = x[:half], x[half:]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin])
+
+
+def graph_vector(network: HeLLMNetwork, side: Any, items: list[int]) -> Tensor | None:
+    settings = network.settings
+    if settings.prefix != "graph":
+        return None
+    table = network.tokens.table("graph").weight
+    weight = None if network.pooling.bilinear is None else network.pooling.bilinear.weight
+    size = D if weight is None else len(weight)
+    gram = torch.zeros(size, size, dtype=torch.float64)
+    for item in items:
+        g = table[item] if weight is None else weight @ table[item]
+        gram = gram + torch.outer(g, g)
+    x = gram.flatten()
+    if settings.prefix_norm == "before":
+        x = rms(x, network.prefix.norm.weight, 1e-5)
+        return side.mlp.rest[2](F.gelu(side.mlp.first(x)))
+    x = F.gelu(side.mlp.rest[2](F.gelu(side.mlp.first(x))))
+    return rms(x, side.graph_norm.weight, 1e-5)
+
+
+def prefixes(network: HeLLMNetwork, layer: int, items: list[int]) -> tuple[Tensor, Tensor] | None:
+    """[k, heads, width] keys and values of a layer for the given pooled items."""
+    if network.settings.prefix == "none":
+        return None
+    attention = network.model.layers[layer].self_attn
+    sides = []
+    for side, linear in (
+        (network.prefix.keys, attention.k_proj),
+        (network.prefix.values, attention.v_proj),
+    ):
+        graph, rows = graph_vector(network, side, items), []
+        for row in side.static[layer]:
+            row = row if graph is None else row + graph
+            if network.settings.prefix_norm == "after":
+                row = rms(row, side.norm.weight, 1e-5)
+            if network.settings.prefix_projection == "frozen":
+                row = linear.weight @ row
+            rows.append(row)
+        sides.append(torch.stack(rows).unflatten(1, (2, -1)))
+    return sides[0], sides[1]
+
+
+def literal(network: HeLLMNetwork, history: list[int]) -> Tensor:
+    """The read-out of one history, token by token and head by head."""
+    settings, model = network.settings, network.model
+    words = model.embed_tokens.weight
+    item = {i: network.tokens(torch.tensor(i)) for i in set(history)}
+    before = [words[i] for i in network.prompt.instruction]
+    after = [words[i] for i in network.prompt.response]
+    every = settings.targets == "every"
+    stream = [*before, *(item[i] for i in history), *([] if every else after)]
+    pooled: list[list[int]] = []
+    for position in range(len(stream)):
+        seen = max(0, position + 1 - len(before)) if every else len(history)
+        pooled.append(history[:seen])
+    offset = (
+        settings.prefix_length
+        if settings.variant == "released" and settings.prefix != "none"
+        else 0
+    )
+    eps = model.config.rms_norm_eps
+    for index, layer in enumerate(model.layers):
+        normed = [rms(x, layer.input_layernorm.weight, eps) for x in stream]
+        attention = layer.self_attn
+        q, k, v = (
+            [(linear.weight @ x).unflatten(0, (2, -1)) for x in normed]
+            for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        updated = []
+        for t, x in enumerate(stream):
+            heads, prefix = [], prefixes(network, index, pooled[t])
+            for h in range(2):
+                keys = [rotate(k[s][h], s + offset) for s in range(t + 1)]
+                values = [v[s][h] for s in range(t + 1)]
+                if prefix is not None:
+                    keys, values = [*prefix[0][:, h], *keys], [*prefix[1][:, h], *values]
+                query = rotate(q[t][h], t + offset)
+                scores = torch.stack([query @ key for key in keys]) / math.sqrt(len(query))
+                weights = scores.softmax(0)
+                heads.append(sum(w * value for w, value in zip(weights, values, strict=True)))
+            x = x + attention.o_proj.weight @ torch.cat(heads)
+            y = rms(x, layer.post_attention_layernorm.weight, eps)
+            gate, up = layer.mlp.gate_proj.weight @ y, layer.mlp.up_proj.weight @ y
+            updated.append(x + layer.mlp.down_proj.weight @ (gate * torch.sigmoid(gate) * up))
+        stream = updated
+    last = rms(stream[-1], model.norm.weight, eps)
+    return network.head.linear.weight @ last if settings.head in (None, "tied") else last
+
+
+VARIANTS = [
+    {},
+    {"variant": "released"},
+    {"prefix": "static"},
+    {"prefix": "none"},
+    {"prefix_norm": "after"},
+    {"prefix_projection": "frozen", "bilinear": "none"},
+]
+PLACES = [
+    {"targets": "every", "prompt": "none"},
+    {"targets": "every", "prompt": "alpaca"},
+    {"targets": "last", "prompt": "none"},
+    {"targets": "last", "prompt": "alpaca", "head": "linear"},
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_network_equals_the_equations_written_out(
+    variant: dict[str, Any], place: dict[str, Any]
+) -> None:
+    network = build(**variant, **place)
+    with torch.no_grad():
+        hidden = network.hidden_states(*padded(HISTORIES, width=6))
+        for row, history in enumerate(HISTORIES):
+            torch.testing.assert_close(hidden[row], literal(network, history), rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("prompt", ["none", "alpaca"])
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_every_row_of_a_stream_equals_a_call_with_the_history_cut_there(
+    variant: dict[str, Any], prompt: str
+) -> None:
+    network = build(**variant, targets="every", prompt=prompt)
+    with torch.no_grad():
+        stream = network.all_hidden_states(*padded(HISTORIES, width=7))
+        assert stream.shape == (3, 7, 16)
+        for row, history in enumerate(HISTORIES):
+            for t in range(len(history)):
+                alone = network.hidden_states(*padded([history[: t + 1]]))
+                torch.testing.assert_close(stream[row, t], alone[0])
+                others = [[7, 7, 7, 7, 7, 8], history[: t + 1], [2]]
+                beside = network.hidden_states(*padded(others, width=9))
+                torch.testing.assert_close(stream[row, t], beside[1])
+
+
+def test_later_items_do_not_leak_into_earlier_read_outs() -> None:
+    network = build()
+    ids, lengths = padded([[3, 1, 4, 1, 5]])
+    other = ids.clone()
+    other[0, 3] = 8
+    with torch.no_grad():
+        one, two = (network.all_hidden_states(x, lengths) for x in (ids, other))
+    torch.testing.assert_close(one[0, :3], two[0, :3])
+    assert (one[0, 3:] - two[0, 3:]).abs().amax(-1).min() > 1e-3
+
+
+def test_ids_beyond_a_length_are_ignored() -> None:
+    for targets in ("every", "last"):
+        network = build(targets=targets)
+        ids, lengths = padded(HISTORIES)
+        cut = (lengths - 1).clamp_min(1)
+        zeroed = ids * (torch.arange(ids.shape[1]) < cut[:, None])
+        torch.testing.assert_close(
+            network.hidden_states(ids, cut), network.hidden_states(zeroed, cut)
+        )
+
+
+@pytest.mark.parametrize("prompt", ["none", "alpaca"])
+@pytest.mark.parametrize("variant", [{}, {"variant": "released"}, {"prefix": "none"}], ids=str)
+def test_scores_depend_neither_on_padding_nor_on_its_side_nor_on_the_batch(
+    variant: dict[str, Any], prompt: str
+) -> None:
+    left = build(**variant, targets="last", prompt=prompt, padding_side="left")
+    right = build(**variant, targets="last", prompt=prompt, padding_side="right")
+    right.load_state_dict(left.state_dict())
+    with torch.no_grad():
+        batch = left.logits(left.hidden_states(*padded(HISTORIES, width=11)))
+        torch.testing.assert_close(right.logits(right.hidden_states(*padded(HISTORIES))), batch)
+        for row, history in enumerate(HISTORIES):
+            alone = left.logits(left.hidden_states(*padded([history])))
+            torch.testing.assert_close(alone[0], batch[row])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"padding_side": "left"}, [[0, 1, 0, 0, 2, 3], [0, 1, 2, 3, 4, 5]]),
+        ({"padding_side": "right"}, [[0, 1, 2, 0, 0, 3], [0, 1, 2, 3, 4, 5]]),
+        ({"variant": "released"}, [[4, 5, 4, 4, 6, 7], [4, 5, 6, 7, 8, 9]]),
+        ({"variant": "released", "prefix": "none"}, [[0, 1, 0, 0, 2, 3], [0, 1, 2, 3, 4, 5]]),
+    ],
+    ids=str,
+)
+def test_positions_count_real_tokens_after_the_released_codes_offset(
+    options: dict[str, Any], expected: list[list[int]]
+) -> None:
+    network = build(targets="last", prompt="alpaca", **options).train()
+    network.prompt = PromptTokens([1, 7], [5])
+    seen: dict[str, Any] = {}
+    network.model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: seen.update(kwargs), with_kwargs=True
+    )
+    network.hidden_states(*padded([[5], [2, 6, 3]]))
+    assert seen["position_ids"].tolist() == expected
+    assert seen["attention_mask"].sum(1).tolist() == [4, 6]
+
+
+def test_the_pad_bug_makes_training_scores_depend_on_the_batch() -> None:
+    options = {"targets": "last", "backbone_dropout": 0.0, "prefix_dropout": 0.0}
+    for bug in (False, True):
+        network = build(**options, gram_pad_bug=bug).train()
+        with torch.no_grad():
+            alone = network.hidden_states(*padded([[5]]))
+            beside = network.hidden_states(*padded([[5], [1, 2, 3]]))
+        assert torch.allclose(alone[0], beside[0]) is not bug
+
+
+def test_logits_are_minus_infinity_at_padding_and_products_elsewhere() -> None:
+    for head in ("tied", "linear"):
+        network = build(head=head)
+        hidden = network.hidden_states(*padded(HISTORIES))
+        logits = network.logits(hidden)
+        assert logits.shape == (3, N + 1)
+        assert torch.isneginf(logits[:, 0]).all()
+        for item in range(1, N + 1):
+            expected = hidden @ network.item_weights()[item - 1]
+            torch.testing.assert_close(logits[:, item], expected)
+
+
+def test_loss_is_the_cross_entropy_of_the_logits() -> None:
+    network = build(targets="last", prompt="alpaca")
+    ids, lengths = padded(HISTORIES)
+    target = torch.tensor([2, 9, 1])
+    logits = network.logits(network.hidden_states(ids, lengths))
+    expected = F.cross_entropy(logits, target)
+    torch.testing.assert_close(network.loss(ids, lengths, target), expected)
+
+
+def test_sequence_loss_averages_over_all_targets_and_skips_single_items() -> None:
+    network = build()
+    sequences = [[3, 1, 4, 1], [5], [9, 2, 6], [7, 8]]
+    losses = []
+    for sequence in sequences:
+        for t in range(1, len(sequence)):
+            logits = network.logits(network.hidden_states(*padded([sequence[:t]])))
+            losses.append(F.cross_entropy(logits, torch.tensor([sequence[t]])))
+    loss = network.sequence_loss(padded(sequences, width=8)[0])
+    torch.testing.assert_close(loss, torch.stack(losses).mean())
+    with pytest.raises(DataError, match="no target"):
+        network.sequence_loss(torch.tensor([[5, 0]]))
+
+
+def test_one_stream_gives_the_gradients_of_all_separate_calls() -> None:
+    network = build(variant="paper")
+    sequence = [3, 1, 4, 1, 5]
+    network.sequence_loss(torch.tensor([sequence])).backward()
+    together = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad()
+    total = torch.zeros(())
+    for t in range(1, len(sequence)):
+        logits = network.logits(network.hidden_states(*padded([sequence[:t]])))
+        total = total + F.cross_entropy(logits, torch.tensor([sequence[t]]))
+    (total / 4).backward()
+    for name, parameter in network.named_parameters():
+        if name in together:
+            assert parameter.grad is not None
+            torch.testing.assert_close(together[name], parameter.grad)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"variant": "released"},
+        {"prefix": "static"},
+        {"prefix": "none"},
+        {"prompt": "alpaca"},
+        {"targets": "last", "head": "linear", "item_vectors": False},
+        {"item_inputs": ("sequence",)},
+        {"train_backbone": False, "lora_r": 2},
+    ],
+    ids=str,
+)
+def test_every_trainable_parameter_receives_a_gradient(options: dict[str, Any]) -> None:
+    # DDP stops at parameters that a loss leaves out.
+    network = build(**options)
+    if network.settings.targets == "every":
+        loss = network.sequence_loss(padded(HISTORIES)[0])
+    else:
+        loss = network.loss(*padded(HISTORIES), torch.tensor([1, 2, 3]))
+    loss.backward()
+    for name, parameter in network.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        assert parameter.grad is None or parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+@pytest.mark.parametrize("variant", [{}, {"variant": "released"}], ids=str)
+def test_gradient_checkpointing_changes_no_gradient(
+    variant: dict[str, Any], place: dict[str, Any]
+) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        network = build(**variant, **place, gradient_checkpointing=checkpointing).train()
+        torch.manual_seed(3)
+        if network.settings.targets == "every":
+            loss = network.sequence_loss(padded(HISTORIES)[0])
+        else:
+            loss = network.loss(*padded(HISTORIES), torch.tensor([1, 2, 3]))
+        loss.backward()
+        gradients.append([p.grad for p in network.parameters() if p.grad is not None])
+        assert network.model.is_gradient_checkpointing is checkpointing
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def llama(seed: int = 0) -> LlamaModel:
+    torch.manual_seed(seed)
+    tokenizer = template_tokenizer()
+    config = LlamaConfig(
+        hidden_size=16,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=len(tokenizer),
+        bos_token_id=1,
+    )
+    return LlamaModel(config)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    llama().save_pretrained(tmp_path)
+    template_tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_checkpoints_hold_the_head_and_leave_pretrained_weights_out(
+    folder: Path, variant: str
+) -> None:
+    settings = LLMSettings(backbone=str(folder), variant=variant, bilinear_size=3)  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    saved = HeLLMNetwork(settings, *tables(), device="cpu").eval()
+    for parameter in saved.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1
+    state = saved.state_dict()
+    assert "head.linear.weight" in state  # also where it is frozen: it was drawn at random
+    held = {name for name in state if name.startswith("model.")}
+    assert held
+    assert all("lora_" in name for name in held)
+    torch.manual_seed(2)
+    loaded = HeLLMNetwork(settings, *tables(), device="cpu").eval()
+    history = padded(HISTORIES)
+    assert not torch.allclose(
+        *(n.logits(n.hidden_states(*history))[:, 1:] for n in (saved, loaded))
+    )
+    loaded.load_state_dict(state)
+    torch.testing.assert_close(*(n.logits(n.hidden_states(*history)) for n in (saved, loaded)))
+    del state["head.linear.weight"]
+    with pytest.raises(RuntimeError, match=r"head\.linear\.weight"):
+        loaded.load_state_dict(state)
+
+
+def test_checkpoints_of_a_backbone_that_was_drawn_at_random_hold_all_of_it() -> None:
+    for train in (True, False):
+        network, other = build(1, train_backbone=train), build(2, train_backbone=train)
+        other.load_state_dict(network.state_dict())
+        history = padded(HISTORIES)
+        torch.testing.assert_close(*(n.hidden_states(*history) for n in (network, other)))
+
+
+def test_pretrained_weights_stay_out_of_checkpoints_of_a_larger_module(folder: Path) -> None:
+    settings = LLMSettings(backbone=str(folder), bilinear_size=3)
+    models = [
+        torch.nn.ModuleDict({"network": HeLLMNetwork(settings, *tables(), device="cpu")})
+        for _ in range(2)
+    ]
+    state = models[0].state_dict()
+    assert "network.head.linear.weight" in state
+    assert not any("layers" in name and "lora_" not in name for name in state)
+    models[1].load_state_dict(state)
+    assert torch.equal(*(m["network"].head.linear.weight for m in models))
+
+
+def test_grouped_query_backbones_stream_and_sample_alike(folder: Path) -> None:
+    options = {"backbone": str(folder), "bilinear_size": 3, "prefix_init_std": 1.0}
+    for variant in ("paper", "released"):
+        torch.manual_seed(0)
+        settings = LLMSettings(**options, variant=variant, targets="every")  # type: ignore[arg-type]
+        network = HeLLMNetwork(settings, *tables(), device="cpu").eval()
+        stream = network.all_hidden_states(*padded(HISTORIES))
+        alone = network.hidden_states(*padded([HISTORIES[0][:2]]))
+        torch.testing.assert_close(stream[0, 1], alone[0], rtol=1e-4, atol=1e-5)
+
+
+def test_shared_instruction_changes_no_score(folder: Path) -> None:
+    # At inference without a graph prefix the instruction runs once for the whole batch.
+    for prefix in ("none", "static"):
+        settings = LLMSettings(backbone=str(folder), prefix=prefix)  # type: ignore[arg-type]
+        network = HeLLMNetwork(settings, *tables(), device="cpu").eval()
+        shared = network.hidden_states(*padded(HISTORIES))
+        network.train()  # LoRA starts at zero, so its dropout has nothing to drop
+        torch.testing.assert_close(
+            network.hidden_states(*padded(HISTORIES)), shared, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_half_precision_backbones_give_float32_scores_near_the_exact_ones(folder: Path) -> None:
+    results = []
+    for dtype in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        settings = LLMSettings(backbone=str(folder), backbone_dtype=dtype, variant="released")  # type: ignore[arg-type]
+        network = HeLLMNetwork(settings, *tables(), device="cpu")
+        loss = network.loss(*padded(HISTORIES), torch.tensor([1, 2, 3]))
+        assert loss.dtype == torch.float32
+        loss.backward()
+        network.eval()
+        results.append(network.hidden_states(*padded(HISTORIES)))
+    assert results[1].dtype == torch.float32
+    torch.testing.assert_close(results[1], results[0], rtol=0.1, atol=0.1)
+    assert not torch.equal(results[1], results[0])
+
+
+def test_training_under_autocast_stays_near_float32() -> None:
+    losses = []
+    for enabled in (False, True):
+        network = build().float()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = network.sequence_loss(padded(HISTORIES)[0])
+        loss.backward()
+        losses.append(loss.detach())
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.1, atol=0.1)
+
+
+def test_an_instruction_out_of_a_sliding_windows_sight_is_an_error() -> None:
+    network = build(prompt="alpaca")
+    network.model.config.sliding_window = 9
+    network.hidden_states(*padded(HISTORIES))
+    network.model.config.sliding_window = 8
+    with pytest.raises(ConfigError, match="attends to 8 tokens"):
+        network.hidden_states(*padded(HISTORIES))
+
+
+# ------------------------------------------------------------------- LLaMA-2-7B's shapes
+
+
+def seven_billion(**options: Any) -> HeLLMNetwork:
+    config = LlamaConfig(
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        vocab_size=32000,
+    )
+    settings = LLMSettings(backbone="meta-llama/Llama-2-7b-hf", **options)
+    with torch.device("meta"):
+        backbone = wrap_backbone(LlamaModel(config), settings)
+        backbone = dataclasses.replace(backbone, tokenizer=template_tokenizer())
+        tables = torch.zeros(12102, 64), torch.zeros(12102, 64)
+        return HeLLMNetwork(settings, *tables, backbone=backbone)
+
+
+def trainable(network: HeLLMNetwork, part: str = "") -> int:
+    return sum(p.numel() for n, p in network.named_parameters() if p.requires_grad and part in n)
+
+
+def test_released_variant_has_the_logged_parameter_counts() -> None:
+    network = seven_billion(variant="released")
+    assert all(p.device.type == "meta" for p in network.parameters())
+    assert trainable(network, "lora_") == 23_199_744
+    assert trainable(network, "static") == 2_621_440
+    assert trainable(network, "mlp") - trainable(network, "lora_") == 67_125_248 + 17_309_696
+    assert trainable(network, "prefix") - trainable(network, "static") == 67_125_248 + 4 * 4096
+    assert trainable(network, "tokens") == 17_309_696
+    facts = network.extra_facts()
+    assert facts["trainable_parameters"] == trainable(network) == 110_272_512
+    assert facts["total_parameters"] > 6_000_000_000
+
+
+def test_paper_variant_adds_the_head_and_the_bilinear_map() -> None:
+    network = seven_billion()
+    assert trainable(network, "head") == 12101 * 4096
+    assert trainable(network, "pooling") == 64 * 32
+    mlps = 2 * (32 * 32 * 4096 + 4096 + 4096 * 4096 + 4096)
+    assert trainable(network, "prefix") == 2_621_440 + mlps + 32 * 32
+
+
+def test_collm_and_llara_are_settings_of_the_same_network() -> None:
+    collm = seven_billion(
+        prefix="none", item_inputs=("graph",), item_mlp_hidden=640, item_mlp_activation="relu"
+    )
+    assert collm.prefix is None
+    assert collm.offset == 0
+    assert trainable(collm, "tokens") == 64 * 640 + 640 + 640 * 4096 + 4096
+    assert "sequence" not in collm.tokens.tables
+    llara = seven_billion(prefix="none", item_inputs=("sequence",))
+    assert trainable(llara, "tokens") == 64 * 4096 + 4096 + 4096 * 4096 + 4096
+
+
+# ---------------------------------------------------------------------------------- rest
+
+
+def test_weight_decay_covers_matrices_or_under_released_everything() -> None:
+    paper, released = build(), build(variant="released")
+    decayed, others = paper.trainable_parameter_groups(0.1)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert all(p.ndim == 1 for p in others["params"])
+    grouped = {id(p) for group in (decayed, others) for p in group["params"]}
+    assert grouped == {id(p) for p in paper.parameters() if p.requires_grad}
+    (everything,) = released.trainable_parameter_groups(0.1)
+    assert len(everything["params"]) == sum(p.requires_grad for p in released.parameters())
+
+
+def test_mistakes_are_named() -> None:
+    graph, sequence = tables()
+    with pytest.raises(ConfigError, match="prefix=graph needs the graph embeddings"):
+        HeLLMNetwork(LLMSettings(item_inputs=("sequence",)), None, sequence)
+    with pytest.raises(DataError, match="sequence embeddings"):
+        HeLLMNetwork(LLMSettings(), graph, None)
+    with pytest.raises(ConfigError, match="number of items"):
+        HeLLMNetwork(LLMSettings(prefix="none", item_inputs=()))
+    with pytest.raises(ConfigError, match="targets=every"):
+        build(targets="last").all_hidden_states(*padded(HISTORIES))
+    with pytest.raises(DataError, match="without items"):
+        build().hidden_states(torch.zeros(1, 3, dtype=torch.long), torch.tensor([0]))
+
+
+def test_tables_that_no_part_asks_for_are_not_kept() -> None:
+    network = build(prefix="none", item_inputs=("sequence",))
+    assert set(network.tokens.tables) == {"sequence"}
+    alone = HeLLMNetwork(LLMSettings(prefix="none", item_inputs=()), n_items=5)
+    assert alone.item_weights().shape == (5, 128)
