@@ -1,0 +1,298 @@
+"""HeLLM's first stage: hypergraph-enhanced collaborative filtering (HeLLM, sections 3.2-3.4)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from recbole.model.abstract_recommender import GeneralRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recbole_hellm.graph.bipartite import BipartiteGraph, interaction_matrix
+from recbole_hellm.graph.hypergraph import ItemHypergraph, UserHypergraph
+from recbole_hellm.graph.knn import knn_incidence
+from recbole_hellm.models import losses
+from recbole_hellm.settings import Settings, require
+
+
+@dataclasses.dataclass(frozen=True)
+class HeLLMPreSettings(Settings):
+    """Settings of :class:`HeLLMPre`.
+
+    Attributes
+    ----------
+    embedding_size : int
+        d.
+    n_layers_ui, n_layers_u2u, n_layers_i2i : int
+        Layers of LightGCN and of the two hypergraphs.
+    alpha_u2u, beta_i2i : float
+        Weights of the users' and items' contrast (alpha, beta in equation 12).
+    knn_k : int
+        Neighbours of an item in each modality, itself included (K).
+    tau : float
+        Temperature of the contrast.
+    reg_weight : float
+        Weight of the L2 term (lambda).
+    use_u2u, use_i2i, use_contrast : bool
+        The rows of the ablation table (Table 3): without a hypergraph, its propagation, its fusion
+        and its contrast all go; without contrast, both hypergraphs stay.
+    contrast : {"all", "batch"}
+        Anchors of the contrast: all nodes, or `contrast_anchors` users and as many items, drawn
+        uniformly at each step.
+    contrast_anchors : int
+        Anchors on each side for ``batch``; all nodes of a side that has fewer.
+    contrast_denominator : {"all", "batch"}
+        Nodes in the denominators for ``batch``: all of them, which makes value and gradient
+        unbiased estimates of those of ``contrast: all``, or the anchors only, which is cheaper.
+    variant : {"paper", "released"}
+        ``paper`` keeps the anchor's similarity with itself in the denominators (equation 7);
+        ``released`` leaves it out, as the authors' code does.
+    """
+
+    embedding_size: int = 64
+    n_layers_ui: int = 2
+    n_layers_u2u: int = 2
+    n_layers_i2i: int = 1
+    alpha_u2u: float = 0.9
+    beta_i2i: float = 0.1
+    knn_k: int = 10
+    tau: float = 0.5
+    reg_weight: float = 1e-4
+    use_u2u: bool = True
+    use_i2i: bool = True
+    use_contrast: bool = True
+    contrast: Literal["all", "batch"] = "all"
+    contrast_anchors: int = 1024
+    contrast_denominator: Literal["all", "batch"] = "all"
+    variant: Literal["paper", "released"] = "paper"
+
+    def validate(self) -> None:
+        """Check ranges; raises :class:`ConfigError`."""
+        for key in ("embedding_size", "n_layers_u2u", "n_layers_i2i", "knn_k", "contrast_anchors"):
+            require(getattr(self, key) >= 1, f"{key}={getattr(self, key)} must be at least 1.")
+        for key in ("n_layers_ui", "alpha_u2u", "beta_i2i", "reg_weight"):
+            require(getattr(self, key) >= 0, f"{key}={getattr(self, key)} must not be negative.")
+        least = losses.MIN_TEMPERATURE
+        require(self.tau >= least, f"tau={self.tau} must be at least {least}.")
+
+
+class Nodes(NamedTuple):
+    """Users or items after propagation.
+
+    Attributes
+    ----------
+    own : Tensor, shape [n, d]
+        LightGCN's vectors e.
+    hyper : Tensor, shape [n, d], or None
+        The hypergraph's vectors h; None without it.
+    """
+
+    own: Tensor
+    hyper: Tensor | None
+
+    def rows(self, index: Tensor) -> Nodes:
+        """Some of the nodes."""
+        hyper = None if self.hyper is None else self.hyper.index_select(0, index)
+        return Nodes(self.own.index_select(0, index), hyper)
+
+    def fused(self) -> Tensor:
+        """Equation 6."""
+        return self.own if self.hyper is None else self.own + F.normalize(self.hyper, dim=1)
+
+
+class HypergraphEncoder(nn.Module):
+    r"""LightGCN vectors fused with user- and item-level hypergraph vectors.
+
+    .. math::
+
+        \tilde e_u = e_u + h_u / \lVert h_u \rVert, \qquad
+        \tilde e_i = e_i + h_i / \lVert h_i \rVert, \qquad
+        \hat y_{ui} = \langle \tilde e_u, \tilde e_i \rangle
+
+    Users and items have separate tables for LightGCN and for their hypergraph. Rows are numbered
+    from 0: there is no padding row, so none can enter a denominator.
+
+    Parameters
+    ----------
+    interactions : csr_array, shape [M, N]
+        Binary training interactions.
+    incidence : csr_array, shape [N, E], optional
+        Item hypergraph; unused without `use_i2i`.
+    settings : HeLLMPreSettings
+
+    References
+    ----------
+    HeLLM, sections 3.2 to 3.4, equations 1 to 7.
+    """
+
+    def __init__(
+        self, interactions: sp.csr_array, incidence: sp.csr_array | None, settings: HeLLMPreSettings
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        (n_users, n_items), d = interactions.shape, settings.embedding_size
+        users, items = interactions.nonzero()
+        self.graph = BipartiteGraph(users, items, n_users, n_items)
+        self.user_table = _xavier(n_users, d)
+        self.item_table = _xavier(n_items, d)
+        if settings.use_u2u:
+            self.user_hypergraph = UserHypergraph(interactions)
+            self.user_hyper_table = _xavier(n_users, d)
+        if settings.use_i2i:
+            if incidence is None:
+                raise ValueError("use_i2i needs the incidence matrix of the item hypergraph")
+            self.item_hypergraph = ItemHypergraph(incidence)
+            self.item_hyper_table = _xavier(n_items, d)
+
+    def propagate(self) -> tuple[Nodes, Nodes]:
+        """All users and all items after propagation."""
+        s = self.settings
+        user, item = self.graph.light_gcn(self.user_table, self.item_table, s.n_layers_ui)
+        user_hyper = item_hyper = None
+        if s.use_u2u:
+            user_hyper = self.user_hypergraph.propagate(self.user_hyper_table, s.n_layers_u2u)
+        if s.use_i2i:
+            item_hyper = self.item_hypergraph.propagate(self.item_hyper_table, s.n_layers_i2i)
+        return Nodes(user, user_hyper), Nodes(item, item_hyper)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Fused vectors of all users [M, d] and all items [N, d]."""
+        users, items = self.propagate()
+        return users.fused(), items.fused()
+
+    def losses(self, users: Tensor, positives: Tensor, negatives: Tensor) -> dict[str, Tensor]:
+        r"""The weighted terms of equation 12; training minimises their sum.
+
+        .. math:: L = L_{BPR} + \lambda \, L_2 + \alpha \, L_{U2U} + \beta \, L_{I2I}
+
+        The sums of equations 7 and 13 are means, and the L2 term is over the batch's fused vectors,
+        as in the authors' code and logs.
+
+        Parameters
+        ----------
+        users, positives, negatives : Tensor of int64, shape [B]
+            Row numbers from 0.
+
+        Returns
+        -------
+        dict of str to Tensor
+            ``bpr``, ``reg``, and ``contrast_user`` and ``contrast_item`` where they apply.
+        """
+        s, (all_users, all_items) = self.settings, self.propagate()
+        user = all_users.rows(users).fused()
+        item = all_items.rows(torch.cat([positives, negatives])).fused()
+        positive, negative = item.chunk(2)
+        terms = {
+            "bpr": losses.bpr_loss((user * positive).sum(1), (user * negative).sum(1)),
+            "reg": s.reg_weight * losses.l2_regularisation((user, item), len(users)),
+        }
+        sides = (("user", s.alpha_u2u, all_users), ("item", s.beta_i2i, all_items))
+        for side, weight, nodes in sides:
+            if s.use_contrast and nodes.hyper is not None:
+                terms[f"contrast_{side}"] = weight * self._contrast(nodes.own, nodes.hyper)
+        return terms
+
+    def _contrast(self, own: Tensor, hyper: Tensor) -> Tensor:
+        s, anchors = self.settings, None
+        if s.contrast == "batch" and s.contrast_anchors < len(own):
+            # Uniform for users too, whatever the batches are; positives would favour popular items.
+            anchors = torch.randperm(len(own), device=own.device)[: s.contrast_anchors]
+            if s.contrast_denominator == "batch":
+                own, hyper, anchors = own[anchors], hyper[anchors], None
+        fused, exclude_self = Nodes(own, hyper).fused(), s.variant == "released"
+        return losses.hypergraph_contrast(fused, hyper, s.tau, anchors, exclude_self)
+
+
+def _xavier(rows: int, columns: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, columns)))
+
+
+class HeLLMPre(GeneralRecommender):
+    """HeLLM's pre-training stage as a RecBole general recommender.
+
+    Parameters
+    ----------
+    config : Mapping
+        RecBole's configuration with the keys of :class:`HeLLMPreSettings`.
+    dataset : Dataset
+        The training split: ``inter_feat`` with its user and item ids, and
+        ``item_features()`` giving, by modality, features whose ``matrix`` [N, D] has a row for each
+        of the items 1..N. Features are read only if ``use_i2i`` is set.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is out of range.
+    FeatureError
+        If item features are missing or unusable.
+    """
+
+    input_type = InputType.PAIRWISE
+    settings_classes = (HeLLMPreSettings,)
+    batches = "user_uniform"
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.settings = HeLLMPreSettings.from_config(config)
+        users, items = (
+            np.asarray(dataset.inter_feat[field]) - 1 for field in (self.USER_ID, self.ITEM_ID)
+        )
+        interactions = interaction_matrix(users, items, self.n_users - 1, self.n_items - 1)
+        incidence = None
+        if self.settings.use_i2i:
+            features = {name: entry.matrix for name, entry in dataset.item_features().items()}
+            incidence = knn_incidence(features, self.settings.knn_k)
+        self.encoder = HypergraphEncoder(interactions, incidence, self.settings)
+        self.last_losses: dict[str, Tensor] = {}
+        self._propagated: tuple[Tensor, Tensor] | None = None
+        self.register_load_state_dict_post_hook(_forget)
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """Sum of the loss terms; the terms themselves, detached, are left in ``last_losses``."""
+        columns = (self.USER_ID, self.ITEM_ID, self.NEG_ITEM_ID)
+        terms = self.encoder.losses(*(interaction[column] - 1 for column in columns))
+        self.last_losses = {name: term.detach() for name, term in terms.items()}
+        return torch.stack(list(terms.values())).sum()
+
+    def train(self, mode: bool = True) -> HeLLMPre:
+        """Switch between training and evaluation; propagated vectors are computed anew."""
+        self._propagated = None
+        super().train(mode)
+        return self
+
+    @torch.no_grad()
+    def predict(self, interaction: Any) -> Tensor:
+        """Scores of given pairs, shape [B]."""
+        user, item = self._propagate()
+        rows = user[interaction[self.USER_ID] - 1], item[interaction[self.ITEM_ID] - 1]
+        return (rows[0] * rows[1]).sum(1)
+
+    @torch.no_grad()
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Scores of all items, shape [B, N + 1], with padding at minus infinity."""
+        user, item = self._propagate()
+        scores = user[interaction[self.USER_ID] - 1] @ item.T
+        return F.pad(scores, (1, 0), value=-torch.inf)
+
+    @torch.no_grad()
+    def export_embeddings(self) -> dict[str, Tensor]:
+        """Fused vectors by internal id: ``user`` [M + 1, d] and ``item`` [N + 1, d], row 0 zero."""
+        user, item = self._propagate()
+        return {"user": F.pad(user, (0, 0, 1, 0)), "item": F.pad(item, (0, 0, 1, 0))}
+
+    def _propagate(self) -> tuple[Tensor, Tensor]:
+        if self.training:
+            return self.encoder()
+        if self._propagated is None:
+            self._propagated = self.encoder()
+        return self._propagated
+
+
+def _forget(model: nn.Module, _: Any) -> None:
+    """Drop vectors propagated from weights that were just replaced."""
+    model._propagated = None  # type: ignore[assignment]
