@@ -7,6 +7,8 @@ and nothing here imports RecBole when this module is imported.
 from __future__ import annotations
 
 import contextlib
+import types
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,10 +19,11 @@ import pandas as pd
 def supply_numpy_aliases() -> None:
     """Set the scalar aliases that numpy removed in 1.24 and 2.0 and RecBole still uses.
 
-    Answers configurator.py:628-635, interaction.py:31, metrics.py:90-287 and dataset.py:652. Can go
-    once RecBole writes the builtin types.
+    Answers configurator.py:628-635, interaction.py:31, metrics.py:90-287, dataset.py:652 and
+    abstract_recommender.py:319. Can go once RecBole writes the builtin types.
     """
     aliases = {"bool": np.bool_, "int": np.int_, "float": np.float64, "object": np.object_}
+    aliases["long"] = np.int_  # back in numpy 2
     for name, target in aliases.items():
         if name not in vars(np):
             setattr(np, name, target)
@@ -41,6 +44,24 @@ def supply_dok_update() -> None:
         self._dict.update(entries)
 
     dok_matrix._update = _update
+
+
+def count_every_interaction() -> None:
+    """Make RecBole's Pop count an item as often as a batch holds it.
+
+    Answers pop.py:47, where indexing with repeated items counts each of them once a batch, so that
+    on a small catalogue all items come out equally popular. Can go once it uses ``index_add_``.
+    """
+    import torch
+    from recbole.model.general_recommender.pop import Pop
+
+    def calculate_loss(self: Any, interaction: Any) -> torch.Tensor:
+        counts = torch.bincount(interaction[self.ITEM_ID], minlength=self.n_items)
+        self.item_cnt += counts[:, None]
+        self.max_cnt = self.item_cnt.max(dim=0)[0]
+        return torch.zeros(1, device=self.device, requires_grad=True)
+
+    Pop.calculate_loss = calculate_loss
 
 
 def stop_anomaly_detection() -> None:
@@ -105,6 +126,13 @@ class ModernPandasMixin:
                         empty if isinstance(value, float) else value for value in feat[field]
                     ]
 
+    def _dataframe_to_interaction(self, data: pd.DataFrame) -> Any:
+        """Answers dataset.py:2202: pandas 3 hands out read-only arrays, torch wants its own."""
+        columns = {
+            name: types.SimpleNamespace(values=data[name].to_numpy(copy=True)) for name in data
+        }
+        return super()._dataframe_to_interaction(columns)  # type: ignore[misc]
+
     def _concat_remaped_tokens(self, remap_list: list[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Answers dataset.py:1191: ``Series.agg(np.concatenate)``."""
         from recbole.utils import FeatureType
@@ -148,10 +176,17 @@ class ModernPandasMixin:
 
         load, unload = self._get_load_and_unload_col(source)  # type: ignore[attr-defined]
         if load is not None and not load:
+            if source in (FeatureSource.KG, "link"):
+                raise DataError(f"{filepath} is needed; add its columns to load_col.")
             return None
         separator = self.config["field_separator"]
-        with open(filepath, encoding=self.config["encoding"]) as file:
-            header = file.readline().rstrip("\r\n").split(separator)
+        try:
+            with open(filepath, encoding=self.config["encoding"]) as file:
+                header = file.readline().rstrip("\r\n").split(separator)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{filepath} is no text file: {error}.") from error
+        if len(set(header)) != len(header):
+            raise DataError(f"{filepath}, line 1: a column is named twice; keep one of them.")
         chosen: dict[str, tuple[str, Any]] = {}
         for column in header:
             field, _, kind_name = column.partition(":")
@@ -164,25 +199,7 @@ class ModernPandasMixin:
                 chosen[field] = (column, FeatureType(kind_name))
         if not chosen:
             return None
-        try:
-            frame = pd.read_csv(
-                filepath,
-                sep=separator,
-                usecols=[column for column, _ in chosen.values()],
-                dtype={
-                    column: np.float64 if kind == FeatureType.FLOAT else str
-                    for column, kind in chosen.values()
-                },
-                encoding=self.config["encoding"],
-                quoting=3,
-                keep_default_na=False,
-                na_values={
-                    column: [""] for column, kind in chosen.values() if kind == FeatureType.FLOAT
-                },
-            )
-        except (ValueError, pd.errors.ParserError) as error:
-            raise DataError(f"{filepath} cannot be read as an atomic file: {error}") from error
-        frame = frame[[column for column, _ in chosen.values()]]
+        frame = self._read_cells(filepath)[[column for column, _ in chosen.values()]]
         frame.columns = pd.Index(list(chosen))
         for field, (_, kind) in chosen.items():
             if isinstance(source, FeatureSource) or source != "link":
@@ -192,17 +209,51 @@ class ModernPandasMixin:
                     self.field2bucketnum[field] = 2
             if kind == FeatureType.TOKEN:
                 frame[field] = frame[field].where(frame[field] != "", None)
+            elif kind == FeatureType.FLOAT:
+                frame[field] = _numbers(frame[field], filepath)
             if kind in (FeatureType.TOKEN, FeatureType.FLOAT):
                 self.field2seqlen[field] = 1
                 continue
             limit = (self.config["seq_len"] or {}).get(field)
             convert = float if kind == FeatureType.FLOAT_SEQ else str
-            rows = [
-                np.array([convert(part) for part in cell.split(self.config["seq_separator"]) if part])[
-                    :limit
-                ]
-                for cell in frame[field]
-            ]
+            cells = [cell.split(self.config["seq_separator"]) for cell in frame[field]]
+            rows = [np.array([convert(part) for part in cell if part])[:limit] for cell in cells]
             frame[field] = pd.Series(rows, index=frame.index, dtype=object)
             self.field2seqlen[field] = max((len(row) for row in rows), default=0)
         return frame
+
+    def _read_cells(self, filepath: str) -> pd.DataFrame:
+        """All cells of an atomic file as texts."""
+        from recbole_hellm.errors import DataError
+
+        try:
+            with warnings.catch_warnings():
+                # pandas only warns where rows are longer than the header.
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                return pd.read_csv(
+                    filepath,
+                    sep=self.config["field_separator"],
+                    dtype=str,
+                    encoding=self.config["encoding"],
+                    quoting=3,
+                    index_col=False,
+                    keep_default_na=False,
+                )
+        except (ValueError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
+            raise DataError(
+                f"{filepath} cannot be read as an atomic file ({str(error).strip()})."
+            ) from error
+
+
+def _numbers(cells: pd.Series, filepath: str) -> pd.Series:
+    """A column as float64; empty cells are NaN."""
+    from recbole_hellm.errors import DataError
+
+    values = pd.to_numeric(cells, errors="coerce").astype(np.float64)
+    wrong = ~np.isfinite(values) & cells.notna() & (cells != "")
+    if wrong.any():
+        row = int(np.flatnonzero(wrong.to_numpy())[0])
+        raise DataError(
+            f"{filepath}, line {row + 2}: {cells.name}={cells.iloc[row]!r} is no finite number."
+        )
+    return values

@@ -51,7 +51,7 @@ class Settings:
         ConfigError
             If a value has the wrong type or is not among the allowed ones.
         """
-        return cls(**{key: config[key] for key in cls.keys() if key in config})
+        return cls(**{key: config[key] for key in cls.keys() if key in config})  # noqa: SIM118
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, for records and hashes."""

@@ -310,7 +310,8 @@ def _read_tokens(path: Path, manifest: Mapping[str, Any], way_out: str) -> list[
         tokens = json.loads(source.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FeatureError(
-            f"{source} cannot be read as a list of item tokens ({error}); to make it again {way_out}."
+            f"{source} cannot be read as a list of item tokens ({error}); to make it again "
+            f"{way_out}."
         ) from error
     if not isinstance(tokens, list) or tokens_digest(tokens) != manifest["tokens_sha256"]:
         raise FeatureError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.resources
 import importlib.util
 import logging
 import os
@@ -328,9 +329,7 @@ def _minilm() -> SentenceEncoder:
             f"Text encoder minilm needs the package {packages}; install it with {_INSTALL}, or "
             "use the encoder tfidf."
         )
-    spec = importlib.util.find_spec(_MINILM)
-    assert spec is not None and spec.origin is not None
-    folder = Path(spec.origin).parent / "model"
+    folder = Path(str(importlib.resources.files(_MINILM) / "model"))
     version = importlib.metadata.version(_MINILM.replace("_", "-"))
     return SentenceEncoder(str(folder), name="minilm", revision=version)
 

@@ -312,16 +312,25 @@ class HeLLMNetwork(nn.Module):
     def _prefix(self, item_ids: Tensor, mask: Tensor) -> BoundPrefix | None:
         if self.prefix is None or self.pooling is None:
             return self._static_prefix()
-        graph = self.tokens.table("graph")
-        pooled = self.pooling(graph(item_ids), mask, graph.weight[1])
+        pad = self.tokens.table("graph").weight[1]
+        pooled = self.pooling(self._pooled_items(item_ids), mask, pad)
         bound: BoundPrefix = self.prefix(pooled.unsqueeze(1))
         return bound
 
     def _running_prefix(self, packed: Tensor, packing: Packing) -> BoundPrefix | None:
         if self.prefix is None or self.pooling is None:
             return self._static_prefix()
-        graph = self.tokens.table("graph")
-        return self.prefix.running(self.pooling, graph(packed), packing.visible)
+        return self.prefix.running(self.pooling, self._pooled_items(packed), packing.visible)
+
+    def _pooled_items(self, item_ids: Tensor) -> Tensor:
+        """Graph embeddings to pool; in training, items are left out at random."""
+        embeddings: Tensor = self.tokens.table("graph")(item_ids)
+        rate = self.settings.pooling_dropout or 0.0
+        if not self.training or rate == 0:
+            return embeddings
+        # Gram matrices are of second order, so the root keeps their expectation.
+        kept = F.dropout(embeddings.new_ones(*item_ids.shape, 1), rate).sqrt()
+        return embeddings * kept
 
     def _static_prefix(self) -> BoundPrefix | None:
         """The prefix of a user without items."""

@@ -39,6 +39,9 @@ class LLMSettings(Settings):
         k, prefixes per layer.
     prefix_dropout : float
         Dropout inside the prefix MLPs.
+    pooling_dropout : float, optional
+        Share of a user's items that is left out of the pooling in training; without it the prefix
+        is a noiseless fingerprint of a history whose tokens are noisy, and overfits.
     prefix_mlp_hidden : int, optional
         Width of the prefix MLPs' hidden layer; the backbone's hidden size by default.
     prefix_init_std : float, optional
@@ -95,6 +98,7 @@ class LLMSettings(Settings):
     prefix: Literal["graph", "static", "none"] = "graph"
     prefix_length: int = 10
     prefix_dropout: float = 0.3
+    pooling_dropout: float | None = None
     prefix_mlp_hidden: int | None = None
     prefix_init_std: float | None = None
     gram_pad_bug: bool = False
@@ -143,9 +147,11 @@ class LLMSettings(Settings):
         ):
             value = getattr(self, key)
             require(value is None or value >= 1, f"{key}={value} must be at least 1.")
-        for key in ("prefix_dropout", "backbone_dropout", "lora_dropout"):
+        for key in ("prefix_dropout", "pooling_dropout", "backbone_dropout", "lora_dropout"):
             value = getattr(self, key)
-            require(0 <= value < 1, f"{key}={value} must be at least 0 and below 1.")
+            require(
+                value is None or 0 <= value < 1, f"{key}={value} must be at least 0 and below 1."
+            )
         require(self.lora_r >= 0, f"lora_r={self.lora_r} must be 0 (no LoRA) or more.")
         require(
             self.prefix_init_std is None or self.prefix_init_std >= 0,
@@ -185,6 +191,7 @@ class LLMSettings(Settings):
             "prefix_projection": projection,
             "prefix_init_std": 0.02 if projection == "direct" else 1.0,
             "train_head": paper,
+            "pooling_dropout": self.backbone_dropout if self.tiny else 0.0,
             "response_bos": not paper,
             "train_backbone": self.tiny,
             "prompt": "none" if self.tiny else "alpaca",

@@ -1,0 +1,8 @@
+"""``python -m recbole_hellm``."""
+
+import sys
+
+from recbole_hellm.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""The command line: ``run_hellm.py``, ``recbole-hellm`` and ``python -m recbole_hellm``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_hellm.errors import ConfigError, HellmError
+from recbole_hellm.registry import nearest
+
+USAGE = """\
+usage: recbole-hellm [command] [--key=value ...]
+
+commands
+  run       train and evaluate models (the default command)
+              --model=HeLLM            one name, or several: LightGCN,SASRec,HeLLM
+              --dataset=sample         sample, Beauty, Toys, Sports, or a folder under data_path
+              --config=FILE.yaml       settings from a file; several: a.yaml,b.yaml
+              --resume --force         go on after a kill; train again although finished
+              --KEY=VALUE              any setting; --MODEL.KEY=VALUE for one model or stage
+  prepare   make a dataset's files:    --dataset=Beauty [--raw_dir=FOLDER]
+  encode    make item features:        --dataset=Beauty [--text_encoder=auto|minilm|tfidf|PATH]
+  models    list the models, or one model's settings: [--model=HeLLM]
+
+Without a model, `run` trains Pop and HeLLM. Values are YAML. See runs: tensorboard --logdir runs
+"""
+
+Command = Callable[[dict[str, Any]], str]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns
+    -------
+    int
+        0, or 2 after a user's mistake, which is told in one sentence on standard error.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command = given.pop(0) if given and not given[0].startswith("-") else "run"
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    logging.getLogger("recbole_hellm").setLevel(logging.INFO)
+    # Tokenizers would otherwise warn about forks that DataLoader workers may make.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        options = parse_options(given)
+        if command == "help" or "help" in options or "h" in options:
+            print(USAGE, end="")
+            return 0
+        if command not in COMMANDS:
+            raise ConfigError(
+                f"Unknown command '{command}'{nearest(command, COMMANDS)} "
+                f"use one of {', '.join(COMMANDS)}."
+            )
+        print(COMMANDS[command](options))
+    except HellmError as error:
+        print(f"recbole-hellm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("recbole-hellm: interrupted; --resume goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """Read ``--key=value``, ``--key value`` and ``--flag``; values are YAML.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is no option, a key is given twice or a value is not YAML.
+    """
+    from recbole_hellm.config import parse_yaml
+
+    options: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("-") or argument in ("-", "--"):
+            raise ConfigError(f"Unexpected argument '{argument}'; options look like --key=value.")
+        key, equals, text = argument.lstrip("-").partition("=")
+        if not equals:
+            text = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        if key in options:
+            raise ConfigError(f"Option --{key} is given twice; keep one of them.")
+        try:
+            options[key] = parse_yaml(text)
+        except Exception as error:  # PyYAML's errors share no public base with its resolvers'
+            raise ConfigError(
+                f"--{key}={text!r} is not a YAML value; put quotes inside to make it a text, for "
+                f"example --{key}='\"{text}\"'."
+            ) from error
+    return options
+
+
+def _names(value: Any) -> list[str]:
+    parts = value if isinstance(value, list) else str(value).split(",")
+    return [str(part).strip() for part in parts if str(part).strip()]
+
+
+def _only(options: dict[str, Any], *allowed: str) -> None:
+    for key in options:
+        if key not in allowed:
+            raise ConfigError(
+                f"Unknown option '--{key}'{nearest(key, allowed)} "
+                f"this command takes {', '.join('--' + name for name in allowed)}."
+            )
+
+
+def _run(options: dict[str, Any]) -> str:
+    from recbole_hellm.benchmark.tables import comparison
+    from recbole_hellm.config import HellmConfig, check_addressed
+    from recbole_hellm.quick_start import execute
+
+    models = _names(options.pop("model", "Pop,HeLLM"))
+    if not models:
+        raise ConfigError("--model names no model; `recbole-hellm models` lists them.")
+    dataset = str(options.pop("dataset", "sample"))
+    files = [Path(name) for name in _names(options.pop("config", []))]
+    # Every configuration is checked before the first model trains.
+    configs = [HellmConfig(model, dataset, options, files) for model in models]
+    check_addressed(configs)
+    return comparison([execute(config) for config in configs])
+
+
+def _directory(options: dict[str, Any]) -> tuple[str, Path]:
+    name = str(options.get("dataset", "sample"))
+    return name, Path(options.get("data_path", "dataset")) / name
+
+
+def _prepare(options: dict[str, Any]) -> str:
+    from recbole_hellm.data.atomic import describe
+    from recbole_hellm.data.prepare import prepare_dataset
+
+    _only(options, "dataset", "data_path", "raw_dir")
+    name, directory = _directory(options)
+    raw_dir = Path(options["raw_dir"]) if options.get("raw_dir") else None
+    return describe(prepare_dataset(name, directory, raw_dir))
+
+
+def _encode(options: dict[str, Any]) -> str:
+    from recbole_hellm.data.prepare import encode_dataset
+
+    _only(options, "dataset", "data_path", "text_encoder", "force")
+    name, directory = _directory(options)
+    encoder, force = str(options.get("text_encoder", "auto")), bool(options.get("force", False))
+    return f"Features: {encode_dataset(name, directory, encoder, force)}"
+
+
+def _models(options: dict[str, Any]) -> str:
+    from recbole_hellm.benchmark.tables import model_list, model_settings
+
+    _only(options, "model")
+    return model_settings(str(options["model"])) if "model" in options else model_list()
+
+
+COMMANDS: dict[str, Command] = {
+    "run": _run,
+    "prepare": _prepare,
+    "encode": _encode,
+    "models": _models,
+}

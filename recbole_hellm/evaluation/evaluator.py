@@ -1,0 +1,225 @@
+"""One evaluator for every model: score users in chunks, mask, rank, summarise."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from recbole.data.transform import construct_transform
+from recbole.evaluator.collector import DataStruct
+from recbole.evaluator.register import metrics_dict
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.evaluation.ranking import GAINS, Ranks, count_above, mask_known, summarise
+
+logger = logging.getLogger(__name__)
+
+# Metrics that RecBole computes from the recommended lists alone.
+LIST_METRICS = frozenset(
+    name for name, cls in metrics_dict.items() if next(iter(cls.metric_need)) == "rec.items"
+)
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """Outcome of scoring one phase once.
+
+    Attributes
+    ----------
+    phase : {"valid", "test"}
+    metrics : dict
+        masking -> ``metric@k`` -> value in [0, 1], not rounded.
+    ranks : dict
+        masking -> :class:`Ranks`.
+    topk : ndarray of int64, shape [U, K], or None
+        Internal item ids recommended under the first masking, best first.
+    """
+
+    phase: str
+    metrics: dict[str, dict[str, float]]
+    ranks: dict[str, Ranks]
+    topk: np.ndarray | None = None
+
+
+class Evaluator:
+    """Full ranking over all items for any RecBole model.
+
+    Parameters
+    ----------
+    config : HellmConfig
+    dataset : CanonicalMixin
+        The loaded dataset; its histories define the masks.
+    parts : dict of str to Dataset
+        ``valid`` and ``test`` splits, whose rows are the models' inputs.
+
+    Raises
+    ------
+    ConfigError
+        If a metric of the configuration is neither a top-k nor a list metric.
+    """
+
+    def __init__(self, config: Any, dataset: Any, parts: dict[str, Any]) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.topk = sorted(config["topk"])
+        names = [metric.lower() for metric in config["metrics"]]
+        unknown = [name for name in names if name not in GAINS and name not in LIST_METRICS]
+        if unknown:
+            raise ConfigError(
+                f"metrics={unknown} cannot be computed from a full ranking; use some of "
+                f"{', '.join(sorted([*GAINS, *LIST_METRICS]))}."
+            )
+        self.rank_metrics = [name for name in names if name in GAINS]
+        self.list_metrics = [name for name in names if name in LIST_METRICS]
+        longest = max([config["save_topk"], *(self.topk if self.list_metrics else [])])
+        if longest >= dataset.item_num:
+            raise ConfigError(
+                f"A list of {longest} items needs more than the {dataset.item_num - 1} items there "
+                "are; lower save_topk and topk."
+            )
+        self.inputs = {phase: self._inputs(part) for phase, part in parts.items()}
+        # Some models read the names of what RecBole's transform adds, so it is made before them.
+        self.transform = construct_transform(config)
+        self._items = None
+
+    def _inputs(self, part: Any) -> Interaction:
+        """User, user features and history of each row of a split, sorted by user.
+
+        Nothing else of a row may reach a model: it belongs to the interaction to be predicted.
+        """
+        rows = part.inter_feat
+        order = np.argsort(rows[part.uid_field].numpy(), kind="stable")
+        history = {self._length_field, *(k for k in rows.columns if k.endswith(self._suffix))}
+        shown = {k: rows[k][order] for k in rows.columns if k in {part.uid_field, *history}}
+        return part.join(Interaction(shown))
+
+    @torch.no_grad()
+    def evaluate(
+        self, model: Any, phase: str, maskings: Sequence[str], show_progress: bool = False
+    ) -> Evaluation:
+        """Score every evaluated user once and rank under each of `maskings`.
+
+        Returns
+        -------
+        Evaluation
+
+        Raises
+        ------
+        RunError
+            If the model's scores hold NaN or have the wrong shape.
+        """
+        model.eval()
+        inputs = self.inputs[phase]
+        users = inputs[self.dataset.uid_field].numpy()
+        targets = torch.from_numpy(self.dataset.histories.targets(phase))
+        chunks = self._chunks(inputs, len(users))
+        keep = max([self.config["save_topk"], *(self.topk if self.list_metrics else [0])])
+        device = self.config["device"]
+        parts: dict[str, list[Ranks]] = {masking: [] for masking in maskings}
+        lists = np.zeros((len(users), keep), dtype=np.int64)
+        bar = tqdm(
+            total=len(users),
+            desc=f"{phase:>5}",
+            unit="user",
+            disable=not show_progress,
+            leave=False,
+        )
+        for chunk in chunks:
+            known = [
+                tuple(
+                    torch.from_numpy(values).to(device)
+                    for values in self.dataset.histories.known(users[chunk], masking, phase)
+                )
+                for masking in maskings
+            ]
+            wanted = targets[chunk].to(device)
+            scores = self._score(model, inputs[chunk].to(device))
+            try:
+                counted = count_above(scores, wanted, known)  # type: ignore[arg-type]
+            except FloatingPointError as error:
+                raise RunError(
+                    f"{self.config['model']} gives NaN scores on {phase}; lower learning_rate."
+                ) from error
+            for masking, counts in zip(maskings, counted, strict=True):
+                values = [count.cpu().numpy() for count in counts]
+                parts[masking].append(Ranks(users[chunk], *values))
+            if keep:
+                best = mask_known(scores, wanted, *known[0]).topk(keep).indices
+                lists[chunk] = best.cpu().numpy()
+            bar.update(len(chunk))
+        bar.close()
+        ranks = {masking: Ranks.concatenate(found) for masking, found in parts.items()}
+        metrics = {
+            masking: summarise(found, self.rank_metrics, self.topk)
+            for masking, found in ranks.items()
+        }
+        metrics[maskings[0]].update(self._list_metrics(lists))
+        topk = lists[:, : self.config["save_topk"]] if self.config["save_topk"] else None
+        return Evaluation(phase, metrics, ranks, topk)
+
+    def _chunks(self, inputs: Interaction, count: int) -> list[np.ndarray]:
+        """Row numbers of each batch; histories of similar length together where trimmed."""
+        order = np.arange(count)
+        if self.config["bucket_by_length"] and self._length_field in inputs:
+            order = np.argsort(inputs[self._length_field].numpy(), kind="stable")
+        size = max(1, self.config["eval_users"])
+        return [order[start : start + size] for start in range(0, count, size)]
+
+    @property
+    def _length_field(self) -> str:
+        return self.config["ITEM_LIST_LENGTH_FIELD"]
+
+    @property
+    def _suffix(self) -> str:
+        return self.config["LIST_SUFFIX"]
+
+    def _score(self, model: Any, rows: Interaction) -> Tensor:
+        if self.config["bucket_by_length"] and self._length_field in rows:
+            from recbole_hellm.data.loaders import trim_histories
+
+            rows = trim_histories(rows, self._length_field, self._suffix)
+        if self._length_field in rows:
+            rows = self.transform(self.dataset, rows)
+        n_items = self.dataset.item_num
+        try:
+            scores = model.full_sort_predict(rows)
+        except NotImplementedError:
+            scores = self._score_pairs(model, rows, n_items)
+        scores = scores.reshape(len(rows), -1)
+        if scores.shape[1] != n_items:
+            raise RunError(
+                f"{self.config['model']} scores {scores.shape[1]} items instead of {n_items}."
+            )
+        return scores
+
+    def _score_pairs(self, model: Any, rows: Interaction, n_items: int) -> Tensor:
+        """Every (user, item) pair through ``predict``, as RecBole does for such models."""
+        if self._items is None:
+            self._items = self.dataset.get_item_feature().to(self.config["device"])
+        scores = []
+        for row in range(len(rows)):
+            pairs = rows[row : row + 1].repeat(n_items)
+            pairs.update(self._items)
+            scores.append(model.predict(pairs))
+        return torch.stack(scores)
+
+    def _list_metrics(self, lists: np.ndarray) -> dict[str, float]:
+        if not self.list_metrics:
+            return {}
+        data = DataStruct()
+        data.set("rec.items", torch.from_numpy(lists))
+        data.set("data.num_items", self.dataset.item_num)
+        trained = self.dataset.histories.training(np.arange(self.dataset.user_num))[1]
+        values, counts = np.unique(trained, return_counts=True)
+        data.set("data.count_items", dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        results: dict[str, float] = {}
+        for name in self.list_metrics:
+            results.update(metrics_dict[name](self.config).calculate_metric(data))
+        return {key.lower(): float(value) for key, value in results.items()}

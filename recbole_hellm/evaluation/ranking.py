@@ -1,0 +1,145 @@
+"""Exact ranks of the held-out items, under every masking at once, and metrics from them.
+
+A target's place among the candidates is fixed by two counts: candidates that score higher, and
+other candidates that score the same. Ties are resolved by expectation: a metric is averaged over
+the places the target could take if tied candidates were shuffled. So a model that gives every item
+the same score gets the score of a random ranking, on every platform.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranks:
+    """Where each user's held-out item was ranked.
+
+    Attributes
+    ----------
+    users : ndarray of int64, shape [U]
+        Internal user ids, ascending.
+    higher : ndarray of int64, shape [U]
+        Candidates with a higher score than the target.
+    tied : ndarray of int64, shape [U]
+        Candidates other than the target with the same score.
+    candidates : ndarray of int64, shape [U]
+        Candidates that were ranked, the target included.
+    """
+
+    users: np.ndarray
+    higher: np.ndarray
+    tied: np.ndarray
+    candidates: np.ndarray
+
+    @property
+    def mean_rank(self) -> np.ndarray:
+        """Expected 1-based rank of the target, shape [U]."""
+        return self.higher + 1 + self.tied / 2
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Ranks]) -> Ranks:
+        """Join parts and sort them by user."""
+        columns = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in dataclasses.fields(cls)
+        }
+        order = np.argsort(columns["users"], kind="stable")
+        return cls(**{name: column[order] for name, column in columns.items()})
+
+
+def count_above(
+    scores: Tensor, targets: Tensor, known: Iterable[tuple[Tensor, Tensor]]
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Count the candidates above and level with each target, once per masking.
+
+    Parameters
+    ----------
+    scores : Tensor, shape [B, N + 1]
+        Column 0 is padding and is never a candidate, whatever it holds.
+    targets : Tensor of int64, shape [B]
+        Held-out item of each row; a target is never masked.
+    known : iterable of (rows, items)
+        For each masking, the pairs that are no candidates. Pairs may repeat.
+
+    Returns
+    -------
+    list of (higher, tied, candidates)
+        One triple of int64 tensors of shape [B] per masking.
+
+    Raises
+    ------
+    FloatingPointError
+        If a candidate's score is NaN.
+    """
+    items = scores[:, 1:]
+    target_scores = scores.gather(1, targets[:, None])
+    higher = (items > target_scores).sum(1)
+    level = (items == target_scores).sum(1) - 1
+    below = (items < target_scores).sum(1)
+    if not bool((higher + level + below + 1 == items.shape[1]).all()):
+        raise FloatingPointError("some scores are NaN")
+    results = []
+    for rows, masked in known:
+        # Each pair counts once, however often a user met the item.
+        keys = torch.unique(rows * scores.shape[1] + masked)
+        rows, masked = keys // scores.shape[1], keys % scores.shape[1]
+        rows, masked = rows[masked != targets[rows]], masked[masked != targets[rows]]
+        found, wanted = scores[rows, masked], target_scores[rows, 0]
+        counts = torch.zeros(3, len(targets), dtype=torch.int64, device=scores.device)
+        counts[0].index_add_(0, rows, (found > wanted).long())
+        counts[1].index_add_(0, rows, (found == wanted).long())
+        counts[2].index_add_(0, rows, torch.ones_like(rows))
+        results.append((higher - counts[0], level - counts[1], items.shape[1] - counts[2]))
+    return results
+
+
+def mask_known(scores: Tensor, targets: Tensor, rows: Tensor, items: Tensor) -> Tensor:
+    """Scores with padding and known items, but never the target, at minus infinity."""
+    masked = scores.clone()
+    kept = scores.gather(1, targets[:, None])
+    masked[:, 0] = -torch.inf
+    masked[rows, items] = -torch.inf
+    return masked.scatter_(1, targets[:, None], kept)
+
+
+GAINS = {
+    "recall": lambda places: np.ones_like(places),
+    "hit": lambda places: np.ones_like(places),
+    "ndcg": lambda places: 1.0 / np.log2(places + 1.0),
+    "mrr": lambda places: 1.0 / places,
+    "map": lambda places: 1.0 / places,
+    "precision": lambda places: np.ones_like(places),
+}
+"""Gain of the single relevant item at a 1-based place; precision is further divided by k."""
+
+
+def per_user(ranks: Ranks, metric: str, k: int) -> np.ndarray:
+    """Expected value of ``metric@k`` for each user, float64, shape [U].
+
+    Raises
+    ------
+    KeyError
+        If `metric` is not one of :data:`GAINS`.
+    """
+    gains = GAINS[metric.lower()](np.arange(1, k + 1, dtype=np.float64))
+    if metric.lower() == "precision":
+        gains = gains / k
+    cumulative = np.concatenate([[0.0], np.cumsum(gains)])
+    first = np.minimum(ranks.higher, k)
+    last = np.minimum(ranks.higher + ranks.tied + 1, k)
+    return (cumulative[last] - cumulative[first]) / (ranks.tied + 1)
+
+
+def summarise(ranks: Ranks, metrics: Iterable[str], topk: Iterable[int]) -> dict[str, float]:
+    """Means over users, keyed ``metric@k`` in lower case."""
+    return {
+        f"{metric.lower()}@{k}": float(per_user(ranks, metric, k).mean())
+        for metric in metrics
+        for k in topk
+    }

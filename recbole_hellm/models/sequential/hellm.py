@@ -1,0 +1,128 @@
+"""HeLLM as a RecBole sequential recommender: the LLM stage over earlier stages' embeddings."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor
+
+from recbole_hellm.errors import ConfigError
+from recbole_hellm.models.llm.hellm import HeLLMNetwork
+from recbole_hellm.models.llm.settings import LLMSettings
+from recbole_hellm.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSettings(Settings):
+    """Where the item embeddings come from.
+
+    Attributes
+    ----------
+    graph_model, sequence_model : str or None
+        Model of the graph stage and of the sequence stage.
+    graph_dim, sequence_dim : int
+        Widths of their item embeddings.
+    """
+
+    graph_model: str | None = "HeLLMPre"
+    sequence_model: str | None = "SASRec"
+    graph_dim: int = 64
+    sequence_dim: int = 64
+
+
+class HeLLM(SequentialRecommender):
+    """HeLLM's LLM stage (paper, section 3.5) behind RecBole's interface.
+
+    The network starts with empty embedding tables; the trainer fills them from the stages' runs
+    through :meth:`load_item_table` before training.
+
+    Parameters
+    ----------
+    config : Mapping
+        RecBole's configuration with the keys of :class:`LLMSettings` and :class:`StageSettings`.
+    dataset : Dataset
+        The training split; only its number of items is read.
+    """
+
+    input_type = InputType.POINTWISE
+    settings_classes = (LLMSettings, StageSettings)
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.settings = LLMSettings.from_config(config).resolved()
+        stages = StageSettings.from_config(config)
+        empty = {
+            "graph": torch.zeros(self.n_items, stages.graph_dim) if stages.graph_model else None,
+            "sequence": torch.zeros(self.n_items, stages.sequence_dim)
+            if stages.sequence_model
+            else None,
+        }
+        self.network = HeLLMNetwork(
+            self.settings,
+            empty["graph"],
+            empty["sequence"],
+            n_items=self.n_items - 1,
+            device=config["device"],
+        )
+
+    @property
+    def batches(self) -> str:
+        """Kind of training batches: whole sequences, or one history a sample."""
+        return "sequences" if self.settings.targets == "every" else "histories"
+
+    @property
+    def stage_roles(self) -> list[str]:
+        """Roles whose item embeddings the settings make use of."""
+        return list(self.network.tokens.tables)
+
+    def load_item_table(self, role: str, table: Tensor) -> None:
+        """Put a stage's item embeddings in place.
+
+        Parameters
+        ----------
+        role : {"graph", "sequence"}
+        table : Tensor, shape [N, d]
+            Row i belongs to item i + 1.
+
+        Raises
+        ------
+        ConfigError
+            If the width is not the one the network was built for.
+        """
+        width = self.network.tokens.table(role).weight.shape[1]
+        if table.shape[1] != width:
+            raise ConfigError(
+                f"The {role} stage gives {table.shape[1]}-wide item embeddings and {role}_dim is "
+                f"{width}; set --{role}_dim={table.shape[1]}."
+            )
+        self.network.tokens.load_table(role, table)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameter groups for the optimiser."""
+        return self.network.trainable_parameter_groups(weight_decay)
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """Cross-entropy over all items (paper, equation 14)."""
+        sequences = interaction[self.ITEM_SEQ]
+        if self.settings.targets == "every":
+            return self.network.sequence_loss(sequences)
+        lengths = interaction[self.ITEM_SEQ_LEN]
+        return self.network.loss(sequences, lengths, interaction[self.POS_ITEM_ID])
+
+    @torch.no_grad()
+    def full_sort_predict(self, interaction: Any) -> Tensor:
+        """Scores of all items, shape [B, N + 1], with padding at minus infinity."""
+        hidden = self.network.hidden_states(
+            interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        )
+        return self.network.logits(hidden)
+
+    @torch.no_grad()
+    def predict(self, interaction: Any) -> Tensor:
+        """Scores of given (history, item) pairs, shape [B]."""
+        scores = self.full_sort_predict(interaction)
+        return scores.gather(1, interaction[self.ITEM_ID][:, None])[:, 0]

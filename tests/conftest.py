@@ -1,0 +1,146 @@
+"""Fixtures for all tests: one tiny dataset in every awkward shape, and quick settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_hellm.data.features import save_features
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+START = 1_390_000_000  # where float32 keeps a time only to 128 s
+SPACING = 20
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folder = Path(os.environ.get("HELLM_RAW_DIR") or REPOSITORY.parent / "shared/data/amazon2014")
+    if folder.is_dir():
+        return
+    skip = pytest.mark.skip(reason=f"no real Amazon files in {folder}; set HELLM_RAW_DIR")
+    for item in items:
+        if "realdata" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def raw_dir() -> Path:
+    """The folder of the real Amazon files, for tests marked ``realdata``."""
+    return Path(os.environ.get("HELLM_RAW_DIR") or REPOSITORY.parent / "shared/data/amazon2014")
+
+
+def tiny_interactions() -> pd.DataFrame:
+    """40 users and 30 items with short users, ties, repeats and 20 s spacing, rows shuffled.
+
+    Every user walks along a circle of items, so that there is something to learn.
+    """
+    rng = np.random.default_rng(7)
+    lengths = np.r_[1, 1, 2, 2, rng.integers(3, 13, 36)]
+    rows = []
+    for user, length in enumerate(lengths):
+        first, time = int(rng.integers(30)), START + int(rng.integers(10_000)) * SPACING
+        for step in range(length):
+            item = (first + 3 * step + int(rng.integers(2))) % 30
+            rows.append((f"u{(user * 17) % 40:02d}", f"i{item:02d}", time))
+            time += int(rng.integers(2)) * SPACING  # every other step ties with the one before
+        if length > 6:
+            rows.append((f"u{(user * 17) % 40:02d}", f"i{first:02d}", time))  # once more
+    rows += [("u39", f"i{item:02d}", START + SPACING * item) for item in range(12)]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    return frame.sample(frac=1, random_state=3).reset_index(drop=True)
+
+
+def write_dataset(folder: Path, frame: pd.DataFrame) -> None:
+    """Write RecBole's atomic files of a dataset named like its folder, with text features."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = {"user_id": "token", "item_id": "token", "timestamp": "float"}
+    header = [f"{name}:{kinds.get(name, 'float')}" for name in frame]
+    frame.to_csv(folder / f"{folder.name}.inter", sep="\t", index=False, header=header)
+    items = sorted(frame["item_id"].astype(str).unique())
+    vectors = np.random.default_rng(0).normal(size=(len(items), 8)).astype(np.float32)
+    save_features(folder, "text", "toy", items, vectors)
+
+
+@pytest.fixture(scope="session")
+def interactions() -> pd.DataFrame:
+    """The interactions of :func:`tiny_dataset`, in file order."""
+    return tiny_interactions()
+
+
+@pytest.fixture(scope="session")
+def make_dataset() -> Callable[[Path, pd.DataFrame], None]:
+    """:func:`write_dataset`, for tests that need other data."""
+    return write_dataset
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``data_path`` holding the dataset ``tiny``; tests must not write there."""
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root / "tiny", tiny_interactions())
+    return root
+
+
+@pytest.fixture
+def quick(tiny_data: Path, tmp_path: Path) -> dict[str, Any]:
+    """Settings that make a run on ``tiny`` quick and quiet."""
+    return {
+        "data_path": str(tiny_data),
+        "runs_dir": str(tmp_path / "runs"),
+        "show_progress": False,
+        "use_gpu": False,
+        "threads": 1,
+        "epochs": 2,
+    }
+
+
+@pytest.fixture(scope="session")
+def small_model() -> dict[str, Any]:
+    """HeLLM and its stages in the smallest sensible size."""
+    return {
+        "backbone_layers": 1,
+        "backbone_hidden_size": 16,
+        "backbone_heads": 2,
+        "backbone_intermediate_size": 32,
+        "bilinear_size": 4,
+        "prefix_length": 2,
+        "graph_dim": 8,
+        "sequence_dim": 8,
+        "MAX_ITEM_LIST_LENGTH": 6,
+        "train_batch_size": 8,
+        "HeLLMPre.embedding_size": 8,
+        "HeLLMPre.knn_k": 3,
+        "HeLLMPre.train_batch_size": 16,
+        "HeLLMPre.epochs": 1,
+        "SASRec.hidden_size": 8,
+        "SASRec.inner_size": 16,
+        "SASRec.n_layers": 1,
+        "SASRec.train_batch_size": 32,
+        "SASRec.epochs": 1,
+    }
+
+
+@pytest.fixture
+def make_config(quick: dict[str, Any]) -> Callable[..., Any]:
+    """``make_config(model, **overrides)``: the configuration of a quick run on ``tiny``."""
+    from recbole_hellm.config import HellmConfig
+
+    return lambda model, **overrides: HellmConfig(model, "tiny", quick | overrides)
+
+
+@pytest.fixture
+def make_parts(make_config: Callable[..., Any]) -> Callable[..., Any]:
+    """``make_parts(model, **overrides)``: configuration, dataset and its three splits."""
+    from recbole_hellm.data.dataset import create_dataset
+
+    def make(model: str, **overrides: Any) -> tuple[Any, Any, list[Any]]:
+        config = make_config(model, **overrides)
+        dataset = create_dataset(config)
+        return config, dataset, dataset.build()
+
+    return make

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import recbole
+import yaml
+
+from recbole_hellm import registry
+from recbole_hellm.config import (
+    NOT_OFFERED,
+    HellmConfig,
+    RunSettings,
+    check_addressed,
+    packaged,
+    parse_yaml,
+    read_yaml,
+)
+from recbole_hellm.errors import ConfigError
+from recbole_hellm.training.settings import TrainingSettings
+
+Make = Callable[..., HellmConfig]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("1E5", 1e5),
+        (".5e2", 50.0),
+        ("-2e+1", -20.0),
+        ("0.5", 0.5),
+        ("7", 7),
+        ("[10, 20]", [10, 20]),
+        ("true", True),
+        ("~", None),
+        ("", None),
+        ("tiny", "tiny"),
+        ("{max_norm: 1e0}", {"max_norm": 1.0}),
+        ("__import__('os').getcwd()", "__import__('os').getcwd()"),
+        ('"[5,inf)"', "[5,inf)"),
+    ],
+)
+def test_values_are_yaml_and_never_evaluated(text: str, value: Any) -> None:
+    found = parse_yaml(text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_yaml_never_makes_objects_and_pyyaml_is_left_alone() -> None:
+    with pytest.raises(yaml.YAMLError):
+        parse_yaml("!!python/object/apply:os.getcwd []")
+    assert yaml.safe_load("1e-3") == "1e-3"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("a: 1\n  b: [\n", r"f.yaml, line 2 is not valid YAML"),
+        ("- 1\n", "must hold `key: value` lines"),
+        (None, r"f.yaml cannot be read: No such file"),
+    ],
+)
+def test_bad_files_are_told(tmp_path: Path, content: str | None, sentence: str) -> None:
+    if content is not None:
+        (tmp_path / "f.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=sentence):
+        read_yaml(tmp_path / "f.yaml")
+
+
+def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text("# nothing\n")
+    assert read_yaml(tmp_path / "f.yaml") == {}
+    assert packaged("model", "NoSuchModel.yaml") == {}
+
+
+def test_priority_of_files_and_overrides(make_config: Make, tmp_path: Path, quick: Any) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("seed: 1\nsave_topk: 1\nn_layers: 1\nSASRec.n_heads: 1\n")
+    second.write_text("seed: 2\nsave_topk: 2\n")
+    config = HellmConfig("SASRec", "tiny", quick | {"save_topk": 3}, [first, second])
+    assert (config["seed"], config["save_topk"], config["n_layers"]) == (2, 3, 1)
+    assert config["n_heads"] == 1
+    plain = make_config("SASRec")
+    recboles = read_yaml(Path(recbole.__file__).parent / "properties/model/SASRec.yaml")
+    ours = packaged("model", "SASRec.yaml")
+    for key in recboles.keys() - ours.keys():
+        assert plain[key] == recboles[key], key
+    for key in ours.keys() - {"epochs"}:
+        assert plain[key] == ours[key], key
+
+
+def test_files_of_the_dataset_and_the_backbone_apply(quick: dict[str, Any]) -> None:
+    by_model = packaged("dataset", "Toys.yaml")["models"]["HeLLMPre"]
+    toys = HellmConfig("HeLLMPre", "Toys", quick)
+    for key, value in by_model.items():
+        assert toys[key] == value, key
+    kinds = packaged("model", "HeLLM.yaml")["by_backbone"]
+    tiny = HellmConfig("HeLLM", "tiny", {})
+    large = HellmConfig("HeLLM", "tiny", {"backbone": "some/model"})
+    assert tiny["train_batch_size"] == kinds["tiny"]["train_batch_size"]
+    assert large["train_batch_size"] == kinds["pretrained"]["train_batch_size"]
+    assert HellmConfig("HeLLM", "tiny", {"epochs": 3})["epochs"] == 3
+
+
+def test_addressed_overrides_reach_their_model_only(make_config: Make) -> None:
+    config = make_config("HeLLM", **{"HeLLMPre.epochs": 7, "HeLLM.epochs": 5, "SASRec.n_heads": 1})
+    stages = config.stages()
+    assert (config["epochs"], stages["graph"]["epochs"]) == (5, 7)
+    assert stages["sequence"]["epochs"] == packaged("model", "SASRec.yaml")["epochs"]
+    assert stages["sequence"]["n_heads"] == 1
+    assert "HeLLMPre.epochs" not in config.final_config_dict
+    assert make_config("BPR").stages() == {}
+    assert list(make_config("HeLLM", graph_model=None, prefix="none").stages()) == ["sequence"]
+
+
+def test_stages_share_data_protocol_and_seed(make_config: Make, tiny_data: Path) -> None:
+    shared = {
+        "mask_history": "none",
+        "seed": 11,
+        "MAX_ITEM_LIST_LENGTH": 9,
+        "topk": [5],
+        "valid_metric": "Recall@5",
+        "user_inter_num_interval": "[2,inf)",
+        "TIME_FIELD": "timestamp",
+        "features": ["text-toy"],
+    }
+    config = make_config("HeLLM", **shared, learning_rate=0.5)
+    for stage in config.stages().values():
+        assert {key: stage[key] for key in shared} == shared
+        assert stage["data_path"] == str(tiny_data / "tiny")
+        assert stage["learning_rate"] != 0.5
+
+
+def test_overrides_for_models_that_are_not_run_are_refused(make_config: Make) -> None:
+    config = make_config("HeLLM", **{"HeLLMPre.tau": 0.3})
+    check_addressed([config])
+    check_addressed([make_config("Pop", **{"BPR.epochs": 1}), make_config("BPR")])
+    with pytest.raises(ConfigError, match=r"Option .BPR\.epochs. is for a model that is not"):
+        check_addressed([make_config("Pop", **{"BPR.epochs": 1})])
+
+
+def test_one_protocol_for_every_model(make_config: Make) -> None:
+    for model in ("BPR", "SASRec", "FM", "CKE", "DIN", "HeLLM"):
+        config = make_config(model)
+        assert config["eval_args"] == {
+            "split": {"LS": "valid_and_test"},
+            "order": "TO",
+            "group_by": "user",
+            "mode": {"valid": "full", "test": "full"},
+        }
+        assert config["metrics"] == ["Recall", "NDCG", "MRR", "Hit"]
+        assert (config["topk"], config["valid_metric"]) == ([10, 20], "NDCG@10")
+        assert (config["mask_history"], config["metric_decimal_place"]) == ("seen", 12)
+    make_config("BPR", eval_args={"order": "TO"})  # what holds anyway may be said
+
+
+def test_every_model_of_recbole_can_be_configured(make_config: Make) -> None:
+    refused = {"NCL", "RaCT", "S3Rec"}
+    for name in registry.recbole_model_names():
+        if name not in refused:
+            assert make_config(name)["model"] == name
+    for name in refused:
+        with pytest.raises(ConfigError, match="own loop"):
+            make_config(name)
+
+
+def test_one_value_may_stand_for_a_list(make_config: Make) -> None:
+    config = make_config("BPR", topk=5, metrics="NDCG", valid_metric="ndcg@5")
+    assert (config["topk"], config["metrics"]) == ([5], ["NDCG"])
+
+
+def test_negatives_are_drawn_only_where_the_loss_needs_them(make_config: Make) -> None:
+    assert make_config("SASRec")["train_neg_sample_args"]["distribution"] == "none"
+    assert make_config("Pop")["train_neg_sample_args"]["distribution"] == "none"
+    for model, options in (("SASRec", {"loss_type": "BPR"}), ("BPR", {}), ("FM", {})):
+        assert make_config(model, **options)["train_neg_sample_args"]["distribution"] == "uniform"
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "sentence"),
+    [
+        ("BPR", {"embeding_size": 1}, r"Unknown option 'embeding_size' .*mean embedding_size"),
+        ("HeLLMPre", {"taw": 1}, r"Unknown option 'taw' for model HeLLMPre \(did you mean tau"),
+        ("HeLLM", {"HeLLMPre.taw": 1}, r"Unknown option 'taw' for model HeLLMPre"),
+        ("HeLLM", {"HellmPre.tau": 1}, r"Unknown model 'HellmPre' \(did you mean HeLLMPre"),
+        ("HeLLM", {"graph_model": "Foo"}, "Unknown model 'Foo'"),
+        ("BPR", {"mask_history": "foo"}, "mask_history='foo' is not allowed; use one of seen"),
+        ("BPR", {"eval_args": {"split": {"RS": [8, 1, 1]}}}, "leaves this package's one protocol"),
+        ("BPR", {"eval_args": {"mode": "uni100"}}, "eval_args.mode='uni100' leaves"),
+        ("BPR", {"eval_args": "RO"}, "leaves this package's one protocol"),
+        ("BPR", {"seed": "abc"}, "seed='abc' must be a number"),
+        ("BPR", {"seed": -1}, "seed=-1 must lie between"),
+        ("BPR", {"threads": "all"}, "threads='all' must be of type int"),
+        ("BPR", {"threads": 0}, "threads=0 must be at least 1"),
+        ("BPR", {"resume": "maybe"}, "resume='maybe' must be True or False"),
+        ("BPR", {"embedding_size": "big"}, "embedding_size='big' must be a number, such as 64"),
+        ("BPR", {"embedding_size": True}, "embedding_size=True must be a number"),
+        ("BPR", {"epochs": 0}, "epochs=0 must be at least 1"),
+        ("BPR", {"epochs": 1.5}, "epochs=1.5 must be of type int"),
+        ("BPR", {"learner": "adamm"}, "learner='adamm' is not known"),
+        ("BPR", {"topk": "abc"}, "topk='abc' must be a list"),
+        ("BPR", {"topk": [0]}, r"topk=\[0\] must be one or more positive"),
+        ("BPR", {"topk": []}, r"topk=\[\] must be one or more positive"),
+        ("BPR", {"topk": [5]}, r"valid_metric='NDCG@10' is not among the metrics \(hit@5"),
+        ("BPR", {"metrics": ["Recall"]}, "valid_metric='NDCG@10' is not among"),
+        ("BPR", {"metrics": ["NDCG", "Foo"]}, "There is no metric named 'Foo'"),
+        ("BPR", {"metrics": ["NDCG", "AUC"]}, "can not be used at the same time"),
+        ("BPR", {"metrics": 5}, "metrics=5 must be a list"),
+        ("BPR", {"load_col": "all"}, "load_col='all' must be of type dict"),
+        ("BPR", {"train_neg_sample_args": "foo"}, r"should be a dict \(model BPR\)"),
+        ("BPR", {"train_neg_sample_args": {"distribution": "x"}}, r"distribution \[x\]"),
+        ("SASRec", {"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH=0 must be at least 1"),
+        ("SASRec", {"n_layers": [1]}, r"n_layers=\[1\] must be a number"),
+        ("Caser", {"bucket_by_length": True}, "would change what Caser computes"),
+        ("HeLLM", {"variant": "foo"}, "variant='foo' is not allowed; use one of paper"),
+        ("HeLLM", {"item_inputs": "graph"}, "item_inputs='graph' must be a list"),
+        ("HeLLM", {"sequence_dim": "wide"}, "sequence_dim='wide' must be a number"),
+        ("HeLLMPre", {"tau": 0.0}, "tau=0.0 must be at least"),
+        ("NCL", {}, "whose own loop this package does not drive"),
+        *(("BPR", {key: True}, f"option '{key}' is not offered here") for key in NOT_OFFERED),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(
+    make_config: Make, model: str, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        make_config(model, **options)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_defaults_of_the_settings_are_those_of_the_file() -> None:
+    overall = packaged("overall.yaml")
+    for cls in (RunSettings, TrainingSettings):
+        for field in dataclasses.fields(cls):
+            if field.name in overall and field.name != "metrics":
+                value = overall[field.name]
+                wanted = tuple(value) if isinstance(value, list) else value
+                assert getattr(cls(), field.name) == wanted, field.name
+    typed = {*RunSettings.keys(), *TrainingSettings.keys(), "metric_decimal_place"}
+    assert not overall.keys() - typed
+
+
+def test_data_path_holds_the_dataset(quick: dict[str, Any]) -> None:
+    for name in ("tiny", "ml-100k"):  # RecBole points ml-100k at its own files
+        config = HellmConfig("BPR", name, quick | {"data_path": "/somewhere"})
+        assert config["data_path"] == f"/somewhere/{name}"
+
+
+def test_cuda_devices_are_left_alone(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    config = make_config("BPR")
+    import os
+
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    assert str(config["device"]) == "cpu"  # `use_gpu` is False in tests

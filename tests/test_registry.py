@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+from recbole.utils import ModelType
+
+from recbole_hellm import registry
+from recbole_hellm.errors import ConfigError
+from recbole_hellm.training.stages import StagedTrainer
+from recbole_hellm.training.trainer import HellmTrainer
+
+
+def test_every_name_of_recbole_is_found() -> None:
+    names = registry.recbole_model_names()
+    assert {"BPR", "LightGCN", "SASRec", "FM", "CKE"} <= set(names)
+    assert len(names) > 80
+    for name in names:
+        assert registry.model_class(name).__name__ == name
+
+
+def test_own_models_come_first_and_can_be_trained() -> None:
+    for name, entry in registry.OWN_MODELS.items():
+        cls = registry.model_class(name)
+        assert (cls.__name__, cls.__module__) == (name, entry.module)
+        assert issubclass(registry.trainer_class(name, cls.type), HellmTrainer)
+        assert set(entry.inputs) <= {"graph", "modalities", "histories"}
+        for stage in entry.stages.values():
+            assert registry.model_class(stage)
+    assert registry.trainer_class("HeLLM", ModelType.SEQUENTIAL) is StagedTrainer
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("SASRek", "(did you mean SASRec or"),
+        ("sasrec", "(did you mean SASRec or"),
+        ("hellm", "(did you mean HeLLM or HeLLMPre"),
+        ("LigthGCN", "LightGCN"),
+        ("recbole.model", ";"),
+        ("__init__", ";"),
+        ("../BPR", "Unknown model"),
+        ("", ";"),
+        ("xyz", "'xyz';"),
+    ],
+)
+def test_unknown_names_are_told_with_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        registry.model_class(name)
+    assert str(caught.value).startswith(f"Unknown model '{name}'")
+    assert nearest in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["NCL", "RaCT", "S3Rec"])
+def test_models_with_a_loop_of_their_own_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"Model '{name}' is trained by RecBole's {name}Trainer"):
+        registry.trainer_class(name, registry.model_class(name).type)
+
+
+def test_ordinary_models_get_the_ordinary_trainer() -> None:
+    assert registry.trainer_class("BPR", ModelType.GENERAL) is HellmTrainer
+    assert registry.trainer_class("SASRec", ModelType.SEQUENTIAL) is HellmTrainer
+
+
+def test_models_built_on_recboles_are_told_apart() -> None:
+    for name, built in (("BPR", True), ("SASRec", True), ("HeLLM", False), ("HeLLMPre", False)):
+        assert registry.is_recbole(registry.model_class(name)) is built
+
+
+def test_nearest() -> None:
+    known = ["tau", "epochs", "Beauty"]
+    assert registry.nearest("beuty", known) == " (did you mean Beauty?);"
+    assert registry.nearest("epoch", known) == " (did you mean epochs?);"
+    assert registry.nearest("zzz", known) == ";"
+
+
+def test_settings_files_of_recbole() -> None:
+    assert "n_layers" in registry.recbole_model_keys("SASRec")
+    assert registry.recbole_model_keys("HeLLM") == []

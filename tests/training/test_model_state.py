@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+from recbole_hellm.training.model_state import (
+    embedding_tables,
+    loose_values,
+    pack,
+    pack_other,
+    parameter_counts,
+    restore_loose_values,
+    unpack,
+)
+
+
+def through_a_file(value: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.update = 0
+        self.rate = 0.5
+        self.flag = True
+        self.history = torch.zeros(2, 3)
+        self.graph = torch.eye(3).to_sparse()
+        self.large = torch.zeros(300, 300)
+        self.matrix = sp.random(5, 4, density=0.5, format="lil", random_state=0)
+        self.other_parameter_name = ["layer", "history", "matrix"]
+
+    def other_parameter(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.other_parameter_name}
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "lil", "dok"])
+def test_sparse_matrices_come_back(form: str) -> None:
+    matrix = sp.random(6, 4, density=0.4, format=form, random_state=1)
+    found = unpack(through_a_file(pack({"w": matrix})))["w"]
+    assert found.shape == (6, 4)
+    assert np.array_equal(found.toarray(), matrix.toarray())
+
+
+def test_arrays_and_nested_values_come_back() -> None:
+    value = {
+        "array": np.arange(6).reshape(2, 3),
+        "sets": {3: [(torch.ones(2), 4, "x")], "none": None},
+        "tensor": torch.arange(3),
+    }
+    found = unpack(through_a_file(pack(value)))
+    assert np.array_equal(found["array"], value["array"])
+    assert isinstance(found["array"], np.ndarray)
+    assert torch.equal(found["sets"][3][0][0], torch.ones(2))
+    assert (found["sets"][3][0][1:], found["sets"]["none"]) == ((4, "x"), None)
+
+
+def test_layers_among_the_extra_state_are_left_to_the_state_dict() -> None:
+    assert set(through_a_file(pack_other(Counting()))) == {"history", "matrix"}
+
+
+def test_loose_values_come_back_into_every_module() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Counting()
+            self.steps = 7
+
+    model = Outer()
+    model.inner.update, model.inner.history[1, 2], model.inner.rate = 12, 3.5, 0.25
+    state = through_a_file(loose_values(model))
+    assert set(state["inner"]) == {"update", "rate", "history"}
+    fresh = Outer()
+    fresh.steps, fresh.inner.flag = 1, False
+    restore_loose_values(fresh, state)
+    assert (fresh.steps, fresh.inner.update, fresh.inner.rate) == (7, 12, 0.25)
+    assert float(fresh.inner.history[1, 2]) == 3.5
+    assert fresh.inner.flag is False
+
+
+class Exporting(nn.Module):
+    def export_embeddings(self) -> dict[str, Tensor]:
+        assert not self.training
+        return {"item": torch.ones(3, 2)}
+
+
+class GraphModel(nn.Module):
+    restore_user_e: Tensor | None = None
+    restore_item_e: Tensor | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user_embedding, self.item_embedding = nn.Embedding(3, 2), nn.Embedding(4, 2)
+
+    def forward(self) -> tuple[Tensor, Tensor, int]:
+        return 2 * self.user_embedding.weight, 3 * self.item_embedding.weight, 0
+
+
+class ViewModel(GraphModel):
+    def forward(self, graph: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        raise AssertionError("needs a graph")
+
+
+class TableModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.item_embedding, self.user_embedding = nn.Embedding(4, 2), torch.ones(3, 2)
+
+
+def test_embeddings_are_those_that_score() -> None:
+    assert embedding_tables(Exporting().train())["item"].shape == (3, 2)
+    graph = GraphModel()
+    found = embedding_tables(graph)
+    assert torch.equal(found["user"], 2 * graph.user_embedding.weight)
+    assert torch.equal(found["item"], 3 * graph.item_embedding.weight)
+    assert not found["item"].requires_grad
+    view = ViewModel()
+    assert embedding_tables(view) == {}
+    view.restore_user_e, view.restore_item_e = torch.zeros(3, 2), torch.ones(4, 2)
+    assert torch.equal(embedding_tables(view)["item"], torch.ones(4, 2))
+    table = TableModel()
+    assert list(embedding_tables(table)) == ["item"]
+    assert torch.equal(embedding_tables(table)["item"], table.item_embedding.weight)
+
+
+def test_parameters_are_counted() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2).requires_grad_(False))
+    assert parameter_counts(model) == {"parameters": 14, "trainable_parameters": 8}
