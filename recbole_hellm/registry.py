@@ -65,12 +65,6 @@ OWN_MODELS: dict[str, ModelEntry] = {
             ("graph", "modalities"),
         ),
         ModelEntry(
-            "SASRec",
-            "recbole_hellm.models.sequential.sasrec",
-            "Kang and McAuley 2018; RecBole's network",
-            ("histories",),
-        ),
-        ModelEntry(
             "HeLLM",
             "recbole_hellm.models.sequential.hellm",
             "Guo et al., HeLLM, section 3.5",

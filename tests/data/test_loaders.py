@@ -200,7 +200,7 @@ def test_a_user_with_every_item_is_told(
 
 @pytest.mark.parametrize("name", [name for name in TRIMMABLE if name != "HeLLM"])
 def test_trimming_changes_neither_loss_nor_scores(make_parts: Parts, name: str) -> None:
-    dropout = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "targets": "last"}
+    dropout = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
     options = dropout if name == "SASRec" else {"dropout_prob": 0.0}
     config, _, parts = make_parts(name, MAX_ITEM_LIST_LENGTH=20, **options)
     torch.manual_seed(3)
