@@ -1,0 +1,55 @@
+"""What the README shows works as written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from recbole_hellm.cli import COMMANDS, parse_options
+from recbole_hellm.config import HellmConfig, check_addressed
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PREFIXES = ("python run_hellm.py", "recbole-hellm", "python -m recbole_hellm")
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
+    inline = re.findall(r"`([^`\n]+)`", README)
+    lines = [line for block in blocks for line in block.splitlines()] + inline
+    shown = (re.sub(r"^(\w+=\S+ )+", "", line.partition(" #")[0].strip()) for line in lines)
+    return sorted({line for line in shown if line.startswith(PREFIXES)})
+
+
+def test_the_readme_shows_the_main_commands() -> None:
+    assert "python run_hellm.py" in commands()
+    assert "python run_hellm.py --model=HeLLM --dataset=Beauty" in commands()
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_of_the_readme_are_accepted(command: str) -> None:
+    prefix = next(prefix for prefix in PREFIXES if command.startswith(prefix))
+    words = shlex.split(command.removeprefix(prefix))
+    name = words.pop(0) if words and not words[0].startswith("-") else "run"
+    assert name in (*COMMANDS, "help")
+    options = parse_options(words)
+    if name == "run":
+        models = str(options.pop("model", "Pop,HeLLM")).split(",")
+        dataset = options.pop("dataset", "sample")
+        check_addressed([HellmConfig(model, dataset, options) for model in models])
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(example, names)  # noqa: S102
+    assert names["result"].path.is_dir()  # type: ignore[attr-defined]
+
+
+def test_files_the_readme_links_to_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
