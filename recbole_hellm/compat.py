@@ -252,7 +252,7 @@ def _numbers(cells: pd.Series, filepath: str) -> pd.Series:
     values = pd.to_numeric(cells, errors="coerce").astype(np.float64)
     wrong = ~np.isfinite(values) & cells.notna() & (cells != "")
     if wrong.any():
-        row = int(np.flatnonzero(wrong.to_numpy())[0])
+        row = int(np.flatnonzero(np.asarray(wrong))[0])
         raise DataError(
             f"{filepath}, line {row + 2}: {cells.name}={cells.iloc[row]!r} is no finite number."
         )

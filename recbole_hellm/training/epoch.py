@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ class TrainingPass(Trainer):
         self.loss_parts = means
         return total
 
-    def _progress(self, train_data: Any, epoch: int, show: bool) -> Iterator[Interaction]:
+    def _progress(self, train_data: Any, epoch: int, show: bool) -> Iterable[Interaction]:
         return tqdm(
             train_data,
             total=len(train_data),
