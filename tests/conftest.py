@@ -144,3 +144,10 @@ def make_parts(make_config: Callable[..., Any]) -> Callable[..., Any]:
         return config, dataset, dataset.build()
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _no_raw_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests on made-up data must not find real files through the environment."""
+    if "realdata" not in request.keywords:
+        monkeypatch.delenv("HELLM_RAW_DIR", raising=False)
