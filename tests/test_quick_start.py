@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recbole_hellm import load_run, quick_start, run
+from recbole_hellm.config import packaged
 from recbole_hellm.data.dataset import create_dataset
 from recbole_hellm.errors import ConfigError, DataError, RunError
 from recbole_hellm.quick_start import RunResult
@@ -438,7 +439,8 @@ def test_stages_are_trained_once_and_change_nothing(
     assert changed.path != first.path
     assert changed.stages[1].path == first.stages[1].path
     own = {key[7:]: value for key, value in small_model.items() if key.startswith("SASRec.")}
-    alone = train("SASRec", **own, MAX_ITEM_LIST_LENGTH=6, learning_rate=0.001)
+    default = packaged("model", "SASRec.yaml")["learning_rate"]
+    alone = train("SASRec", **own, MAX_ITEM_LIST_LENGTH=6, learning_rate=default)
     assert alone.path == first.stages[1].path
 
 
