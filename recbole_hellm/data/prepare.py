@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_hellm.data.amazon import CATALOGUE, prepare_amazon
-from recbole_hellm.data.atomic import read_items, read_manifest
+from recbole_hellm.data.atomic import read_items
 from recbole_hellm.data.encoders.text import encode_text
 from recbole_hellm.data.features import list_features
 from recbole_hellm.data.sample import generate_sample
@@ -81,12 +81,3 @@ def encode_dataset(name: str, directory: Path, encoder: str = "auto", force: boo
     if not (directory / f"{name}.item").is_file():
         raise DataError(f"{directory / f'{name}.item'} is missing, so there is no text to encode.")
     return encode_text(directory, read_items(directory, name), encoder, force)
-
-
-__all__ = [
-    "encode_dataset",
-    "ensure_dataset",
-    "ensure_features",
-    "prepare_dataset",
-    "read_manifest",
-]
