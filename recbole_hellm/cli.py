@@ -76,7 +76,7 @@ def parse_options(arguments: Sequence[str]) -> dict[str, Any]:
     ConfigError
         If an argument is no option, a key is given twice or a value is not YAML.
     """
-    from recbole_hellm.config import parse_yaml
+    from recbole_hellm.yaml_files import parse_yaml
 
     options: dict[str, Any] = {}
     rest = list(arguments)

@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.resources
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from recbole.config import Config
 from recbole.utils import ModelType, dataset_arguments
 
@@ -24,8 +22,8 @@ from recbole_hellm import registry
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.settings import Settings, require
 from recbole_hellm.training.settings import TrainingSettings
+from recbole_hellm.yaml_files import YamlLoader, packaged, read_yaml
 
-PROPERTIES = "recbole_hellm.properties"
 # RecBole's file for context-aware models is left out: it turns negative sampling off and scores
 # ratings, while this package ranks.
 MODEL_TYPE_FILES = {
@@ -129,51 +127,6 @@ class RunSettings(Settings):
         )
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 that also reads ``1e-3`` as a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def parse_yaml(text: str) -> Any:
-    """Parse one YAML value; numbers such as ``1e-3`` are numbers."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises
-    ------
-    ConfigError
-        If the file is missing, is not YAML or does not hold a mapping.
-    """
-    try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"Settings file {path} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise ConfigError(f"{path}{line} is not valid YAML; mend or remove that line.") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold `key: value` lines.")
-    return content
-
-
-def packaged(*parts: str) -> dict[str, Any]:
-    """A YAML file of this package's properties; empty if there is none."""
-    path = importlib.resources.files(PROPERTIES).joinpath(*parts)
-    return read_yaml(Path(str(path))) if path.is_file() else {}
-
-
 def variant_settings(model: str) -> dict[str, Any]:
     """The settings in which a variant differs from its base; empty for any other model."""
     return packaged("model", f"{model}.yaml") if registry.base_model(model) != model else {}
@@ -219,9 +172,18 @@ class HellmConfig(Config):
         """All values that make the model and its training what they are, defaults included."""
         keys = registry.recbole_model_keys(registry.base_model(self.model))
         values = {key: self.final_config_dict[key] for key in keys if key in self.final_config_dict}
-        for cls in (TrainingSettings, *getattr(self.model_class, "settings_classes", ())):
-            values.update(cls.from_config(self).to_dict())
+        for settings in self._typed(TrainingSettings):
+            values.update(settings.to_dict())
         return values
+
+    def untouched_additions(self) -> set[str]:
+        """Keys that a run's id leaves out; see :func:`recbole_hellm.settings.added`."""
+        typed = self._typed(RunSettings, TrainingSettings)
+        return set().union(*(settings.untouched_additions() for settings in typed))
+
+    def _typed(self, *shared: type[Settings]) -> list[Settings]:
+        classes = (*shared, *getattr(self.model_class, "settings_classes", ()))
+        return [cls.from_config(self) for cls in classes]
 
     def stages(self) -> dict[str, HellmConfig]:
         """Configuration of each stage that the model stands on, by role.
@@ -254,7 +216,7 @@ class HellmConfig(Config):
 
     def _build_yaml_loader(self) -> type:
         """Answers configurator.py:111: RecBole changes PyYAML's FullLoader for everyone."""
-        return _Loader
+        return YamlLoader
 
     def _load_cmd_line(self) -> dict[str, Any]:
         """Answers configurator.py:161: the command line is parsed in `cli`, never here."""

@@ -246,11 +246,10 @@ def run_path(config: Any, dataset: Any) -> Path:
 
 
 def _identity(config: Any, dataset: Any) -> dict[str, Any]:
-    settings = {
-        key: value for key, value in config.final_config_dict.items() if key not in NOT_IDENTIFYING
-    }
+    settings = config.final_config_dict | config.model_settings()
+    left_out = NOT_IDENTIFYING | config.untouched_additions()
     return {
-        "settings": settings | config.model_settings(),
+        "settings": {key: value for key, value in settings.items() if key not in left_out},
         "content": dataset.content,
         "split": dataset.fingerprint,
         "candidates": dataset.candidates,

@@ -57,6 +57,25 @@ class Settings:
         """The settings as plain values, for records and hashes."""
         return dataclasses.asdict(self)
 
+    def untouched_additions(self) -> set[str]:
+        """Names of the fields made by :func:`added` that hold their default."""
+        return {
+            field.name
+            for field in dataclasses.fields(self)
+            if field.metadata.get("added") and getattr(self, field.name) == field.default
+        }
+
+
+def added(default: Any) -> Any:
+    """A field that came after runs had been kept: at its default, a run keeps the id it had.
+
+    Parameters
+    ----------
+    default : Any
+        What the package did before there was this field.
+    """
+    return dataclasses.field(default=default, metadata={"added": True})
+
 
 def require(condition: bool, message: str) -> None:
     """Raise :class:`ConfigError` with `message` unless `condition` holds."""

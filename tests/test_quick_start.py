@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recbole_hellm import load_run, quick_start, run
-from recbole_hellm.config import packaged
 from recbole_hellm.data.dataset import create_dataset
 from recbole_hellm.errors import ConfigError, DataError, FeatureError, RunError
 from recbole_hellm.quick_start import RunResult
 from recbole_hellm.training.trainer import RunTrainer
+from recbole_hellm.yaml_files import packaged
 
 MASKINGS = ("seen", "train", "none")
 

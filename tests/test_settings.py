@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from recbole_hellm.errors import ConfigError
-from recbole_hellm.settings import Settings, require
+from recbole_hellm.settings import Settings, added, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,3 +69,15 @@ def test_wrong_values_name_the_key(key: str, value: Any, sentence: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Example.from_config({key: value})
     assert str(caught.value).startswith(sentence)
+
+
+def test_fields_that_came_later_are_named_while_they_hold_their_default() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Later(Example):
+        budget: int | None = added(None)
+        mode: str = added("auto")
+
+    assert Later().untouched_additions() == {"budget", "mode"}
+    assert Later(budget=3).untouched_additions() == {"mode"}
+    assert Later().budget is None
+    assert Example().untouched_additions() == set()

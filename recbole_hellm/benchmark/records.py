@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_hellm.benchmark.paper import METRICS, TABLE_1, TABLE_3
-from recbole_hellm.config import read_yaml
 from recbole_hellm.errors import RunError
+from recbole_hellm.yaml_files import read_yaml
 
 COMPARED = ("dataset", "split", "candidates", "users", "items")
 SEQUENTIAL = ("SASRec", "CoLLM", "LLaRA", "HeLLM")

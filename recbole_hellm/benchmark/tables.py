@@ -14,11 +14,11 @@ from recbole_hellm.config import (
     MASKINGS,
     HellmConfig,
     RunSettings,
-    packaged,
     variant_settings,
 )
 from recbole_hellm.errors import RunError
 from recbole_hellm.quick_start import RunResult
+from recbole_hellm.yaml_files import packaged
 
 COMPARED = ("dataset", "split", "candidates", "masking", "users")
 

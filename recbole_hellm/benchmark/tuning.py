@@ -18,11 +18,12 @@ import pandas as pd
 import yaml
 
 from recbole_hellm import registry
-from recbole_hellm.config import HellmConfig, packaged, read_yaml
+from recbole_hellm.config import HellmConfig
 from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.quick_start import Validation, validate
 from recbole_hellm.settings import Settings, require
 from recbole_hellm.tracking import content_hash
+from recbole_hellm.yaml_files import packaged, read_yaml
 
 logger = logging.getLogger(__name__)
 

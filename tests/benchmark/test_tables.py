@@ -8,9 +8,10 @@ import pytest
 
 from recbole_hellm import registry
 from recbole_hellm.benchmark.tables import comparison, model_list, model_settings
-from recbole_hellm.config import HellmConfig, RunSettings, packaged, parse_yaml, read_yaml
+from recbole_hellm.config import HellmConfig, RunSettings
 from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.quick_start import RunResult
+from recbole_hellm.yaml_files import packaged, parse_yaml, read_yaml
 
 
 def result(

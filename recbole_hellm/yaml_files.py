@@ -1,0 +1,59 @@
+"""YAML settings: how values and files are read, and the files that come with this package."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_hellm.errors import ConfigError
+
+PROPERTIES = "recbole_hellm.properties"
+
+
+class YamlLoader(yaml.SafeLoader):
+    """YAML 1.1 that also reads ``1e-3`` as a number."""
+
+
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse one YAML value; numbers such as ``1e-3`` are numbers."""
+    return yaml.load(text, Loader=YamlLoader)  # noqa: S506 (a SafeLoader)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is not YAML or does not hold a mapping.
+    """
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Settings file {path} cannot be read: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise ConfigError(f"{path}{line} is not valid YAML; mend or remove that line.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines.")
+    return content
+
+
+def packaged(*parts: str) -> dict[str, Any]:
+    """A YAML file of this package's properties; empty if there is none."""
+    path = importlib.resources.files(PROPERTIES).joinpath(*parts)
+    return read_yaml(Path(str(path))) if path.is_file() else {}
