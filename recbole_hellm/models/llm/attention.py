@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from recbole_hellm.errors import BackboneError
@@ -77,29 +78,34 @@ class AttentionContext:
     ----------
     prefix : PrefixSource, optional
         Prefix keys and values by layer.
-    segments : Tensor, optional
-        [B, T] integers; positions see only positions of the same segment of their row.
     shared : AttentionContext, optional
-        The context of an earlier pass made with ``keep=True`` over tokens that stand before all
+        The context of an earlier pass made with `keep` over tokens that stand before all
         of this pass's tokens: their keys and values are read instead of computed again.
-    keep : bool
-        Keep this pass's keys and values, by layer, for a later pass.
+    keep : Tensor, optional
+        [T], positions of this pass's tokens, to keep their keys and values for a later pass.
+    last_layer : int, optional
+        Index of the decoder's last layer if only the last position of a row will be read: there
+        the other positions are not attended from, and what stands at them has no meaning.
     """
 
     def __init__(
         self,
         prefix: PrefixSource | None = None,
-        segments: Tensor | None = None,
         shared: AttentionContext | None = None,
-        keep: bool = False,
+        keep: Tensor | None = None,
+        last_layer: int | None = None,
     ) -> None:
         self.prefix = prefix
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
         self.keep = keep
+        self.last_layer = last_layer
         self._shared = shared
-        self._segments = segments
         self._reached: set[int] = set()
-        self._masks: dict[tuple[int, int], tuple[Tensor | None, Tensor]] = {}
+
+    @property
+    def shared_positions(self) -> Tensor | None:
+        """Positions of the shared tokens, [S]."""
+        return None if self._shared is None else self._shared.keep
 
     def check_reached(self, n_layers: int) -> None:
         """Raise :class:`BackboneError` unless every layer has asked for its share."""
@@ -113,7 +119,7 @@ class AttentionContext:
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, int]:
         """Put the shared tokens' keys and values before this pass's, and count them."""
         self._reached.add(layer)
-        if self.keep:
+        if self.keep is not None:
             self.kept.setdefault(layer, (key, value))
         if self._shared is None:
             return key, value, 0
@@ -122,45 +128,6 @@ class AttentionContext:
         key = torch.cat([first_key.expand(batch, -1, -1, -1), key], dim=2)
         value = torch.cat([first_value.expand(batch, -1, -1, -1), value], dim=2)
         return key, value, first_key.shape[2]
-
-    def mask(self, mask: Tensor | None, query: Tensor, before: int) -> Tensor | None:
-        """Extend transformers' mask by `before` columns that every query sees.
-
-        Parameters
-        ----------
-        mask : Tensor or None
-            Boolean [B, 1, T, T]; ``None`` stands for a plain causal mask.
-        query : Tensor
-            [B, H, T, d_h].
-        before : int
-            Number of prefix and shared keys.
-
-        Returns
-        -------
-        Tensor or None
-            Boolean [B or 1, 1, T, before + T], aligned to the lower right; ``None`` if a plain
-            causal mask is meant.
-        """
-        if before == 0 and self._segments is None and mask is None:
-            return None
-        # Layers of one kind share a mask object, so it is extended once per forward; the entry
-        # keeps the object alive, without which its id could be given to another.
-        entry = self._masks.get((id(mask), before))
-        if entry is None:
-            entry = (mask, self._extended(mask, query, before))
-            self._masks[id(mask), before] = entry
-        return entry[1]
-
-    def _extended(self, mask: Tensor | None, query: Tensor, before: int) -> Tensor:
-        length, device = query.shape[2], query.device
-        if mask is None:
-            mask = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
-        if self._segments is not None:
-            same = self._segments.unsqueeze(1) == self._segments.unsqueeze(2)
-            mask = mask & same.unsqueeze(1)
-        # Padded queries see themselves: a row without any key has no softmax.
-        mask = mask | torch.eye(length, dtype=torch.bool, device=device)
-        return F.pad(mask, (before, 0), value=True)
 
 
 def prefix_attention(
@@ -177,8 +144,9 @@ def prefix_attention(
     """Attention of transformers' interface, with the prefix of `prefix_context` if given.
 
     One prefix per sample is concatenated to keys and values and left to PyTorch's fused
-    attention. Prefixes that differ between the positions of a row are never materialised per
-    slot; their scores and values are computed from the factors.
+    attention, whose own causal mask would be aligned to the upper left and is never asked for:
+    there are more keys than queries. Prefixes that differ between the positions of a row are never
+    materialised per slot; their scores and values are computed from the factors.
 
     Parameters
     ----------
@@ -189,7 +157,8 @@ def prefix_attention(
     key, value : Tensor
         [B, H_kv, T, d_h], the keys rotated.
     attention_mask : Tensor, optional
-        Boolean [B, 1, T, T], ``None`` for plain causal attention.
+        Boolean over all keys, as :func:`~recbole_hellm.models.llm.masks.layer_masks` makes it, or
+        [B, 1, T, T] over the pass's own tokens; ``None`` for plain causal attention.
     scaling : float, optional
         Factor on the scores, 1/sqrt(d_h) by default.
     dropout : float
@@ -206,21 +175,54 @@ def prefix_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    key, value, before = prefix_context.extend(_layer(module), key, value)
+    layer, length = _layer(module), query.shape[2]
+    key, value, before = prefix_context.extend(layer, key, value)
+    keys = values = None
     if prefix_context.prefix is not None:
         keys, values = prefix_context.prefix.layer(module)
-        length = keys.static.shape[0]
-        mask = prefix_context.mask(attention_mask, query, before + length)
-        if keys.per_position and mask is not None:
+        before += keys.static.shape[0]
+    mask = attention_mask
+    if mask is not None and mask.shape[-1] == length:
+        # Made by transformers. Padded queries see themselves: without a key there is no softmax.
+        mask = mask | torch.eye(length, dtype=torch.bool, device=mask.device)
+        mask = F.pad(mask, (before, 0), value=True)
+    last = layer == prefix_context.last_layer
+    if last:
+        query, mask = query[:, :, -1:], None if mask is None else mask[..., -1:, :]
+    if keys is not None and values is not None:
+        if keys.per_position:
+            if mask is None:
+                mask = torch.ones(length, before + length, dtype=torch.bool, device=query.device)
+                mask = mask.tril(before)[None, None]
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
             return _factored(query, key, value, keys, values, mask, scale, dropout), None
         key = torch.cat([keys.materialise(len(key)).to(key.dtype), key], dim=2)
         value = torch.cat([values.materialise(len(value)).to(value.dtype), value], dim=2)
+    if mask is None and before > 0 and not last:
+        output = _lower_right(query, key, value, scaling, dropout)
     else:
-        mask = prefix_context.mask(attention_mask, query, before)
-    return sdpa_attention_forward(
-        module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    # The layer expects its input's shape; what is expanded here, `LastPosition` drops again.
+    return output.expand(-1, length, -1, -1), None
+
+
+def _lower_right(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
+) -> Tensor:
+    """Causal attention of T queries over more than T keys, without a mask: flash kernels do it."""
+    groups = query.shape[1] // key.shape[1]
+    # Under autocast, rotated queries and keys are float32 and values are not.
+    output = F.scaled_dot_product_attention(
+        query.to(value.dtype),
+        repeat_kv(key.to(value.dtype), groups),
+        repeat_kv(value, groups),
+        attn_mask=causal_lower_right(query.shape[2], key.shape[2]),
+        dropout_p=dropout,
+        scale=scaling,
     )
+    return output.transpose(1, 2).contiguous()
 
 
 def _factored(

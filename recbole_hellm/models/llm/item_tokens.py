@@ -91,6 +91,11 @@ class ItemTokens(nn.Module):
             weight[0] = 0
             self.vectors = nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the tokens."""
+        return next(self.parameters()).dtype
+
     def table(self, name: str) -> nn.Embedding:
         """The embedding table `name`."""
         return cast(nn.Embedding, self.tables[name])

@@ -1,4 +1,4 @@
-"""The words around the items, and where tokens stand in a row."""
+"""The words around the items, and which side of them is padded."""
 
 from __future__ import annotations
 
@@ -100,80 +100,6 @@ def require_tokenizer(tokenizer: PreTrainedTokenizerBase | None, name: str) -> A
             "put its tokenizer files into the folder or use --prompt=none."
         )
     return tokenizer
-
-
-@dataclasses.dataclass(frozen=True)
-class Packing:
-    """Several sequences in one row, so that rows hold little padding.
-
-    Attributes
-    ----------
-    index : Tensor
-        [n], slot (row · capacity + column) of every token, sequence after sequence.
-    segments : Tensor
-        [R, C], 1 + number of the sequence that a slot belongs to, 0 where a slot is empty.
-    positions : Tensor
-        [R, C], position of a slot's token within its sequence.
-    """
-
-    index: Tensor
-    segments: Tensor
-    positions: Tensor
-
-    @property
-    def visible(self) -> Tensor:
-        """[R, C, C], True where slot t sees slot s: same sequence, s not after t."""
-        same = self.segments.unsqueeze(2) == self.segments.unsqueeze(1)
-        return same.tril() & (self.segments > 0).unsqueeze(1)
-
-    def scatter(self, tokens: Tensor) -> Tensor:
-        """Set [n, ...] tokens into their slots, [R, C, ...], zeros elsewhere."""
-        slots = tokens.new_zeros(self.segments.numel(), *tokens.shape[1:])
-        return slots.index_copy(0, self.index, tokens).unflatten(0, self.segments.shape)
-
-    def gather(self, slots: Tensor) -> Tensor:
-        """Take the tokens back out of their slots, [n, ...]."""
-        return slots.flatten(0, 1)[self.index]
-
-
-def pack(lengths: list[int], device: torch.device, min_capacity: int = 32) -> Packing:
-    """Pack sequences into rows, longest first, each into the row that it fills best.
-
-    Parameters
-    ----------
-    lengths : list of int
-        Length of each sequence, at least 1.
-    device : torch.device
-        Where the result lives.
-    min_capacity : int
-        Rows hold at least this many tokens, in whole multiples of the longest sequence.
-    """
-    longest = max(lengths)
-    capacity = longest * -(-min_capacity // longest)
-    rows_by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
-    starts, n_rows = [0] * len(lengths), 0
-    for sequence in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        length = lengths[sequence]
-        room = next((r for r in range(length, capacity + 1) if rows_by_room[r]), 0)
-        if room:
-            row = rows_by_room[room].pop()
-        else:
-            row, room, n_rows = n_rows, capacity, n_rows + 1
-        starts[sequence] = row * capacity + capacity - room
-        rows_by_room[room - length].append(row)
-
-    counts = torch.tensor(lengths)
-    sequence_of = torch.repeat_interleave(torch.arange(len(lengths)), counts)
-    within = torch.arange(len(sequence_of)) - (counts.cumsum(0) - counts)[sequence_of]
-    index = torch.tensor(starts)[sequence_of] + within
-    segments = torch.zeros(n_rows * capacity, dtype=torch.long).index_copy(
-        0, index, sequence_of + 1
-    )
-    positions = torch.zeros(n_rows * capacity, dtype=torch.long).index_copy(0, index, within)
-    shape = (n_rows, capacity)
-    return Packing(
-        index.to(device), segments.view(shape).to(device), positions.view(shape).to(device)
-    )
 
 
 def trim(item_ids: Tensor, lengths: Tensor) -> tuple[Tensor, list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from recbole_hellm.settings import Settings, require
+from recbole_hellm.settings import Settings, added, require
 
 TINY = "tiny"
 
@@ -87,6 +87,16 @@ class LLMSettings(Settings):
     targets : {"last", "every"}, optional
         One sample per (history, next item), or one pass over a sequence with every position a
         target.
+    multi_target : bool, optional
+        Under ``targets=last``, train all targets of a user in one pass, a response segment behind
+        the items for each. The objective is the same, batches still hold `train_batch_size`
+        targets, of fewer users; a fraction of the tokens is read. By default wherever the prefix
+        does not depend on the target.
+    autocast : {"auto", "bfloat16", "float16"}
+        Type of the products in the decoder; ``auto`` is that of its weights. What is trained
+        stays float32.
+    compile : bool
+        Compile the decoder (``torch.compile``, dynamic shapes).
     """
 
     variant: Literal["paper", "released"] = "paper"
@@ -126,6 +136,9 @@ class LLMSettings(Settings):
     normalise_tables: bool | None = None
     head: Literal["linear", "tied"] | None = None
     targets: Literal["last", "every"] | None = None
+    multi_target: bool | None = added(None)
+    autocast: Literal["auto", "bfloat16", "float16"] = added("auto")
+    compile: bool = added(False)
 
     @property
     def tiny(self) -> bool:
@@ -177,6 +190,16 @@ class LLMSettings(Settings):
             "gram_pad_bug=True needs targets=last, since targets=every pools no padded batch.",
         )
 
+        require(
+            not (self.multi_target and resolved.targets == "every"),
+            "multi_target=True needs targets=last; targets=every reads whole sequences anyway.",
+        )
+        require(
+            not (self.multi_target and self.prefix == "graph"),
+            "multi_target=True needs prefix=none or prefix=static: with a graph prefix each target "
+            "of a user reads every token anew.",
+        )
+
     def resolved(self) -> LLMSettings:
         """The settings with every ``None`` that depends on `variant` or `backbone` filled in.
 
@@ -201,6 +224,8 @@ class LLMSettings(Settings):
             "head": "tied" if self.tiny else "linear",
             "targets": "every" if self.tiny else "last",
         }
+        targets = self.targets or defaults["targets"]
+        defaults["multi_target"] = targets == "last" and self.prefix != "graph"
         missing = {key: value for key, value in defaults.items() if getattr(self, key) is None}
         # replace() validates the copy, which resolves again: a complete copy returns itself.
         return dataclasses.replace(self, **missing) if missing else self

@@ -180,8 +180,8 @@ def test_attention_dropout_acts_on_both_paths() -> None:
 def test_segments_separate_the_sequences_of_a_row() -> None:
     q, k, v = (random(1, 2, 5, WIDTH, seed=s) for s in (0, 1, 2))
     segments = torch.tensor([[1, 1, 1, 2, 2]])
-    context = AttentionContext(segments=segments)
-    together, _ = prefix_attention(Layer(1), q, k, v, None, prefix_context=context)
+    visible = (segments[:, None] == segments[:, :, None]).tril()[:, None]
+    together, _ = prefix_attention(Layer(1), q, k, v, visible, prefix_context=AttentionContext())
     for part in (slice(0, 3), slice(3, 5)):
         alone, _ = prefix_attention(Layer(1), q[:, :, part], k[:, :, part], v[:, :, part], None)
         torch.testing.assert_close(together[:, part], alone)
@@ -297,7 +297,7 @@ def test_shared_tokens_are_read_instead_of_computed_again() -> None:
     shape = (2, SLOTS, 2, 8)
     prefix = Fixed(random(*shape).detach(), random(*shape, seed=1).detach())
     whole = call(network, inputs_embeds=tokens, prefix_context=AttentionContext(prefix))
-    first = AttentionContext(prefix, keep=True)
+    first = AttentionContext(prefix, keep=torch.arange(3))
     call(network, inputs_embeds=tokens[:1, :3], prefix_context=first)
     rest = call(
         network,

@@ -266,7 +266,8 @@ def test_positions_count_real_tokens_after_the_released_codes_offset(
     )
     network.hidden_states(*padded([[5], [2, 6, 3]]))
     assert seen["position_ids"].tolist() == expected
-    assert seen["attention_mask"].sum(1).tolist() == [4, 6]
+    prefix = 0 if network.prefix is None else network.settings.prefix_length
+    assert seen["attention_mask"][:, 0, -1].sum(1).tolist() == [4 + prefix, 6 + prefix]
 
 
 def test_the_pad_bug_makes_training_scores_depend_on_the_batch() -> None:
@@ -499,13 +500,108 @@ def test_training_under_autocast_stays_near_float32() -> None:
     torch.testing.assert_close(losses[1], losses[0], rtol=0.1, atol=0.1)
 
 
-def test_an_instruction_out_of_a_sliding_windows_sight_is_an_error() -> None:
-    network = build(prompt="alpaca")
-    network.model.config.sliding_window = 9
+@pytest.mark.parametrize("window", [3, 6])
+@pytest.mark.parametrize("options", [{"targets": "every"}, {"prefix": "static", "targets": "last"}])
+def test_a_sliding_window_counts_positions_in_every_kind_of_pass(
+    window: int, options: dict[str, Any]
+) -> None:
+    network = build(prompt="alpaca", backbone_dropout=0.0, prefix_dropout=0.0, **options)
+    whole = network.hidden_states(*padded(HISTORIES))
+    network.model.config.sliding_window = window
+    together = network.hidden_states(*padded(HISTORIES))
+    assert not torch.allclose(together, whole)
+    for row, history in enumerate(HISTORIES):
+        torch.testing.assert_close(network.hidden_states(*padded([history]))[0], together[row])
+    if options["targets"] == "every":
+        stream = network.all_hidden_states(*padded(HISTORIES))
+        torch.testing.assert_close(stream[[0, 1, 2], [3, 0, 2]], together)
+        return
+    sequences, lengths = padded([[*history, 2] for history in HISTORIES])
+    loss = network.targets_loss(sequences, lengths, lengths - 1)
+    torch.testing.assert_close(loss, network.loss(*padded(HISTORIES), torch.tensor([2, 2, 2])))
+    # At inference the instruction is shared; in training it is a part of every row.
+    torch.testing.assert_close(network.train().hidden_states(*padded(HISTORIES)), together)
+
+
+# --------------------------------------------------------- several targets of a user in one pass
+
+
+@pytest.mark.parametrize("prefix", ["none", "static"])
+@pytest.mark.parametrize("prompt", ["alpaca", "none"])
+@pytest.mark.parametrize("head", ["linear", "tied"])
+def test_all_targets_in_one_pass_give_the_loss_and_gradients_of_separate_samples(
+    prefix: str, prompt: str, head: str
+) -> None:
+    network = build(prefix=prefix, prompt=prompt, head=head, targets="last")
+    assert network.settings.multi_target
+    sequences, lengths = padded([[3, 1, 4, 1, 2], [5, 8], [9, 2, 6, 7]])
+    first = torch.tensor([2, 1, 1])
+    samples = [
+        (sequences[row, :read].tolist(), int(sequences[row, read]))
+        for row, length in enumerate(lengths.tolist())
+        for read in range(int(first[row]), length)
+    ]
+    separate = network.loss(
+        *padded([history for history, _ in samples]), torch.tensor([item for _, item in samples])
+    )
+    together = network.targets_loss(sequences, lengths, first)
+    torch.testing.assert_close(together, separate)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    expected = torch.autograd.grad(separate, trained, allow_unused=True)
+    for one, other in zip(
+        torch.autograd.grad(together, trained, allow_unused=True), expected, strict=True
+    ):
+        if one is None or other is None:
+            assert one is None
+            assert other is None
+        else:
+            torch.testing.assert_close(one, other)
+
+
+# ------------------------------------------------- what only the last position needs, compilation
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("prefix", ["graph", "static", "none"])
+def test_the_last_layers_savings_change_neither_scores_nor_gradients(
+    prefix: str, checkpointing: bool, folder: Path
+) -> None:
+    losses, gradients = [], []
+    for saving in (True, False):
+        torch.manual_seed(0)
+        settings = LLMSettings(
+            backbone=str(folder),
+            prefix=prefix,  # type: ignore[arg-type]
+            bilinear_size=3,
+            lora_dropout=0.0,
+            prefix_dropout=0.0,
+            gradient_checkpointing=checkpointing,
+            lora_targets=("q_proj", "o_proj", "down_proj"),
+        )
+        network = HeLLMNetwork(settings, *tables(), device="cpu").train()
+        for parameter in network.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        if not saving:
+            network.last_layer = None
+        loss = network.loss(*padded(HISTORIES), torch.tensor([1, 2, 3]))
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append({n: p.grad for n, p in network.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(losses[0], losses[1])
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], msg=name)
+
+
+def test_the_last_layer_works_on_the_last_position_alone(folder: Path) -> None:
+    settings = LLMSettings(backbone=str(folder), bilinear_size=3)
+    network = HeLLMNetwork(settings, *tables(), device="cpu").eval()
+    shapes = []
+    for layer in network.model.layers:
+        layer.mlp.act_fn.register_forward_hook(lambda *parts: shapes.append(parts[2].shape[1]))
     network.hidden_states(*padded(HISTORIES))
-    network.model.config.sliding_window = 8
-    with pytest.raises(ConfigError, match="attends to 8 tokens"):
-        network.hidden_states(*padded(HISTORIES))
+    words = len(network.prompt.instruction) + len(network.prompt.response)
+    assert shapes == [words + 4] * (len(shapes) - 1) + [1]
 
 
 # ------------------------------------------------------------------- LLaMA-2-7B's shapes

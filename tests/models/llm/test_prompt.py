@@ -7,13 +7,10 @@ from recbole_hellm.errors import BackboneError, DataError
 from recbole_hellm.models.llm.prompt import (
     PromptTemplate,
     align_right,
-    pack,
     require_tokenizer,
     template_tokenizer,
     trim,
 )
-
-CPU = torch.device("cpu")
 
 
 def test_template_is_alpacas_with_the_papers_instruction() -> None:
@@ -40,37 +37,6 @@ def test_words_open_with_bos_and_the_response_only_if_asked(response_bos: bool) 
 def test_a_prompt_without_tokenizer_is_an_error() -> None:
     with pytest.raises(BackboneError, match=r"backbone=some/model has no tokenizer.*prompt=none"):
         require_tokenizer(None, "some/model")
-
-
-def test_packing_keeps_every_sequence_whole_and_apart() -> None:
-    generator = torch.Generator().manual_seed(2)
-    lengths = torch.randint(1, 10, (40,), generator=generator).tolist()
-    packing = pack(lengths, CPU, min_capacity=12)
-    rows, capacity = packing.segments.shape
-    assert capacity == 2 * max(lengths)
-    assert rows <= -(-sum(lengths) // capacity) + 1  # the bins are nearly full
-    tokens = torch.arange(1, sum(lengths) + 1)
-    slots = packing.scatter(tokens)
-    assert torch.equal(packing.gather(slots), tokens)
-    assert slots.count_nonzero() == sum(lengths)
-    start = 0
-    for sequence, length in enumerate(lengths):
-        where = packing.segments == sequence + 1
-        assert where.any(1).sum() == 1
-        assert torch.equal(slots[where], tokens[start : start + length])
-        assert torch.equal(packing.positions[where], torch.arange(length))
-        start += length
-
-
-def test_visible_is_causal_within_a_sequence_and_blind_to_others() -> None:
-    packing = pack([3, 2, 2], CPU, min_capacity=5)
-    visible, (rows, capacity) = packing.visible, packing.segments.shape
-    for row in range(rows):
-        for t in range(capacity):
-            for s in range(capacity):
-                segment = packing.segments[row, t]
-                expected = s <= t and segment > 0 and packing.segments[row, s] == segment
-                assert bool(visible[row, t, s]) == bool(expected)
 
 
 def test_trim_cuts_to_the_longest_and_refuses_empty_histories() -> None:

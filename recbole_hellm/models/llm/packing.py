@@ -1,0 +1,173 @@
+"""Where tokens stand when several sequences share a row, and which of them see which."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """Several sequences in one row, so that rows hold little padding.
+
+    Attributes
+    ----------
+    index : Tensor
+        [n], slot (row · capacity + column) of every token, sequence after sequence.
+    segments : Tensor
+        [R, C], 1 + number of the sequence that a slot belongs to, 0 where a slot is empty.
+    positions : Tensor
+        [R, C], position of a slot's token within its sequence.
+    """
+
+    index: Tensor
+    segments: Tensor
+    positions: Tensor
+
+    @property
+    def visible(self) -> Tensor:
+        """[R, C, C], True where slot t sees slot s: same sequence, s not after t."""
+        same = self.segments.unsqueeze(2) == self.segments.unsqueeze(1)
+        return same.tril() & (self.segments > 0).unsqueeze(1)
+
+    def scatter(self, tokens: Tensor) -> Tensor:
+        """Set [n, ...] tokens into their slots, [R, C, ...], zeros elsewhere."""
+        slots = tokens.new_zeros(self.segments.numel(), *tokens.shape[1:])
+        return slots.index_copy(0, self.index, tokens).unflatten(0, self.segments.shape)
+
+    def gather(self, slots: Tensor) -> Tensor:
+        """Take the tokens back out of their slots, [n, ...]."""
+        return slots.flatten(0, 1)[self.index]
+
+
+def pack(lengths: list[int], device: torch.device, min_capacity: int = 32) -> Packing:
+    """Pack sequences into rows, longest first, each into the row that it fills best.
+
+    Parameters
+    ----------
+    lengths : list of int
+        Length of each sequence, at least 1.
+    device : torch.device
+        Where the result lives.
+    min_capacity : int
+        Rows hold at least this many tokens, in whole multiples of the longest sequence.
+    """
+    longest = max(lengths)
+    capacity = longest * -(-min_capacity // longest)
+    rows_by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
+    starts, n_rows = [0] * len(lengths), 0
+    for sequence in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        length = lengths[sequence]
+        room = next((r for r in range(length, capacity + 1) if rows_by_room[r]), 0)
+        if room:
+            row = rows_by_room[room].pop()
+        else:
+            row, room, n_rows = n_rows, capacity, n_rows + 1
+        starts[sequence] = row * capacity + capacity - room
+        rows_by_room[room - length].append(row)
+
+    sequence_of, within = _ragged(torch.tensor(lengths))
+    index = torch.tensor(starts)[sequence_of] + within
+    segments = torch.zeros(n_rows * capacity, dtype=torch.long).index_copy(
+        0, index, sequence_of + 1
+    )
+    positions = torch.zeros(n_rows * capacity, dtype=torch.long).index_copy(0, index, within)
+    shape = (n_rows, capacity)
+    return Packing(
+        index.to(device), segments.view(shape).to(device), positions.view(shape).to(device)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Branches:
+    """Sequences of items with a response segment branching off after each target's history.
+
+    Items see the items before them; a response sees the items up to where it branches off, and
+    itself. So every target is read as if its history stood alone, behind positions that follow it.
+
+    Attributes
+    ----------
+    packing : Packing
+        Of all tokens: sequence after sequence, in each the items and then the responses.
+    item_mask : Tensor
+        [B, T], True at items that are read.
+    item_slots : Tensor
+        [items], where they stand among all tokens.
+    response_slots : Tensor
+        [targets, R], where the responses' tokens stand.
+    read_slots : Tensor
+        [targets], the token at which each target is read: its response's last one, or the last
+        item of its history where there are no responses.
+    positions : Tensor
+        [tokens], number of tokens before a token in what it sees of its sequence.
+    visible : Tensor
+        [rows, C, C], True where a slot sees another.
+    targets : tuple of Tensor
+        Row and column of each target in [B, T + 1] sequences.
+    """
+
+    packing: Packing
+    item_mask: Tensor
+    item_slots: Tensor
+    response_slots: Tensor
+    read_slots: Tensor
+    positions: Tensor
+    visible: Tensor
+    targets: tuple[Tensor, Tensor]
+
+
+def branch(sizes: Tensor, first: Tensor, response: int, device: torch.device) -> Branches:
+    """Lay out the tokens of sequences whose every item from the `first`-th on has a target.
+
+    Parameters
+    ----------
+    sizes : Tensor
+        [B] on the CPU, items that are read of each sequence; the last target is not read.
+    first : Tensor
+        [B] on the CPU, items before the first target, from 1 to `sizes`.
+    response : int
+        R, tokens of a response.
+    device : torch.device
+        Where the result lives.
+    """
+    counts = sizes - first + 1
+    lengths = sizes + response * counts
+    packing = pack(lengths.tolist(), device)
+    starts = lengths.cumsum(0) - lengths
+    item_row, item_rank = _ragged(sizes)
+    row, rank = _ragged(counts)
+    item_slots = starts[item_row] + item_rank
+    read = first[row] + rank  # items before each target
+    base = starts[row] + sizes[row] + rank * response
+    response_slots = base.unsqueeze(1) + torch.arange(response)
+
+    total = int(lengths.sum())
+    time = torch.empty(total, dtype=torch.long).index_copy(0, item_slots, item_rank + 1)
+    branches = torch.zeros(total, dtype=torch.long)
+    positions = torch.empty(total, dtype=torch.long).index_copy(0, item_slots, item_rank)
+    time[response_slots] = read.unsqueeze(1)
+    branches[response_slots] = torch.arange(1, len(row) + 1).unsqueeze(1)
+    positions[response_slots] = read.unsqueeze(1) + torch.arange(response)
+
+    times, owners = packing.scatter(time.to(device)), packing.scatter(branches.to(device))
+    before = (owners == 0).unsqueeze(1) & (times.unsqueeze(1) <= times.unsqueeze(2))
+    own = (owners.unsqueeze(1) == owners.unsqueeze(2)) & (owners > 0).unsqueeze(1)
+    longest = torch.arange(int(sizes.max()))
+    return Branches(
+        packing,
+        (longest < sizes.unsqueeze(1)).to(device),
+        item_slots.to(device),
+        response_slots.to(device),
+        (base + response - 1 if response else starts[row] + read - 1).to(device),
+        positions.to(device),
+        packing.visible & (before | own),
+        (row.to(device), read.to(device)),
+    )
+
+
+def _ragged(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and place within it of each element of rows with the given numbers of elements."""
+    rows = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    return rows, torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]

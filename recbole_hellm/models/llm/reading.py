@@ -1,0 +1,231 @@
+"""How histories are read: passes of the decoder over ``[instruction][items][response]``."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_hellm.errors import ConfigError
+from recbole_hellm.models.llm.attention import AttentionContext
+from recbole_hellm.models.llm.backbone import Backbone
+from recbole_hellm.models.llm.item_tokens import ItemTokens
+from recbole_hellm.models.llm.last_position import LastPosition
+from recbole_hellm.models.llm.masks import Masks, causal, layer_masks
+from recbole_hellm.models.llm.packing import Branches, Packing, pack
+from recbole_hellm.models.llm.pooling import SecondOrderPooling
+from recbole_hellm.models.llm.prefix import BoundPrefix, GraphPrefix
+from recbole_hellm.models.llm.prompt import PromptTokens, align_right, trim
+from recbole_hellm.models.llm.settings import LLMSettings
+
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class HistoryReader(nn.Module):
+    r"""Hidden states of a decoder that reads item tokens under a prefix.
+
+    Three passes give the same states wherever two of them apply:
+
+    - :meth:`read_last`: one row per history, under the history's own prefix, read at the last
+      token. It is the paper's, and the only one for a graph prefix behind a response segment,
+      where every target of a user changes every token.
+    - :meth:`read_every`: whole sequences, read at every item, under prefixes that run along.
+    - :meth:`read_targets`: whole sequences with a response segment for each target, which sees
+      the items before it; for prefixes that are the same for all.
+
+    The latter two read the instruction once for all rows. In training it then has one dropout mask
+    for all, which leaves the expected loss of each target what it was.
+    """
+
+    settings: LLMSettings
+    backbone: Backbone
+    tokens: ItemTokens
+    prompt: PromptTokens
+    pooling: SecondOrderPooling | None
+    prefix: GraphPrefix | None
+    offset: int
+
+    def set_up_passes(self, model: nn.Module) -> None:
+        """Choose types and compile; to be called once all parts are there."""
+        settings = self.settings
+        stored = next(p.dtype for p in model.parameters() if p.is_floating_point())
+        own = stored if stored in HALF.values() else None
+        self.products = own if settings.autocast == "auto" else HALF[settings.autocast]
+        self.loss_scaling = self.products == torch.float16
+        LastPosition(model, self.backbone.attention_layers[-1])
+        # A pass reads the last position where no padding can stand behind it.
+        self.ends_rows = settings.padding_side == "left" or len(self.prompt.response) > 0
+        self.last_layer = self.backbone.n_layers - 1 if self.ends_rows else None
+        if settings.compile:
+            model.compile(dynamic=True)
+
+    # ---------------------------------------------------------------- passes
+
+    def read_last(self, item_ids: Tensor, lengths: Tensor, table: Tensor | None = None) -> Tensor:
+        """One prefix per history, read at the last token (paper): [B, hidden_size].
+
+        Parameters
+        ----------
+        item_ids : Tensor
+            [B, T] histories, right-padded with 0.
+        lengths : Tensor
+            [B] numbers of items.
+        table : Tensor, optional
+            [N+1, hidden_size], all item tokens, where they have been computed.
+        """
+        item_ids, sizes = trim(item_ids, lengths)
+        mask = torch.arange(item_ids.shape[1], device=item_ids.device) < lengths.unsqueeze(1)
+        if self.settings.padding_side == "left":
+            item_ids, mask = align_right(item_ids, lengths), mask.flip(1)
+        batch = len(item_ids)
+        # The instruction is the same for all where no user's graph reaches it. Not in training,
+        # where each sample draws its own dropout.
+        share = not self.training and self.settings.prefix != "graph"
+        shared = self._instruction() if share else None
+        before = self.prompt.instruction if shared is None else self.prompt.instruction[:0]
+        parts = [
+            self._words(before).expand(batch, -1, -1),
+            self._items(item_ids, table),
+            self._words(self.prompt.response).expand(batch, -1, -1),
+        ]
+        sides = (len(before), len(self.prompt.response))
+        keys = F.pad(mask, sides, value=True)
+        skipped = len(self.prompt.instruction) - len(before)
+        positions = (keys.cumsum(1) - 1) * keys + self.offset + skipped
+        prefix = self._prefix(item_ids, mask)
+        context = AttentionContext(prefix, shared, last_layer=self.last_layer)
+        visible = causal(keys) if min(sizes) < max(sizes) else None
+        hidden = self._run(torch.cat(parts, dim=1), visible, positions, context)
+        if self.ends_rows:
+            return hidden[:, -1]
+        return hidden[torch.arange(batch, device=hidden.device), sides[0] + lengths - 1]
+
+    def read_every(
+        self, item_ids: Tensor, lengths: Tensor, table: Tensor | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """Every position's own prefix: states [sum of lengths, hidden_size] and the lengths."""
+        if self.settings.targets != "every":
+            raise ConfigError("Scores at every position need targets=every.")
+        item_ids, sizes = trim(item_ids, lengths)
+        mask = torch.arange(item_ids.shape[1], device=item_ids.device) < lengths.unsqueeze(1)
+        packing = pack(sizes, item_ids.device)
+        packed = packing.scatter(item_ids[mask])
+        shared = self._instruction()
+        context = AttentionContext(self._running_prefix(packed, packing), shared)
+        positions = packing.positions + self.offset + len(self.prompt.instruction)
+        tokens = self._items(packed, table)
+        hidden = self._run(tokens, packing.visible, positions, context)
+        return packing.gather(hidden), sizes
+
+    def read_targets(
+        self, item_ids: Tensor, branches: Branches, table: Tensor | None = None
+    ) -> Tensor:
+        """A response for each target behind the items of its row: [targets, hidden_size].
+
+        Equal to :meth:`read_last` on every shorter history, in one pass.
+
+        Parameters
+        ----------
+        item_ids : Tensor
+            [B, T] sequences, right-padded with 0.
+        branches : Branches
+            Where items and responses stand, and after which items they branch off.
+        table : Tensor, optional
+            As in :meth:`read_last`.
+        """
+        packing, slots = branches.packing, branches.item_slots
+        shared = self._instruction()
+        items = self._items(item_ids[branches.item_mask], table)
+        flat = items.new_zeros(len(packing.index), items.shape[-1]).index_copy(0, slots, items)
+        if branches.response_slots.numel():
+            words = self._words(self.prompt.response).expand(len(branches.response_slots), -1, -1)
+            flat = flat.index_copy(0, branches.response_slots.flatten(), words.flatten(0, 1))
+        context = AttentionContext(self._static_prefix(), shared)
+        positions = packing.scatter(branches.positions) + self.offset
+        positions = positions + len(self.prompt.instruction)
+        hidden = self._run(packing.scatter(flat), branches.visible, positions, context)
+        return packing.gather(hidden)[branches.read_slots]
+
+    def _instruction(self) -> AttentionContext | None:
+        """Run the instruction once, under the prefix of a user without items."""
+        words = self.prompt.instruction
+        if len(words) == 0:
+            return None
+        positions = torch.arange(len(words), device=words.device) + self.offset
+        context = AttentionContext(self._static_prefix(), keep=positions)
+        self._run(self._words(words), None, positions.unsqueeze(0), context)
+        return context
+
+    def _run(
+        self, inputs: Tensor, visible: Tensor | None, positions: Tensor, context: AttentionContext
+    ) -> Tensor:
+        config = self.backbone.model.config
+        window = getattr(config, "sliding_window", None)
+        masks: Masks | None = None
+        # Without a mask the fastest kernels serve; compiled code has no such choice.
+        if visible is None and (self.settings.compile or window is not None):
+            visible = causal(torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device))
+        if visible is not None:
+            slots = 0 if self.prefix is None else self.settings.prefix_length
+            masks = layer_masks(config, visible, positions, context.shared_positions, slots)
+        # Half-precision weights meet float32 tokens: products in half precision, the residual
+        # stream in float32.
+        kind = inputs.device.type
+        with torch.autocast(kind, dtype=self.products) if self.products else nullcontext():
+            output = self.backbone.model(
+                inputs_embeds=inputs,
+                attention_mask=masks,
+                position_ids=positions,
+                use_cache=False,
+                prefix_context=context,
+            )
+        context.check_reached(self.backbone.n_layers)
+        hidden: Tensor = output.last_hidden_state
+        return hidden.to(inputs.dtype)
+
+    # ---------------------------------------------------------------- inputs
+
+    def _items(self, item_ids: Tensor, table: Tensor | None) -> Tensor:
+        tokens = self.tokens(item_ids) if table is None else F.embedding(item_ids, table)
+        return F.dropout(tokens, self.backbone.embedding_dropout, self.training)
+
+    def _words(self, ids: Tensor) -> Tensor:
+        words: Tensor = self.backbone.model.get_input_embeddings()(ids)
+        return words.to(self.tokens.dtype).unsqueeze(0)
+
+    def _prefix(self, item_ids: Tensor, mask: Tensor) -> BoundPrefix | None:
+        if self.prefix is None or self.pooling is None:
+            return self._static_prefix()
+        pad = self.tokens.table("graph").weight[1]
+        pooled = self.pooling(self._pooled_items(item_ids), mask, pad)
+        bound: BoundPrefix = self.prefix(pooled.unsqueeze(1))
+        return bound
+
+    def _running_prefix(self, packed: Tensor, packing: Packing) -> BoundPrefix | None:
+        if self.prefix is None or self.pooling is None:
+            return self._static_prefix()
+        return self.prefix.running(self.pooling, self._pooled_items(packed), packing.visible)
+
+    def _pooled_items(self, item_ids: Tensor) -> Tensor:
+        """Graph embeddings to pool; in training, items are left out at random."""
+        embeddings: Tensor = self.tokens.table("graph")(item_ids)
+        rate = self.settings.pooling_dropout or 0.0
+        if not self.training or rate == 0:
+            return embeddings
+        # Gram matrices are of second order, so the root keeps their expectation.
+        kept = F.dropout(embeddings.new_ones(*item_ids.shape, 1), rate).sqrt()
+        return embeddings * kept
+
+    def _static_prefix(self) -> BoundPrefix | None:
+        """The prefix of a user without items."""
+        if self.prefix is None:
+            return None
+        pooled: Any = None
+        if self.pooling is not None:
+            like = self.tokens.table("graph").weight
+            pooled = like.new_zeros(1, 1, self.pooling.size, dtype=self.tokens.dtype)
+        bound: BoundPrefix = self.prefix(pooled)
+        return bound
