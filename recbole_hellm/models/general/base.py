@@ -183,6 +183,14 @@ def xavier(rows: int, columns: int) -> nn.Parameter:
     return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, columns)))
 
 
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear map with Xavier-uniform weights, whose bias starts at zero."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def modality_tables(dataset: Any) -> dict[str, Tensor]:
     """Raw item features by modality, each divided by its root mean square.
 

@@ -17,6 +17,7 @@ from recbole_hellm.models.general.base import (
     EmbeddingNetwork,
     EmbeddingRecommender,
     GeneralSettings,
+    linear,
     modality_tables,
     xavier,
 )
@@ -67,7 +68,7 @@ class Modality(nn.Module):
     def __init__(self, features: Tensor, size: int) -> None:
         super().__init__()
         self.register_buffer("features", features, persistent=False)
-        self.linear = _linear(features.shape[1], size)
+        self.linear = linear(features.shape[1], size)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Latent vectors of some items, shape [B, d]."""
@@ -111,7 +112,7 @@ class BootstrapEncoder(EmbeddingNetwork):
         self.item_table = xavier(n_items, d)
         # Sorted, so that a checkpoint fits whatever the order in which modalities are listed.
         self.modalities = nn.ModuleList(Modality(features[name], d) for name in sorted(features))
-        self.predictor = _linear(d, d)
+        self.predictor = linear(d, d)
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """Online vectors h of all users [M, d] and all items [N, d]."""
@@ -176,13 +177,6 @@ class BootstrapEncoder(EmbeddingNetwork):
 def _distance(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean over rows of the negative cosine."""
     return -F.cosine_similarity(predicted, target, dim=1).mean()
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 class BM3(EmbeddingRecommender):

@@ -21,6 +21,7 @@ from recbole_hellm.models.general.base import (
     EmbeddingNetwork,
     EmbeddingRecommender,
     GeneralSettings,
+    linear,
     modality_tables,
     xavier,
 )
@@ -98,9 +99,7 @@ class ModalityStructure(nn.Module):
             self.initial = SparseOperator(similarity_graph(features, self.k))
         if self.share < 1:
             self.register_buffer("features", features, persistent=False)
-            self.projection = nn.Linear(features.shape[1], settings.embedding_size)
-            nn.init.xavier_uniform_(self.projection.weight)
-            nn.init.zeros_(self.projection.bias)
+            self.projection = linear(features.shape[1], settings.embedding_size)
             self.learned = NeighbourGraph(self._nearest())
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ from recbole_hellm.models.general.base import (
     EmbeddingNetwork,
     EmbeddingRecommender,
     GeneralSettings,
+    linear,
     modality_tables,
     xavier,
 )
@@ -116,14 +117,14 @@ class StreamEncoder(EmbeddingNetwork):
             self.register_buffer(f"item_features_{len(self.projections)}", item, persistent=False)
             self.projections.append(_without_bias(table.shape[1], d))
         count = len(self.modalities)
-        self.fuse_user = _linear(d * (count + 1), d)
-        self.fuse_item = _linear(d * (count + 1), d)
+        self.fuse_user = linear(d * (count + 1), d)
+        self.fuse_item = linear(d * (count + 1), d)
         coarse = [max(1, d // 2)] if count > 1 else []
         spaces = [d] * (count - len(coarse)) + coarse
         self.steps = nn.ModuleList(
-            _linear(start, end) for start, end in zip([d, *spaces], spaces, strict=False)
+            linear(start, end) for start, end in zip([d, *spaces], spaces, strict=False)
         )
-        self.heads = nn.ModuleList(_linear(d, space) for space in spaces)
+        self.heads = nn.ModuleList(linear(d, space) for space in spaces)
 
     def _to_users(self, item: Tensor, plus: Tensor | None = None) -> Tensor:
         return self.graph.to_users(item, plus)
@@ -269,13 +270,6 @@ def _other_positives(users: Tensor, items: Tensor, n_items: int) -> Tensor:
 
 def _rows(table: Tensor, rows: Tensor | None) -> Tensor:
     return table if rows is None else table.index_select(0, rows)
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def _without_bias(inputs: int, outputs: int) -> nn.Linear:
