@@ -13,7 +13,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_hellm.graph.bipartite import interaction_matrix
+from recbole_hellm.graph.bipartite import BipartiteGraph, interaction_matrix
 from recbole_hellm.settings import Settings, require
 
 
@@ -62,6 +62,35 @@ class EmbeddingNetwork(nn.Module):
 
     def start_epoch(self) -> None:
         """Redraw or rebuild what stays fixed during an epoch; nothing by default."""
+
+
+class LightGCNNetwork(EmbeddingNetwork):
+    """A network with tables of users and items, and the training graph to propagate them over.
+
+    Parameters
+    ----------
+    interactions : csr_array, shape [M, N]
+        Binary training interactions.
+    embedding_size : int
+        d.
+
+    Attributes
+    ----------
+    graph : BipartiteGraph
+    user_table, item_table : Parameter, shapes [M, d] and [N, d]
+        Xavier-uniform at first.
+    """
+
+    def __init__(self, interactions: sp.csr_array, embedding_size: int) -> None:
+        super().__init__()
+        self.graph = BipartiteGraph(*interactions.nonzero(), *interactions.shape)
+        self.user_table, self.item_table = (
+            xavier(rows, embedding_size) for rows in interactions.shape
+        )
+
+    def light_gcn(self, layers: int) -> tuple[Tensor, Tensor]:
+        """The tables after LightGCN's propagation over the training graph."""
+        return self.graph.light_gcn(self.user_table, self.item_table, layers)
 
 
 class EmbeddingRecommender(GeneralRecommender):

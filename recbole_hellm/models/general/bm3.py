@@ -12,14 +12,12 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_hellm.graph.bipartite import BipartiteGraph
 from recbole_hellm.models.general.base import (
-    EmbeddingNetwork,
     EmbeddingRecommender,
     GeneralSettings,
+    LightGCNNetwork,
     linear,
     modality_tables,
-    xavier,
 )
 from recbole_hellm.settings import require
 
@@ -75,7 +73,7 @@ class Modality(nn.Module):
         return self.linear(self.features.index_select(0, rows))
 
 
-class BootstrapEncoder(EmbeddingNetwork):
+class BootstrapEncoder(LightGCNNetwork):
     r"""LightGCN vectors trained to predict each other's dropped-out, gradient-free views.
 
     .. math::
@@ -103,21 +101,16 @@ class BootstrapEncoder(EmbeddingNetwork):
     def __init__(
         self, interactions: sp.csr_array, features: Mapping[str, Tensor], settings: BM3Settings
     ) -> None:
-        super().__init__()
+        d = settings.embedding_size
+        super().__init__(interactions, d)
         self.settings = settings
-        (n_users, n_items), d = interactions.shape, settings.embedding_size
-        users, items = interactions.nonzero()
-        self.graph = BipartiteGraph(users, items, n_users, n_items)
-        self.user_table = xavier(n_users, d)
-        self.item_table = xavier(n_items, d)
         # Sorted, so that a checkpoint fits whatever the order in which modalities are listed.
         self.modalities = nn.ModuleList(Modality(features[name], d) for name in sorted(features))
         self.predictor = linear(d, d)
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """Online vectors h of all users [M, d] and all items [N, d]."""
-        layers = self.settings.n_layers
-        user, item = self.graph.light_gcn(self.user_table, self.item_table, layers)
+        user, item = self.light_gcn(self.settings.n_layers)
         return user, item + self.item_table
 
     def forward(self) -> tuple[Tensor, Tensor]:

@@ -17,9 +17,9 @@ from recbole_hellm.graph.knn import knn_incidence
 from recbole_hellm.graph.pruning import degree_weights, draw_without_replacement
 from recbole_hellm.graph.sparse import SparseOperator
 from recbole_hellm.models.general.base import (
-    EmbeddingNetwork,
     EmbeddingRecommender,
     GeneralSettings,
+    LightGCNNetwork,
     modality_tables,
     xavier,
 )
@@ -149,7 +149,7 @@ def item_graph(
     return graph
 
 
-class TwoGraphEncoder(EmbeddingNetwork):
+class TwoGraphEncoder(LightGCNNetwork):
     r"""LightGCN vectors of users and items, plus the items' vectors from their frozen graph.
 
     .. math::
@@ -188,18 +188,15 @@ class TwoGraphEncoder(EmbeddingNetwork):
         features: Mapping[str, Tensor],
         settings: FREEDOMSettings,
     ) -> None:
-        super().__init__()
+        d = settings.embedding_size
+        super().__init__(interactions, d)
         self.settings, self.modalities = settings, tuple(features)
-        (n_users, n_items), d = interactions.shape, settings.embedding_size
         weights = mixing_weights(self.modalities, settings.modality_weights)
         self.item_graph = SparseOperator(item_graph(features, weights, settings.knn_k))
         self.users, self.items = interactions.nonzero()
-        self.graph = BipartiteGraph(self.users, self.items, n_users, n_items)
         self.pruned = self.graph
         # No buffer: drawn on the CPU, an epoch's graph does not depend on the device.
         self.edge_weights = degree_weights(self.users, self.items)
-        self.user_table = xavier(n_users, d)
-        self.item_table = xavier(n_items, d)
         for name, table in features.items():
             self.register_buffer(f"{name}_features", table, persistent=False)
             self.register_parameter(f"{name}_projection", xavier(table.shape[1], d))

@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.graph.bipartite import BipartiteGraph
 from recbole_hellm.models.general.base import (
-    EmbeddingNetwork,
     EmbeddingRecommender,
     GeneralSettings,
+    LightGCNNetwork,
     linear,
     modality_tables,
-    xavier,
 )
 from recbole_hellm.models.losses import info_nce
 from recbole_hellm.settings import require
@@ -57,7 +55,7 @@ class SLMRecSettings(GeneralSettings):
             require(getattr(self, key) > 0, f"{key}={getattr(self, key)} must be positive.")
 
 
-class StreamEncoder(EmbeddingNetwork):
+class StreamEncoder(LightGCNNetwork):
     r"""LightGCN over item ids and over every modality, fused by a linear map.
 
     .. math::
@@ -97,16 +95,12 @@ class StreamEncoder(EmbeddingNetwork):
         features: Mapping[str, Tensor],
         settings: SLMRecSettings,
     ) -> None:
-        super().__init__()
+        d = settings.embedding_size
+        super().__init__(interactions, d)
         if not features:
             raise FeatureError("SLMRec needs item features of at least one modality.")
         self.settings = settings
-        (n_users, n_items), d = interactions.shape, settings.embedding_size
-        users, items = interactions.nonzero()
-        self.graph = BipartiteGraph(users, items, n_users, n_items)
         self.modalities = fine_to_coarse(features)
-        self.user_table = xavier(n_users, d)
-        self.item_table = xavier(n_items, d)
         self.projections = nn.ModuleList()
         for modality in self.modalities:
             # Propagation is linear and features are fixed: they are propagated once, here, and
