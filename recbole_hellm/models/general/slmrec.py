@@ -102,11 +102,12 @@ class StreamEncoder(LightGCNNetwork):
         self.settings = settings
         self.modalities = fine_to_coarse(features)
         self.projections = nn.ModuleList()
+        to_users, to_items = self.graph.to_users, self.graph.to_users.transposed
         for modality in self.modalities:
             # Propagation is linear and features are fixed: they are propagated once, here, and
             # projected by the batch. The column of ones carries the projection's bias along.
             table = F.pad(F.normalize(features[modality], dim=1), (0, 1), value=1.0)
-            item, user = self._alternate(table, self._to_users, self._to_items)
+            item, user = self._alternate(table, to_users, to_items)
             self.register_buffer(f"user_features_{len(self.projections)}", user, persistent=False)
             self.register_buffer(f"item_features_{len(self.projections)}", item, persistent=False)
             self.projections.append(_without_bias(table.shape[1], d))
@@ -119,12 +120,6 @@ class StreamEncoder(LightGCNNetwork):
             linear(start, end) for start, end in zip([d, *spaces], spaces, strict=False)
         )
         self.heads = nn.ModuleList(linear(d, space) for space in spaces)
-
-    def _to_users(self, item: Tensor, plus: Tensor | None = None) -> Tensor:
-        return self.graph.to_users(item, plus)
-
-    def _to_items(self, user: Tensor, plus: Tensor | None = None) -> Tensor:
-        return self.graph.to_users.transposed(user, plus)
 
     def _alternate(
         self, first: Tensor, there: Callable[..., Tensor], back: Callable[..., Tensor]
@@ -153,8 +148,9 @@ class StreamEncoder(LightGCNNetwork):
             Rows; all by default.
         """
         # Streams share the user table, so that what comes from it is computed once.
-        user_own, user_other = self._alternate(self.user_table, self._to_items, self._to_users)
-        item_own, item_other = self._alternate(self.item_table, self._to_users, self._to_items)
+        to_users, to_items = self.graph.to_users, self.graph.to_users.transposed
+        user_own, user_other = self._alternate(self.user_table, to_items, to_users)
+        item_own, item_other = self._alternate(self.item_table, to_users, to_items)
         result = []
         for side, rows, shared, ids in (
             ("user", users, user_own, item_other),
