@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_hellm.errors import FeatureError
 from recbole_hellm.graph.bipartite import BipartiteGraph, interaction_matrix
 from recbole_hellm.settings import Settings, require
 
@@ -218,6 +220,24 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def check_features(model: str, features: Mapping[str, Tensor], n_items: int) -> None:
+    """Check that there are features, and that every modality has a row for each item.
+
+    Raises
+    ------
+    FeatureError
+        If not; the sentence names the model.
+    """
+    if not features:
+        raise FeatureError(f"{model} needs item features of at least one modality.")
+    for modality, table in features.items():
+        if len(table) != n_items:
+            raise FeatureError(
+                f"{model} needs features of {n_items} items; modality '{modality}' has features "
+                f"of {len(table)}."
+            )
 
 
 def modality_tables(dataset: Any) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from recbole_hellm.models.general.base import (
     EmbeddingRecommender,
     GeneralSettings,
     LightGCNNetwork,
+    check_features,
     linear,
     modality_tables,
 )
@@ -93,6 +94,11 @@ class BootstrapEncoder(LightGCNNetwork):
         Item features by modality, at least one.
     settings : BM3Settings
 
+    Raises
+    ------
+    FeatureError
+        If there is no modality, or one has rows for other than N items.
+
     References
     ----------
     Zhou et al., "Bootstrap Latent Representations for Multi-modal Recommendation", WWW 2023.
@@ -103,6 +109,7 @@ class BootstrapEncoder(LightGCNNetwork):
     ) -> None:
         d = settings.embedding_size
         super().__init__(interactions, d)
+        check_features("BM3", features, interactions.shape[1])
         self.settings = settings
         # Sorted, so that a checkpoint fits whatever the order in which modalities are listed.
         self.modalities = nn.ModuleList(Modality(features[name], d) for name in sorted(features))

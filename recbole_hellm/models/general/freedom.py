@@ -20,6 +20,7 @@ from recbole_hellm.models.general.base import (
     EmbeddingRecommender,
     GeneralSettings,
     LightGCNNetwork,
+    check_features,
     modality_tables,
     xavier,
 )
@@ -174,7 +175,8 @@ class TwoGraphEncoder(LightGCNNetwork):
     ConfigError
         If a setting does not fit the features.
     FeatureError
-        If there are no features, or they cannot be compared.
+        If there is no modality, one has rows for other than N items, or features cannot be
+        compared.
 
     References
     ----------
@@ -190,6 +192,7 @@ class TwoGraphEncoder(LightGCNNetwork):
     ) -> None:
         d = settings.embedding_size
         super().__init__(interactions, d)
+        check_features("FREEDOM", features, interactions.shape[1])
         self.settings, self.modalities = settings, tuple(features)
         weights = mixing_weights(self.modalities, settings.modality_weights)
         self.item_graph = SparseOperator(item_graph(features, weights, settings.knn_k))

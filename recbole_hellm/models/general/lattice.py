@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_hellm.errors import FeatureError
 from recbole_hellm.graph.item_graph import NeighbourGraph, similarity_graph
 from recbole_hellm.graph.knn import knn_graph
 from recbole_hellm.graph.sparse import SparseOperator
@@ -20,6 +19,7 @@ from recbole_hellm.models.general.base import (
     EmbeddingRecommender,
     GeneralSettings,
     LightGCNNetwork,
+    check_features,
     linear,
     modality_tables,
 )
@@ -164,15 +164,8 @@ class LATTICENetwork(LightGCNNetwork):
         self, interactions: sp.csr_array, features: Mapping[str, Tensor], settings: LATTICESettings
     ) -> None:
         super().__init__(interactions, settings.embedding_size)
-        self.settings, n_items = settings, interactions.shape[1]
-        if not features:
-            raise FeatureError("LATTICE needs features of at least one modality.")
-        for modality, table in features.items():
-            if len(table) != n_items:
-                raise FeatureError(
-                    f"Modality '{modality}' has features of {len(table)} items; the "
-                    f"interactions have {n_items}."
-                )
+        check_features("LATTICE", features, interactions.shape[1])
+        self.settings = settings
         structures = nn.ModuleList(ModalityStructure(x, settings) for x in features.values())
         self.structures = cast("Sequence[ModalityStructure]", structures)
         self.importance = nn.Parameter(torch.zeros(len(features)))

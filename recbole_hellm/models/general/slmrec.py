@@ -12,11 +12,11 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_hellm.errors import FeatureError
 from recbole_hellm.models.general.base import (
     EmbeddingRecommender,
     GeneralSettings,
     LightGCNNetwork,
+    check_features,
     linear,
     modality_tables,
 )
@@ -81,7 +81,7 @@ class StreamEncoder(LightGCNNetwork):
     Raises
     ------
     FeatureError
-        If there is no modality.
+        If there is no modality, or one has rows for other than N items.
 
     References
     ----------
@@ -97,8 +97,7 @@ class StreamEncoder(LightGCNNetwork):
     ) -> None:
         d = settings.embedding_size
         super().__init__(interactions, d)
-        if not features:
-            raise FeatureError("SLMRec needs item features of at least one modality.")
+        check_features("SLMRec", features, interactions.shape[1])
         self.settings = settings
         self.modalities = fine_to_coarse(features)
         self.projections = nn.ModuleList()
