@@ -58,7 +58,13 @@ class EmbeddingNetwork(nn.Module):
         Parameters
         ----------
         *rows : Tensor of int64, shape [B] each
-            Users, their items, and items without interaction where the model asks for negatives.
+            Row numbers from 0 of users, of their items and, where the model asks for negatives, of
+            items without interaction.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Scalars by the names that overrides give.
         """
         raise NotImplementedError
 

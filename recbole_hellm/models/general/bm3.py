@@ -140,11 +140,6 @@ class BootstrapEncoder(LightGCNNetwork):
         means dropout and no gradient. Each interaction of a batch draws its own dropout; that of
         :math:`\dot h_i` is the same in all terms.
 
-        Parameters
-        ----------
-        *rows : Tensor of int64, shape [B] each
-            Row numbers of users and their items, from 0.
-
         Returns
         -------
         dict of str to Tensor

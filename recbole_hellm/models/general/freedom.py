@@ -234,11 +234,6 @@ class TwoGraphEncoder(LightGCNNetwork):
             -\ln \sigma(\hat e_u^\top \hat e_i - \hat e_u^\top \hat e_j) - \lambda \sum_m
             \ln \sigma(\hat e_u^\top W_m^\top f_i^m - \hat e_u^\top W_m^\top f_j^m)
 
-        Parameters
-        ----------
-        *rows : Tensor of int64, shape [B] each
-            Row numbers of users, positive and negative items, from 0.
-
         Returns
         -------
         dict of str to Tensor

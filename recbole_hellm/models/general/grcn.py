@@ -238,11 +238,6 @@ class GraphRefinedNetwork(EmbeddingNetwork):
         with the tables' own e and p, before propagation and before any division by norms. As only
         a preference's direction enters scores, its term does no more than keep it short.
 
-        Parameters
-        ----------
-        *rows : Tensor of int64, shape [B] each
-            Row numbers of users, positive and negative items, from 0.
-
         Returns
         -------
         dict of str to Tensor

@@ -166,11 +166,6 @@ class HypergraphEncoder(LightGCNNetwork):
         The sums of equations 7 and 13 are means, and the L2 term is over the batch's fused vectors,
         as in the authors' code and logs.
 
-        Parameters
-        ----------
-        *rows : Tensor of int64, shape [B] each
-            Row numbers of users, positive and negative items, from 0.
-
         Returns
         -------
         dict of str to Tensor

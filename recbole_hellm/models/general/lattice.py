@@ -195,11 +195,6 @@ class LATTICENetwork(LightGCNNetwork):
     def losses(self, *rows: Tensor) -> dict[str, Tensor]:
         """BPR and the L2 term over the batch's final vectors.
 
-        Parameters
-        ----------
-        *rows : Tensor of int64, shape [B] each
-            Row numbers of users, positive and negative items, from 0.
-
         Returns
         -------
         dict of str to Tensor

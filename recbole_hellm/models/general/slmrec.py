@@ -178,11 +178,6 @@ class StreamEncoder(LightGCNNetwork):
         with :math:`N_b` the batch's distinct items, but not the other items the batch has of b's
         user, which are no negatives. Counting items once and leaving those out is this package's.
 
-        Parameters
-        ----------
-        *rows : Tensor of int64, shape [B] each
-            Row numbers of users and their items, from 0.
-
         Returns
         -------
         dict of str to Tensor
