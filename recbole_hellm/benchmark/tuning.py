@@ -188,7 +188,8 @@ def tune(
                 study.enqueue_trial(untried[trial.number % len(untried)])
         if len(done) >= min(settings.trials, math.prod(map(len, space.values()))):
             study.stop()
-        if any(tried.value is not None for tried in done):
+        # A pruned trial has a value too, but is no result.
+        if any(tried.state == optuna.trial.TrialState.COMPLETE for tried in done):
             _write(study, storage, folder, model)
 
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
