@@ -11,9 +11,11 @@ import importlib
 import importlib.resources
 import importlib.util
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from recbole_hellm.errors import ConfigError
+from recbole_hellm.yaml_files import read_yaml
 
 RECBOLE_FAMILIES = (
     "general_recommender",
@@ -192,10 +194,8 @@ def recbole_model_names() -> list[str]:
 
 def recbole_model_keys(name: str) -> list[str]:
     """Keys of RecBole's own settings file for a model; empty where it has none."""
-    import yaml
-
     path = importlib.resources.files("recbole") / "properties" / "model" / f"{name}.yaml"
-    return list(yaml.safe_load(path.read_text(encoding="utf-8")) or ()) if path.is_file() else []
+    return list(read_yaml(Path(str(path)))) if path.is_file() else []
 
 
 def model_class(name: str) -> type:

@@ -138,10 +138,9 @@ def tune(
         raise ConfigError(f"{clash[0]} is searched and given; take it out of one of the two.")
     # Every value is checked before the first trial trains.
     base = HellmConfig(model, dataset, overrides, files)
-    for key, value in itertools.chain.from_iterable(
-        ((key, value) for value in values) for key, values in space.items()
-    ):
-        HellmConfig(model, dataset, {**overrides, key: value}, files)
+    for key, values in space.items():
+        for value in values:
+            HellmConfig(model, dataset, {**overrides, key: value}, files)
     folder = Path(settings.studies_dir) / dataset
     folder.mkdir(parents=True, exist_ok=True)
     backend = optuna.storages.journal.JournalFileBackend(str(folder / f"{model}.journal"))
@@ -160,9 +159,15 @@ def tune(
     if len(defaults) == len(space):
         study.enqueue_trial(defaults, skip_if_exists=True)
 
+    wanted = min(settings.trials, math.prod(map(len, space.values())))
+    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+
+    def finished() -> list[Any]:
+        return study.get_trials(deepcopy=False, states=states)
+
     def objective(trial: Any) -> float:
         values = {key: trial.suggest_categorical(key, space[key]) for key in space}
-        if any(values == tried.params for tried in study.get_trials(deepcopy=False, states=states)):
+        if any(values == tried.params for tried in finished()):
             raise _Repeated
         logger.info("Trial %d of %s: %s.", trial.number, model, values)
         config = HellmConfig(model, dataset, {**overrides, **values, "resume": True}, files)
@@ -181,18 +186,18 @@ def tune(
         return found.score
 
     def after(_: Any, trial: Any) -> None:
-        done = study.get_trials(deepcopy=False, states=states)
+        done = finished()
         if trial.state == optuna.trial.TrialState.FAIL:
             untried = _untried(space, [tried.params for tried in study.get_trials(deepcopy=False)])
             if untried:
                 study.enqueue_trial(untried[trial.number % len(untried)])
-        if len(done) >= min(settings.trials, math.prod(map(len, space.values()))):
+        if len(done) >= wanted:
             study.stop()
-        if any(tried.value is not None for tried in done):
+        # A pruned trial has a value too, but is no result.
+        if any(tried.state == optuna.trial.TrialState.COMPLETE for tried in done):
             _write(study, storage, folder, model)
 
-    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    if len(study.get_trials(states=states)) < settings.trials:
+    if len(finished()) < wanted:
         study.optimize(objective, catch=(_Repeated,), callbacks=[after])
     return _write(study, storage, folder, model)
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recbole_hellm.graph.sparse import csr_tensor, index_type, multiply
+
 
 class _Layout(NamedTuple):
     """Where the entries of a sparse matrix stand, in CSR form and in that of its transpose.
@@ -26,17 +28,12 @@ class _Layout(NamedTuple):
 
     def matrix(self, weights: Tensor, transpose: bool) -> Tensor:
         """The sparse matrix, or its transpose, with `weights` as its entries."""
-        # Contiguous: the gradient of a sum repeats one number in memory.
-        parts = (self.rows, self.columns, weights.contiguous())
-        size = self.shape
         if transpose:
-            parts = (
-                self.transposed_rows,
-                self.transposed_columns,
-                weights.index_select(0, self.order),
-            )
+            weights = weights.index_select(0, self.order)
             size = self.shape[::-1]
-        return torch.sparse_csr_tensor(*parts, size=size, check_invariants=False)
+            return csr_tensor(self.transposed_rows, self.transposed_columns, weights, size)
+        # Contiguous: the gradient of a sum repeats one number in memory.
+        return csr_tensor(self.rows, self.columns, weights.contiguous(), self.shape)
 
 
 class _Product(torch.autograd.Function):
@@ -52,10 +49,7 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(weights, dense)
         ctx.layout, ctx.transpose = layout, transpose
-        matrix = layout.matrix(weights, transpose)
-        # `matrix @ dense` fills the result with zeros first and writes it twice.
-        result = dense.new_empty(matrix.shape[0], dense.shape[1])
-        return result.addmm_(matrix, dense, beta=0)
+        return multiply(layout.matrix(weights, transpose), dense)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -167,8 +161,7 @@ class EdgeSet(nn.Module):
         forward = sp.csr_array(pattern, copy=True)
         forward.sum_duplicates()
         self.shape: tuple[int, int] = (int(forward.shape[0]), int(forward.shape[1]))
-        # MKL and cuSPARSE work on 32-bit indices; 64-bit ones are converted at every product.
-        index = np.int32 if max(forward.nnz, *self.shape) < 2**31 else np.int64
+        index = index_type(forward)
         left = np.repeat(np.arange(self.shape[0]), np.diff(forward.indptr))
         order = np.argsort(forward.indices, kind="stable")
         right_offsets = np.r_[0, np.cumsum(np.bincount(forward.indices, minlength=self.shape[1]))]

@@ -30,9 +30,7 @@ class _Product(torch.autograd.Function):
         ctx.scale, ctx.matrix, ctx.transpose = scale, matrix, transpose
         if plus is not None:
             return torch.addmm(plus, matrix, dense, beta=scale, alpha=scale)
-        # `matrix @ dense` fills the result with zeros first and writes it twice.
-        result = dense.new_empty(matrix.shape[0], dense.shape[1])
-        return result.addmm_(matrix, dense, beta=0, alpha=scale)
+        return multiply(matrix, dense, scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -80,8 +78,7 @@ class SparseOperator(nn.Module):
         self.shape: tuple[int, int] = (int(forward.shape[0]), int(forward.shape[1]))
         for prefix, part in (("", forward), ("transposed_", sp.csr_array(forward.T))):
             part.sort_indices()
-            # MKL and cuSPARSE work on 32-bit indices; 64-bit ones are converted at every product.
-            index = np.int32 if max(part.nnz, *part.shape) < 2**31 else np.int64
+            index = index_type(part)
             self._keep(f"{prefix}rows", part.indptr.astype(index))
             self._keep(f"{prefix}columns", part.indices.astype(index))
             values = part.data.astype(np.float64)
@@ -120,22 +117,37 @@ class SparseOperator(nn.Module):
     # The CSR tensors are views built per call: sparse buffers break DDP's broadcast and .double().
 
     def _matrix(self) -> Tensor:
-        return _csr(self.rows, self.columns, self.values, self.shape)
+        return csr_tensor(self.rows, self.columns, self.values, self.shape)
 
     def _transpose(self) -> Tensor:
         parts = (self.transposed_rows, self.transposed_columns, self.transposed_values)
-        return _csr(*parts, self.shape[::-1])
+        return csr_tensor(*parts, self.shape[::-1])
 
     def extra_repr(self) -> str:
         """Shape and number of entries, for ``print(model)``."""
         return f"{self.shape[0]}x{self.shape[1]}, nnz={self.nnz}"
 
 
-def _csr(rows: Tensor, columns: Tensor, values: Tensor, size: tuple[int, ...]) -> Tensor:
+def index_type(matrix: sp.csr_array) -> type[np.signedinteger]:
+    """The integers to index a matrix by: MKL and cuSPARSE convert 64-bit ones at every product."""
+    return np.int32 if max(matrix.nnz, *matrix.shape) < 2**31 else np.int64
+
+
+def csr_tensor(rows: Tensor, columns: Tensor, values: Tensor, size: tuple[int, ...]) -> Tensor:
+    """A sparse tensor of given row offsets [m + 1], columns [E] and values [E], unchecked."""
     return torch.sparse_csr_tensor(rows, columns, values, size=size, check_invariants=False)
+
+
+def multiply(matrix: Tensor, dense: Tensor, scale: float = 1.0) -> Tensor:
+    """``scale * matrix @ dense`` of a sparse matrix, without a gradient.
+
+    ``matrix @ dense`` fills the result with zeros first and writes it twice.
+    """
+    result = dense.new_empty(matrix.shape[0], dense.shape[1])
+    return result.addmm_(matrix, dense, beta=0, alpha=scale)
 
 
 # torch warns once that CSR tensors are in beta. Spend that warning here, where no user meets it.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
-    _csr(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 1))
+    csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 1))

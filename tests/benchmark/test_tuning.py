@@ -155,6 +155,23 @@ def test_a_training_that_diverges_is_a_pruned_trial(
     assert states == {0.01: "complete", 0.05: "pruned"}
 
 
+def test_a_search_whose_first_training_diverges_late_goes_on(
+    settings: TuningSettings, quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def diverging(config: Any, report: Any) -> Any:
+        tried.append(config["learning_rate"])
+        report(0, 0.2)
+        if len(tried) == 1:
+            raise RunError("the loss is not finite.")
+        return quick_start.Validation(Path("nowhere"), 0.2, {}, 1, 1, 1.0)
+
+    monkeypatch.setattr(tuning, "validate", diverging)
+    study = tune("BPR", "tiny", settings, quick)
+    assert sorted(study.trials["state"]) == ["complete"] * 3 + ["pruned"]
+
+
 def test_every_packaged_space_fits_its_model_and_holds_its_defaults() -> None:
     folder = Path(__file__).resolve().parents[2] / "properties/search"
     files = sorted(folder.glob("*.yaml"))

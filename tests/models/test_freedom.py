@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_hellm.errors import ConfigError, FeatureError
+from recbole_hellm.errors import ConfigError
 from recbole_hellm.graph.bipartite import interaction_matrix
 from recbole_hellm.graph.pruning import draw_without_replacement
 from recbole_hellm.models.general.freedom import (
@@ -277,8 +277,3 @@ def test_weights_that_do_not_fit_the_features_are_named(
 ) -> None:
     with pytest.raises(ConfigError, match=f"modality_weights.*{message}"):
         build("text", "image", modality_weights=given)
-
-
-def test_a_dataset_without_features_is_refused(build: Callable[..., FREEDOM]) -> None:
-    with pytest.raises((ConfigError, FeatureError)):
-        build(modality_weights=None)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_hellm.errors import ConfigError
+from recbole_hellm.errors import ConfigError, FeatureError
 from recbole_hellm.models.general.bm3 import BM3
 from recbole_hellm.models.general.freedom import FREEDOM
 from recbole_hellm.models.general.grcn import GRCN
@@ -118,6 +118,20 @@ def test_settings_out_of_range_are_named(cls: type[Any], key: str, value: Any) -
     (settings,) = cls.settings_classes
     with pytest.raises(ConfigError, match=key):
         settings(**{key: value})
+
+
+@pytest.mark.parametrize("cls", [BM3, FREEDOM, GRCN, LATTICE, SLMRec])
+def test_features_that_do_not_fit_are_named(
+    build_model: Any, toy_dataset: Any, cls: type[Any]
+) -> None:
+    def build(**rows: int) -> Any:
+        tables = {name: np.ones((count, 2)) for name, count in rows.items()}
+        return build_model(cls, toy_dataset([(1, 1)], 2, N, tables))
+
+    with pytest.raises(FeatureError, match=f"{cls.__name__} .* at least one modality"):
+        build()
+    with pytest.raises(FeatureError, match=rf"{cls.__name__} .* {N} items; .*'image' .* 4\."):
+        build(text=N, image=4)
 
 
 @pytest.mark.parametrize(("cls", "names"), STATE.items())

@@ -9,7 +9,6 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from recbole_hellm.errors import FeatureError
 from recbole_hellm.models.general.grcn import (
     GRCN,
     GraphRefinedNetwork,
@@ -266,8 +265,3 @@ def test_an_item_without_features_is_finite_from_the_start() -> None:
     torch.stack(list(net.losses(*rows).values())).sum().backward()
     for parameter in net.parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() < 10
-
-
-def test_a_modality_is_needed(build: Callable[..., GRCN]) -> None:
-    with pytest.raises(FeatureError, match="modality"):
-        build(())

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from recbole_hellm.errors import ConfigError, FeatureError
+from recbole_hellm.errors import ConfigError
 from recbole_hellm.models.general.lattice import LATTICE, LATTICENetwork, LATTICESettings
 
 M, N, K = 6, 7, 3
@@ -277,15 +277,7 @@ def test_tables_start_xavier_uniform_and_modalities_start_equal(
     assert (network.importance.softmax(0) == 0.5).all()
 
 
-def test_features_that_do_not_fit_are_named() -> None:
+def test_more_neighbours_than_items_are_refused() -> None:
     interactions = sp.csr_array((M, N))
-    with pytest.raises(FeatureError, match="at least one modality"):
-        LATTICENetwork(interactions, {}, LATTICESettings())
-    with pytest.raises(FeatureError, match=r"'image' .* 4 items.* 7\."):
-        LATTICENetwork(
-            interactions,
-            {"text": torch.randn(N, 2), "image": torch.randn(4, 2)},
-            LATTICESettings(knn_k=K),
-        )
     with pytest.raises(ConfigError, match="knn_k=10"):
         LATTICENetwork(interactions, {"text": torch.randn(N, 2)}, LATTICESettings())

@@ -10,7 +10,6 @@ from recbole.utils import InputType
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_hellm.errors import FeatureError
 from recbole_hellm.graph.bipartite import interaction_matrix
 from recbole_hellm.models.general.slmrec import (
     SLMRec,
@@ -259,9 +258,3 @@ def test_training_separates_what_users_like() -> None:
     scores = (user @ item.T).detach()
     own, other = scores[0::2, :5], scores[0::2, 5:]
     assert own.mean() > other.mean() + 0.5
-
-
-def test_no_modality_is_refused() -> None:
-    interactions = interaction_matrix(TRAIN["user_id"] - 1, TRAIN["item_id"] - 1, M, N)
-    with pytest.raises(FeatureError, match="at least one modality"):
-        StreamEncoder(interactions, {}, SLMRecSettings())

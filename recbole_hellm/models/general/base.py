@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,7 +14,8 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_hellm.graph.bipartite import interaction_matrix
+from recbole_hellm.errors import FeatureError
+from recbole_hellm.graph.bipartite import BipartiteGraph, interaction_matrix
 from recbole_hellm.settings import Settings, require
 
 
@@ -56,12 +58,47 @@ class EmbeddingNetwork(nn.Module):
         Parameters
         ----------
         *rows : Tensor of int64, shape [B] each
-            Users, their items, and items without interaction where the model asks for negatives.
+            Row numbers from 0 of users, of their items and, where the model asks for negatives, of
+            items without interaction.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Scalars by the names that overrides give.
         """
         raise NotImplementedError
 
     def start_epoch(self) -> None:
         """Redraw or rebuild what stays fixed during an epoch; nothing by default."""
+
+
+class LightGCNNetwork(EmbeddingNetwork):
+    """A network with tables of users and items, and the training graph to propagate them over.
+
+    Parameters
+    ----------
+    interactions : csr_array, shape [M, N]
+        Binary training interactions.
+    embedding_size : int
+        d.
+
+    Attributes
+    ----------
+    graph : BipartiteGraph
+    user_table, item_table : Parameter, shapes [M, d] and [N, d]
+        Xavier-uniform at first.
+    """
+
+    def __init__(self, interactions: sp.csr_array, embedding_size: int) -> None:
+        super().__init__()
+        self.graph = BipartiteGraph(*interactions.nonzero(), *interactions.shape)
+        self.user_table, self.item_table = (
+            xavier(rows, embedding_size) for rows in interactions.shape
+        )
+
+    def light_gcn(self, layers: int) -> tuple[Tensor, Tensor]:
+        """The tables after LightGCN's propagation over the training graph."""
+        return self.graph.light_gcn(self.user_table, self.item_table, layers)
 
 
 class EmbeddingRecommender(GeneralRecommender):
@@ -181,6 +218,32 @@ def _forget(model: nn.Module, _: Any) -> None:
 def xavier(rows: int, columns: int) -> nn.Parameter:
     """An embedding table with Xavier-uniform entries."""
     return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, columns)))
+
+
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear map with Xavier-uniform weights, whose bias starts at zero."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def check_features(model: str, features: Mapping[str, Tensor], n_items: int) -> None:
+    """Check that there are features, and that every modality has a row for each item.
+
+    Raises
+    ------
+    FeatureError
+        If not; the sentence names the model.
+    """
+    if not features:
+        raise FeatureError(f"{model} needs item features of at least one modality.")
+    for modality, table in features.items():
+        if len(table) != n_items:
+            raise FeatureError(
+                f"{model} needs features of {n_items} items; modality '{modality}' has features "
+                f"of {len(table)}."
+            )
 
 
 def modality_tables(dataset: Any) -> dict[str, Tensor]:

@@ -12,13 +12,13 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_hellm.graph.bipartite import BipartiteGraph
 from recbole_hellm.models.general.base import (
-    EmbeddingNetwork,
     EmbeddingRecommender,
     GeneralSettings,
+    LightGCNNetwork,
+    check_features,
+    linear,
     modality_tables,
-    xavier,
 )
 from recbole_hellm.settings import require
 
@@ -67,14 +67,14 @@ class Modality(nn.Module):
     def __init__(self, features: Tensor, size: int) -> None:
         super().__init__()
         self.register_buffer("features", features, persistent=False)
-        self.linear = _linear(features.shape[1], size)
+        self.linear = linear(features.shape[1], size)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Latent vectors of some items, shape [B, d]."""
         return self.linear(self.features.index_select(0, rows))
 
 
-class BootstrapEncoder(EmbeddingNetwork):
+class BootstrapEncoder(LightGCNNetwork):
     r"""LightGCN vectors trained to predict each other's dropped-out, gradient-free views.
 
     .. math::
@@ -94,6 +94,11 @@ class BootstrapEncoder(EmbeddingNetwork):
         Item features by modality, at least one.
     settings : BM3Settings
 
+    Raises
+    ------
+    FeatureError
+        If there is no modality, or one has rows for other than N items.
+
     References
     ----------
     Zhou et al., "Bootstrap Latent Representations for Multi-modal Recommendation", WWW 2023.
@@ -102,21 +107,17 @@ class BootstrapEncoder(EmbeddingNetwork):
     def __init__(
         self, interactions: sp.csr_array, features: Mapping[str, Tensor], settings: BM3Settings
     ) -> None:
-        super().__init__()
+        d = settings.embedding_size
+        super().__init__(interactions, d)
+        check_features("BM3", features, interactions.shape[1])
         self.settings = settings
-        (n_users, n_items), d = interactions.shape, settings.embedding_size
-        users, items = interactions.nonzero()
-        self.graph = BipartiteGraph(users, items, n_users, n_items)
-        self.user_table = xavier(n_users, d)
-        self.item_table = xavier(n_items, d)
         # Sorted, so that a checkpoint fits whatever the order in which modalities are listed.
         self.modalities = nn.ModuleList(Modality(features[name], d) for name in sorted(features))
-        self.predictor = _linear(d, d)
+        self.predictor = linear(d, d)
 
     def propagate(self) -> tuple[Tensor, Tensor]:
         """Online vectors h of all users [M, d] and all items [N, d]."""
-        layers = self.settings.n_layers
-        user, item = self.graph.light_gcn(self.user_table, self.item_table, layers)
+        user, item = self.light_gcn(self.settings.n_layers)
         return user, item + self.item_table
 
     def forward(self) -> tuple[Tensor, Tensor]:
@@ -138,11 +139,6 @@ class BootstrapEncoder(EmbeddingNetwork):
         where :math:`C` is the negative cosine, :math:`h_i^m` the projected features, and a dot
         means dropout and no gradient. Each interaction of a batch draws its own dropout; that of
         :math:`\dot h_i` is the same in all terms.
-
-        Parameters
-        ----------
-        *rows : Tensor of int64, shape [B] each
-            Row numbers of users and their items, from 0.
 
         Returns
         -------
@@ -176,13 +172,6 @@ class BootstrapEncoder(EmbeddingNetwork):
 def _distance(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean over rows of the negative cosine."""
     return -F.cosine_similarity(predicted, target, dim=1).mean()
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 class BM3(EmbeddingRecommender):

@@ -17,9 +17,10 @@ from recbole_hellm.graph.knn import knn_incidence
 from recbole_hellm.graph.pruning import degree_weights, draw_without_replacement
 from recbole_hellm.graph.sparse import SparseOperator
 from recbole_hellm.models.general.base import (
-    EmbeddingNetwork,
     EmbeddingRecommender,
     GeneralSettings,
+    LightGCNNetwork,
+    check_features,
     modality_tables,
     xavier,
 )
@@ -149,7 +150,7 @@ def item_graph(
     return graph
 
 
-class TwoGraphEncoder(EmbeddingNetwork):
+class TwoGraphEncoder(LightGCNNetwork):
     r"""LightGCN vectors of users and items, plus the items' vectors from their frozen graph.
 
     .. math::
@@ -174,7 +175,8 @@ class TwoGraphEncoder(EmbeddingNetwork):
     ConfigError
         If a setting does not fit the features.
     FeatureError
-        If there are no features, or they cannot be compared.
+        If there is no modality, one has rows for other than N items, or features cannot be
+        compared.
 
     References
     ----------
@@ -188,18 +190,16 @@ class TwoGraphEncoder(EmbeddingNetwork):
         features: Mapping[str, Tensor],
         settings: FREEDOMSettings,
     ) -> None:
-        super().__init__()
+        d = settings.embedding_size
+        super().__init__(interactions, d)
+        check_features("FREEDOM", features, interactions.shape[1])
         self.settings, self.modalities = settings, tuple(features)
-        (n_users, n_items), d = interactions.shape, settings.embedding_size
         weights = mixing_weights(self.modalities, settings.modality_weights)
         self.item_graph = SparseOperator(item_graph(features, weights, settings.knn_k))
         self.users, self.items = interactions.nonzero()
-        self.graph = BipartiteGraph(self.users, self.items, n_users, n_items)
         self.pruned = self.graph
         # No buffer: drawn on the CPU, an epoch's graph does not depend on the device.
         self.edge_weights = degree_weights(self.users, self.items)
-        self.user_table = xavier(n_users, d)
-        self.item_table = xavier(n_items, d)
         for name, table in features.items():
             self.register_buffer(f"{name}_features", table, persistent=False)
             self.register_parameter(f"{name}_projection", xavier(table.shape[1], d))
@@ -233,11 +233,6 @@ class TwoGraphEncoder(EmbeddingNetwork):
 
             -\ln \sigma(\hat e_u^\top \hat e_i - \hat e_u^\top \hat e_j) - \lambda \sum_m
             \ln \sigma(\hat e_u^\top W_m^\top f_i^m - \hat e_u^\top W_m^\top f_j^m)
-
-        Parameters
-        ----------
-        *rows : Tensor of int64, shape [B] each
-            Row numbers of users, positive and negative items, from 0.
 
         Returns
         -------

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from recbole_hellm.errors import FeatureError
 from recbole_hellm.graph.edges import EdgeSet
 from recbole_hellm.models import losses
 from recbole_hellm.models.general.base import (
     EmbeddingNetwork,
     EmbeddingRecommender,
     GeneralSettings,
+    check_features,
     modality_tables,
     xavier,
 )
@@ -177,7 +177,7 @@ class GraphRefinedNetwork(EmbeddingNetwork):
     Raises
     ------
     FeatureError
-        If there is no modality.
+        If there is no modality, or one has rows for other than N items.
 
     References
     ----------
@@ -189,10 +189,9 @@ class GraphRefinedNetwork(EmbeddingNetwork):
         self, interactions: sp.csr_array, features: Mapping[str, Tensor], settings: GRCNSettings
     ) -> None:
         super().__init__()
-        if not features:
-            raise FeatureError("GRCN needs item features of at least one modality; there are none.")
-        self.settings = settings
         (n_users, n_items), d = interactions.shape, settings.embedding_size
+        check_features("GRCN", features, n_items)
+        self.settings = settings
         self.edges = EdgeSet(interactions)
         self.modalities = nn.ModuleDict(
             {
@@ -238,11 +237,6 @@ class GraphRefinedNetwork(EmbeddingNetwork):
 
         with the tables' own e and p, before propagation and before any division by norms. As only
         a preference's direction enters scores, its term does no more than keep it short.
-
-        Parameters
-        ----------
-        *rows : Tensor of int64, shape [B] each
-            Row numbers of users, positive and negative items, from 0.
 
         Returns
         -------

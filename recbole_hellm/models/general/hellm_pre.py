@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_hellm.graph.bipartite import BipartiteGraph
 from recbole_hellm.graph.hypergraph import ItemHypergraph, UserHypergraph
 from recbole_hellm.graph.knn import knn_incidence
 from recbole_hellm.models import losses
-from recbole_hellm.models.general.base import EmbeddingNetwork, EmbeddingRecommender, xavier
+from recbole_hellm.models.general.base import EmbeddingRecommender, LightGCNNetwork, xavier
 from recbole_hellm.settings import Settings, require
 
 
@@ -103,7 +102,7 @@ class Nodes(NamedTuple):
         return self.own if self.hyper is None else self.own + F.normalize(self.hyper, dim=1)
 
 
-class HypergraphEncoder(EmbeddingNetwork):
+class HypergraphEncoder(LightGCNNetwork):
     r"""LightGCN vectors fused with user- and item-level hypergraph vectors.
 
     .. math::
@@ -131,13 +130,9 @@ class HypergraphEncoder(EmbeddingNetwork):
     def __init__(
         self, interactions: sp.csr_array, incidence: sp.csr_array | None, settings: HeLLMPreSettings
     ) -> None:
-        super().__init__()
-        self.settings = settings
         (n_users, n_items), d = interactions.shape, settings.embedding_size
-        users, items = interactions.nonzero()
-        self.graph = BipartiteGraph(users, items, n_users, n_items)
-        self.user_table = xavier(n_users, d)
-        self.item_table = xavier(n_items, d)
+        super().__init__(interactions, d)
+        self.settings = settings
         if settings.use_u2u:
             self.user_hypergraph = UserHypergraph(interactions)
             self.user_hyper_table = xavier(n_users, d)
@@ -150,7 +145,7 @@ class HypergraphEncoder(EmbeddingNetwork):
     def propagate(self) -> tuple[Nodes, Nodes]:
         """All users and all items after propagation."""
         s = self.settings
-        user, item = self.graph.light_gcn(self.user_table, self.item_table, s.n_layers_ui)
+        user, item = self.light_gcn(s.n_layers_ui)
         user_hyper = item_hyper = None
         if s.use_u2u:
             user_hyper = self.user_hypergraph.propagate(self.user_hyper_table, s.n_layers_u2u)
@@ -170,11 +165,6 @@ class HypergraphEncoder(EmbeddingNetwork):
 
         The sums of equations 7 and 13 are means, and the L2 term is over the batch's fused vectors,
         as in the authors' code and logs.
-
-        Parameters
-        ----------
-        *rows : Tensor of int64, shape [B] each
-            Row numbers of users, positive and negative items, from 0.
 
         Returns
         -------

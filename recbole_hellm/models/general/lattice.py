@@ -12,17 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_hellm.errors import FeatureError
-from recbole_hellm.graph.bipartite import BipartiteGraph
 from recbole_hellm.graph.item_graph import NeighbourGraph, similarity_graph
 from recbole_hellm.graph.knn import knn_graph
 from recbole_hellm.graph.sparse import SparseOperator
 from recbole_hellm.models.general.base import (
-    EmbeddingNetwork,
     EmbeddingRecommender,
     GeneralSettings,
+    LightGCNNetwork,
+    check_features,
+    linear,
     modality_tables,
-    xavier,
 )
 from recbole_hellm.models.losses import bpr_loss, l2_regularisation
 from recbole_hellm.settings import require
@@ -98,9 +97,7 @@ class ModalityStructure(nn.Module):
             self.initial = SparseOperator(similarity_graph(features, self.k))
         if self.share < 1:
             self.register_buffer("features", features, persistent=False)
-            self.projection = nn.Linear(features.shape[1], settings.embedding_size)
-            nn.init.xavier_uniform_(self.projection.weight)
-            nn.init.zeros_(self.projection.bias)
+            self.projection = linear(features.shape[1], settings.embedding_size)
             self.learned = NeighbourGraph(self._nearest())
 
     @torch.no_grad()
@@ -130,7 +127,7 @@ class ModalityStructure(nn.Module):
         return self.initial(nodes, plus=learned, scale=self.share)
 
 
-class LATTICENetwork(EmbeddingNetwork):
+class LATTICENetwork(LightGCNNetwork):
     r"""LightGCN whose items also carry what they get over a graph mined from their features.
 
     .. math::
@@ -166,21 +163,9 @@ class LATTICENetwork(EmbeddingNetwork):
     def __init__(
         self, interactions: sp.csr_array, features: Mapping[str, Tensor], settings: LATTICESettings
     ) -> None:
-        super().__init__()
+        super().__init__(interactions, settings.embedding_size)
+        check_features("LATTICE", features, interactions.shape[1])
         self.settings = settings
-        (n_users, n_items), d = interactions.shape, settings.embedding_size
-        if not features:
-            raise FeatureError("LATTICE needs features of at least one modality.")
-        for modality, table in features.items():
-            if len(table) != n_items:
-                raise FeatureError(
-                    f"Modality '{modality}' has features of {len(table)} items; the "
-                    f"interactions have {n_items}."
-                )
-        users, items = interactions.nonzero()
-        self.graph = BipartiteGraph(users, items, n_users, n_items)
-        self.user_table = xavier(n_users, d)
-        self.item_table = xavier(n_items, d)
         structures = nn.ModuleList(ModalityStructure(x, settings) for x in features.values())
         self.structures = cast("Sequence[ModalityStructure]", structures)
         self.importance = nn.Parameter(torch.zeros(len(features)))
@@ -192,8 +177,7 @@ class LATTICENetwork(EmbeddingNetwork):
 
     def propagate(self) -> tuple[Tensor, Tensor, Tensor]:
         r"""LightGCN's users [M, d] and items [N, d], and the items' :math:`h` [N, d]."""
-        layers = self.settings.n_layers_ui
-        user, item = self.graph.light_gcn(self.user_table, self.item_table, layers)
+        user, item = self.light_gcn(self.settings.n_layers_ui)
         alpha, latent = self.importance.softmax(0), self.item_table
         weights = [structure.weights() for structure in self.structures]
         for _ in range(self.settings.n_layers_i2i):
@@ -210,11 +194,6 @@ class LATTICENetwork(EmbeddingNetwork):
 
     def losses(self, *rows: Tensor) -> dict[str, Tensor]:
         """BPR and the L2 term over the batch's final vectors.
-
-        Parameters
-        ----------
-        *rows : Tensor of int64, shape [B] each
-            Row numbers of users, positive and negative items, from 0.
 
         Returns
         -------

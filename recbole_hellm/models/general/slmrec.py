@@ -12,14 +12,13 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_hellm.errors import FeatureError
-from recbole_hellm.graph.bipartite import BipartiteGraph
 from recbole_hellm.models.general.base import (
-    EmbeddingNetwork,
     EmbeddingRecommender,
     GeneralSettings,
+    LightGCNNetwork,
+    check_features,
+    linear,
     modality_tables,
-    xavier,
 )
 from recbole_hellm.models.losses import info_nce
 from recbole_hellm.settings import require
@@ -56,7 +55,7 @@ class SLMRecSettings(GeneralSettings):
             require(getattr(self, key) > 0, f"{key}={getattr(self, key)} must be positive.")
 
 
-class StreamEncoder(EmbeddingNetwork):
+class StreamEncoder(LightGCNNetwork):
     r"""LightGCN over item ids and over every modality, fused by a linear map.
 
     .. math::
@@ -82,7 +81,7 @@ class StreamEncoder(EmbeddingNetwork):
     Raises
     ------
     FeatureError
-        If there is no modality.
+        If there is no modality, or one has rows for other than N items.
 
     References
     ----------
@@ -96,40 +95,30 @@ class StreamEncoder(EmbeddingNetwork):
         features: Mapping[str, Tensor],
         settings: SLMRecSettings,
     ) -> None:
-        super().__init__()
-        if not features:
-            raise FeatureError("SLMRec needs item features of at least one modality.")
+        d = settings.embedding_size
+        super().__init__(interactions, d)
+        check_features("SLMRec", features, interactions.shape[1])
         self.settings = settings
-        (n_users, n_items), d = interactions.shape, settings.embedding_size
-        users, items = interactions.nonzero()
-        self.graph = BipartiteGraph(users, items, n_users, n_items)
         self.modalities = fine_to_coarse(features)
-        self.user_table = xavier(n_users, d)
-        self.item_table = xavier(n_items, d)
         self.projections = nn.ModuleList()
+        to_users, to_items = self.graph.to_users, self.graph.to_users.transposed
         for modality in self.modalities:
             # Propagation is linear and features are fixed: they are propagated once, here, and
             # projected by the batch. The column of ones carries the projection's bias along.
             table = F.pad(F.normalize(features[modality], dim=1), (0, 1), value=1.0)
-            item, user = self._alternate(table, self._to_users, self._to_items)
+            item, user = self._alternate(table, to_users, to_items)
             self.register_buffer(f"user_features_{len(self.projections)}", user, persistent=False)
             self.register_buffer(f"item_features_{len(self.projections)}", item, persistent=False)
             self.projections.append(_without_bias(table.shape[1], d))
         count = len(self.modalities)
-        self.fuse_user = _linear(d * (count + 1), d)
-        self.fuse_item = _linear(d * (count + 1), d)
+        self.fuse_user = linear(d * (count + 1), d)
+        self.fuse_item = linear(d * (count + 1), d)
         coarse = [max(1, d // 2)] if count > 1 else []
         spaces = [d] * (count - len(coarse)) + coarse
         self.steps = nn.ModuleList(
-            _linear(start, end) for start, end in zip([d, *spaces], spaces, strict=False)
+            linear(start, end) for start, end in zip([d, *spaces], spaces, strict=False)
         )
-        self.heads = nn.ModuleList(_linear(d, space) for space in spaces)
-
-    def _to_users(self, item: Tensor, plus: Tensor | None = None) -> Tensor:
-        return self.graph.to_users(item, plus)
-
-    def _to_items(self, user: Tensor, plus: Tensor | None = None) -> Tensor:
-        return self.graph.to_users.transposed(user, plus)
+        self.heads = nn.ModuleList(linear(d, space) for space in spaces)
 
     def _alternate(
         self, first: Tensor, there: Callable[..., Tensor], back: Callable[..., Tensor]
@@ -158,8 +147,9 @@ class StreamEncoder(EmbeddingNetwork):
             Rows; all by default.
         """
         # Streams share the user table, so that what comes from it is computed once.
-        user_own, user_other = self._alternate(self.user_table, self._to_items, self._to_users)
-        item_own, item_other = self._alternate(self.item_table, self._to_users, self._to_items)
+        to_users, to_items = self.graph.to_users, self.graph.to_users.transposed
+        user_own, user_other = self._alternate(self.user_table, to_items, to_users)
+        item_own, item_other = self._alternate(self.item_table, to_users, to_items)
         result = []
         for side, rows, shared, ids in (
             ("user", users, user_own, item_other),
@@ -187,11 +177,6 @@ class StreamEncoder(EmbeddingNetwork):
 
         with :math:`N_b` the batch's distinct items, but not the other items the batch has of b's
         user, which are no negatives. Counting items once and leaving those out is this package's.
-
-        Parameters
-        ----------
-        *rows : Tensor of int64, shape [B] each
-            Row numbers of users and their items, from 0.
 
         Returns
         -------
@@ -269,13 +254,6 @@ def _other_positives(users: Tensor, items: Tensor, n_items: int) -> Tensor:
 
 def _rows(table: Tensor, rows: Tensor | None) -> Tensor:
     return table if rows is None else table.index_select(0, rows)
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def _without_bias(inputs: int, outputs: int) -> nn.Linear:

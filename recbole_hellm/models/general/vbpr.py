@@ -117,11 +117,6 @@ class VisualFactors(EmbeddingNetwork):
         The paper's steps shrink E and beta' once per triple, so that their mean over a batch has no
         1 / B. Only the batch's features are projected.
 
-        Parameters
-        ----------
-        *rows : Tensor of int64, shape [B] each
-            Row numbers of users, positive and negative items, from 0.
-
         Returns
         -------
         dict of str to Tensor
