@@ -14,9 +14,11 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.data.utils import create_samplers, get_dataloader
 
+from recbole_hellm.data.histories import Histories
 from recbole_hellm.data.sampler import UserUniformSampler
 from recbole_hellm.errors import DataError
 
+FIRST_TARGET = "first_target"
 POOL_BATCHES = 32
 """Batches that are shuffled together before rows are sorted by length."""
 
@@ -130,41 +132,99 @@ class HistoryLoader(_Loader):
         return trim_histories(self.rows[batch], self.length_field, self.suffix)
 
 
-class SequenceLoader(_Loader):
-    """Whole training sequences, one user a row, for models that predict at every position.
+class _Stretches(_Loader):
+    """Rows that are stretches of users' training sequences, each with several targets.
 
     Batches hold ``user_id`` [B] and the item list [B, T + 1], right-padded with 0, with its length.
+
+    Parameters
+    ----------
+    config : HellmConfig
+    histories : Histories
+    users, starts, lengths, targets : ndarray of int64, shape [R]
+        Owner of each row, place of its first item in ``histories.items``, numbers of its items
+        and of its targets, which are the last of them.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        histories: Histories,
+        users: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        targets: np.ndarray,
+    ) -> None:
+        self.config = config
+        self.items = histories.items
+        self.users, self.starts, self.lengths, self.targets = users, starts, lengths, targets
+        super().__init__(
+            BucketedBatches(lengths, config["train_batch_size"], config["seed"], targets)
+        )
+
+    def collate(self, batch: np.ndarray) -> Interaction:
+        lengths = self.lengths[batch]
+        columns = np.arange(lengths.max())
+        valid = columns < lengths[:, None]
+        positions = np.where(valid, self.starts[batch][:, None] + columns, 0)
+        items = np.where(valid, self.items[positions], 0)
+        item_list = self.config["ITEM_ID_FIELD"] + self.config["LIST_SUFFIX"]
+        return Interaction(
+            {
+                self.config["USER_ID_FIELD"]: torch.from_numpy(self.users[batch]),
+                item_list: torch.from_numpy(items),
+                self.config["ITEM_LIST_LENGTH_FIELD"]: torch.from_numpy(lengths),
+            }
+        )
+
+
+class SequenceLoader(_Stretches):
+    """Whole training sequences, one user a row, for models that predict at every position.
+
     A sequence longer than the model's history keeps its last ``MAX_ITEM_LIST_LENGTH`` items and the
     one before them as a first input.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        self.config = config
-        self.histories = dataset.histories
-        self.limit = config["MAX_ITEM_LIST_LENGTH"] + 1
-        lengths = np.minimum(self.histories.training_lengths, self.limit)
-        self.users = np.flatnonzero(lengths >= 2)
-        lengths = lengths[self.users]
-        super().__init__(
-            BucketedBatches(lengths, config["train_batch_size"], config["seed"], lengths - 1)
-        )
+        histories = dataset.histories
+        limit = config["MAX_ITEM_LIST_LENGTH"] + 1
+        lengths = np.minimum(histories.training_lengths, limit)
+        users = np.flatnonzero(lengths >= 2)
+        lengths = lengths[users]
+        starts = histories.offsets[users] + histories.training_lengths[users] - lengths
+        super().__init__(config, histories, users, starts, lengths, lengths - 1)
+
+
+class TargetLoader(_Stretches):
+    """The samples of :class:`HistoryLoader`, those of one user together in a row.
+
+    The column :data:`FIRST_TARGET` says how many items stand before a row's first target. A row
+    holds no more targets than a batch, and a history that had to be cut has a row of its own, since
+    it begins later than the others.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        histories = dataset.histories
+        limit, size = config["MAX_ITEM_LIST_LENGTH"], config["train_batch_size"]
+        users = np.flatnonzero(histories.training_lengths >= 2)
+        targets = histories.training_lengths[users] - 1
+        # Histories up to the limit begin with the user's first item.
+        whole = np.minimum(targets, limit)
+        owner, rank = _runs(-(-whole // size))
+        last = np.minimum((rank + 1) * size, whole[owner])
+        cut, shift = _runs(targets - whole)
+        owners = np.concatenate([owner, cut])
+        starts = histories.offsets[users[owners]]
+        starts[len(owner) :] += shift + 1
+        lengths = np.concatenate([last + 1, np.full(len(cut), limit + 1)])
+        held = np.concatenate([last - rank * size, np.ones(len(cut), dtype=np.int64)])
+        super().__init__(config, histories, users[owners], starts, lengths, held)
 
     def collate(self, batch: np.ndarray) -> Interaction:
-        users = self.users[batch]
-        ends = self.histories.offsets[users] + self.histories.training_lengths[users]
-        lengths = np.minimum(self.histories.training_lengths[users], self.limit)
-        columns = np.arange(lengths.max())
-        valid = columns < lengths[:, None]
-        positions = np.where(valid, (ends - lengths)[:, None] + columns, 0)
-        items = np.where(valid, self.histories.items[positions], 0)
-        item_list = self.config["ITEM_ID_FIELD"] + self.config["LIST_SUFFIX"]
-        return Interaction(
-            {
-                self.config["USER_ID_FIELD"]: torch.from_numpy(users),
-                item_list: torch.from_numpy(items),
-                self.config["ITEM_LIST_LENGTH_FIELD"]: torch.from_numpy(lengths),
-            }
-        )
+        rows = super().collate(batch)
+        first = self.lengths[batch] - self.targets[batch]
+        rows.update(Interaction({FIRST_TARGET: torch.from_numpy(first)}))
+        return rows
 
 
 class UserUniformLoader(_Loader):
@@ -216,12 +276,18 @@ class RecBoleLoader(_Loader):
         return {"general": self.batches.general_dataloader, "graph": self.batches.kg_dataloader}
 
 
+def _runs(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Run and place within it of each element of runs of the given lengths."""
+    runs = np.repeat(np.arange(len(counts)), counts)
+    return runs, np.arange(len(runs)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
 def training_loader(config: Any, dataset: Any, parts: list[Any], model: Any) -> Any:
     """The training batches that `model` asks for.
 
     A model of this package names its batches in the attribute ``batches``: ``user_uniform``,
-    ``sequences`` or ``histories``. Every other one gets RecBole's loader, or length-bucketed
-    histories where ``bucket_by_length`` is set and no negatives are drawn.
+    ``sequences``, ``targets`` or ``histories``. Every other one gets RecBole's loader, or
+    length-bucketed histories where ``bucket_by_length`` is set and no negatives are drawn.
 
     Raises
     ------
@@ -234,6 +300,8 @@ def training_loader(config: Any, dataset: Any, parts: list[Any], model: Any) -> 
         return UserUniformLoader(config, dataset)
     if kind == "sequences":
         return SequenceLoader(config, dataset)
+    if kind == "targets":
+        return TargetLoader(config, dataset)
     if kind == "histories" or (
         config["bucket_by_length"]
         and config["ITEM_LIST_LENGTH_FIELD"] in parts[0].inter_feat

@@ -12,10 +12,12 @@ from recbole.data.interaction import Interaction
 
 from recbole_hellm.data import loaders
 from recbole_hellm.data.loaders import (
+    FIRST_TARGET,
     BucketedBatches,
     HistoryLoader,
     RecBoleLoader,
     SequenceLoader,
+    TargetLoader,
     UserUniformLoader,
     training_loader,
     trim_histories,
@@ -149,6 +151,36 @@ def test_sequences_are_whole_training_histories(make_parts: Parts, limit: int) -
     rows, items = histories.training(np.arange(dataset.user_num))
     wanted = {user: items[rows == user].tolist()[-limit - 1 :] for user in range(dataset.user_num)}
     assert found == {user: items for user, items in wanted.items() if len(items) >= 2}
+
+
+@pytest.mark.parametrize("limit", [3, 50])
+@pytest.mark.parametrize("size", [2, 64])
+def test_rows_of_several_targets_hold_the_samples_of_single_histories(
+    make_parts: Parts, limit: int, size: int
+) -> None:
+    config, dataset, parts = make_parts("HeLLM", MAX_ITEM_LIST_LENGTH=limit, train_batch_size=size)
+    wanted = []
+    for batch in training_loader(config, dataset, parts, Wants("histories")):
+        for row in range(len(batch)):
+            length = int(batch["item_length"][row])
+            history = batch["item_id_list"][row, :length].tolist()
+            wanted.append((int(batch["user_id"][row]), history, int(batch["item_id"][row])))
+    loader = training_loader(config, dataset, parts, Wants("targets"))
+    assert isinstance(loader, TargetLoader)
+    found = []
+    for batch in loader:
+        lengths, first = batch["item_length"].tolist(), batch[FIRST_TARGET].tolist()
+        held = sum(length - read for length, read in zip(lengths, first, strict=True))
+        assert held <= 2 * size
+        for row, (length, read) in enumerate(zip(lengths, first, strict=True)):
+            items = batch["item_id_list"][row].tolist()
+            assert not any(items[length:])
+            found += [
+                (int(batch["user_id"][row]), items[:place], items[place])
+                for place in range(read, length)
+            ]
+    assert sorted(found) == sorted(wanted)
+    assert len(loader.users) < len(wanted)
 
 
 def test_uniform_triples_use_training_items_only(make_parts: Parts) -> None:

@@ -9,6 +9,7 @@ transformers' ``AttentionInterface``.
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -188,7 +189,9 @@ def prefix_attention(
         mask = F.pad(mask, (before, 0), value=True)
     last = layer == prefix_context.last_layer
     if last:
-        query, mask = query[:, :, -1:], None if mask is None else mask[..., -1:, :]
+        # Contiguous, since Inductor takes the strides of a view for constants (torch 2.13).
+        query = query[:, :, -1:].contiguous()
+        mask = None if mask is None else mask[..., -1:, :].contiguous()
     if keys is not None and values is not None:
         if keys.per_position:
             if mask is None:
@@ -198,14 +201,27 @@ def prefix_attention(
             return _factored(query, key, value, keys, values, mask, scale, dropout), None
         key = torch.cat([keys.materialise(len(key)).to(key.dtype), key], dim=2)
         value = torch.cat([values.materialise(len(value)).to(value.dtype), value], dim=2)
-    if mask is None and before > 0 and not last:
-        output = _lower_right(query, key, value, scaling, dropout)
-    else:
-        output, _ = sdpa_attention_forward(
-            module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+    causal = mask is None and before > 0 and not last
+    with _float32_on_cpu(query):
+        if query.device.type == "cpu":
+            query, key, value = (_at_least_float32(part) for part in (query, key, value))
+        if causal:
+            output = _lower_right(query, key, value, scaling, dropout)
+        else:
+            output, _ = sdpa_attention_forward(
+                module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
+            )
     # The layer expects its input's shape; what is expanded here, `LastPosition` drops again.
     return output.expand(-1, length, -1, -1), None
+
+
+def _float32_on_cpu(query: Tensor) -> Any:
+    """PyTorch's fused attention for CPUs is several times slower backward in half precision."""
+    return torch.autocast("cpu", enabled=False) if query.device.type == "cpu" else nullcontext()
+
+
+def _at_least_float32(part: Tensor) -> Tensor:
+    return part.float() if part.dtype in (torch.bfloat16, torch.float16) else part
 
 
 def _lower_right(

@@ -49,7 +49,7 @@ class HistoryReader(nn.Module):
     offset: int
 
     def set_up_passes(self, model: nn.Module) -> None:
-        """Choose types and compile; to be called once all parts are there."""
+        """Choose the type of products and what is read; to be called once all parts are there."""
         settings = self.settings
         stored = next(p.dtype for p in model.parameters() if p.is_floating_point())
         own = stored if stored in HALF.values() else None
@@ -59,8 +59,7 @@ class HistoryReader(nn.Module):
         # A pass reads the last position where no padding can stand behind it.
         self.ends_rows = settings.padding_side == "left" or len(self.prompt.response) > 0
         self.last_layer = self.backbone.n_layers - 1 if self.ends_rows else None
-        if settings.compile:
-            model.compile(dynamic=True)
+        self.compiled = False
 
     # ---------------------------------------------------------------- passes
 
@@ -162,6 +161,8 @@ class HistoryReader(nn.Module):
     def _run(
         self, inputs: Tensor, visible: Tensor | None, positions: Tensor, context: AttentionContext
     ) -> Tensor:
+        if self.settings.compile and not self.compiled:
+            self._compile(inputs.device)
         config = self.backbone.model.config
         window = getattr(config, "sliding_window", None)
         masks: Masks | None = None
@@ -185,6 +186,12 @@ class HistoryReader(nn.Module):
         context.check_reached(self.backbone.n_layers)
         hidden: Tensor = output.last_hidden_state
         return hidden.to(inputs.dtype)
+
+    def _compile(self, device: torch.device) -> None:
+        # Inductor draws random numbers one by one on a CPU; PyTorch's own are vectorised there.
+        options = {"fallback_random": True} if device.type == "cpu" else None
+        self.backbone.model.compile(dynamic=True, options=options)
+        self.compiled = True
 
     # ---------------------------------------------------------------- inputs
 

@@ -10,6 +10,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 
+from recbole_hellm.data.loaders import FIRST_TARGET
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
 from recbole_hellm.models.llm.settings import LLMSettings
@@ -74,8 +75,10 @@ class HeLLM(SequentialRecommender):
 
     @property
     def batches(self) -> str:
-        """Kind of training batches: whole sequences, or one history a sample."""
-        return "sequences" if self.settings.targets == "every" else "histories"
+        """Kind of training batches: whole sequences, several targets a row, or one history."""
+        if self.settings.targets == "every":
+            return "sequences"
+        return "targets" if self.settings.multi_target else "histories"
 
     @property
     def stage_roles(self) -> list[str]:
@@ -114,6 +117,8 @@ class HeLLM(SequentialRecommender):
         if self.settings.targets == "every":
             return self.network.sequence_loss(sequences)
         lengths = interaction[self.ITEM_SEQ_LEN]
+        if self.settings.multi_target:
+            return self.network.targets_loss(sequences, lengths, interaction[FIRST_TARGET])
         return self.network.loss(sequences, lengths, interaction[self.POS_ITEM_ID])
 
     @torch.no_grad()

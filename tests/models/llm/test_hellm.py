@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -602,6 +603,48 @@ def test_the_last_layer_works_on_the_last_position_alone(folder: Path) -> None:
     network.hidden_states(*padded(HISTORIES))
     words = len(network.prompt.instruction) + len(network.prompt.response)
     assert shapes == [words + 4] * (len(shapes) - 1) + [1]
+
+
+def test_compiled_code_gives_the_same_losses_gradients_and_scores(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced whole, with dynamic shapes; code is generated in benchmarks/llm_throughput.py."""
+    traced = functools.partial(torch.nn.Module.compile, backend="aot_eager", fullgraph=True)
+
+    def compile_traced(module: torch.nn.Module, *, dynamic: bool, options: Any) -> None:
+        traced(module, dynamic=dynamic)
+
+    results = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        settings = LLMSettings(
+            backbone=str(folder),
+            bilinear_size=3,
+            lora_dropout=0.0,
+            prefix_dropout=0.0,
+            compile=compiled,
+        )
+        network = HeLLMNetwork(settings, *tables(), device="cpu").train()
+        for parameter in network.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        if compiled:
+            monkeypatch.setattr(type(network.model), "compile", compile_traced)
+        found: dict[str, Tensor] = {}
+        for number, histories in enumerate([HISTORIES, [[3, 1], [5, 2]]]):
+            loss = network.loss(*padded(histories), torch.arange(1, len(histories) + 1))
+            loss.backward()
+            found[f"loss {number}"] = loss.detach()
+        for name, parameter in network.named_parameters():
+            if parameter.grad is not None:
+                found[name] = parameter.grad
+        network.eval()
+        with torch.no_grad():
+            found["scores"] = network.hidden_states(*padded(HISTORIES))
+        assert network.compiled is compiled
+        results.append(found)
+    assert results[0].keys() == results[1].keys()
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 # ------------------------------------------------------------------- LLaMA-2-7B's shapes
