@@ -115,7 +115,7 @@ def _fine_tuned(
     if not folder.is_dir():
         raise RunError(
             f"{directory.path} has no folder '{folder.name}', which runs of this version leave; "
-            "score it again with --force."
+            "train it again with --force."
         )
     tokens = list(dataset.item_tokens)
     network = load_artefacts(folder, item_tokens=tokens, backbone=backbone, device=config["device"])
