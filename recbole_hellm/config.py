@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib.resources
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from recbole.config import Config
 from recbole.utils import ModelType, dataset_arguments
 
 from recbole_hellm import registry
+from recbole_hellm.data.item_tables import ItemTableFile
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.settings import Settings, require
 from recbole_hellm.training.settings import TrainingSettings
@@ -188,14 +190,34 @@ class HellmConfig(Config):
     def stages(self) -> dict[str, HellmConfig]:
         """Configuration of each stage that the model stands on, by role.
 
-        The key ``<role>_model`` names another model for a role, or none (``~``) to leave it out.
+        The key ``<role>_model`` names another model for a role, or none (``~``) to leave it out;
+        ``<role>_embeddings`` names a file that takes the stage's place.
         """
-        entry = registry.OWN_MODELS.get(self.model)
+        final = self.final_config_dict
         needed = {
-            role: self.final_config_dict.get(f"{role}_model", default)
-            for role, default in (entry.stages if entry else {}).items()
+            role: final.get(f"{role}_model", default)
+            for role, default in self._roles().items()
+            if not final.get(f"{role}_embeddings")
         }
         return {role: self.for_stage(model) for role, model in needed.items() if model}
+
+    @functools.cached_property
+    def imported(self) -> dict[str, ItemTableFile]:
+        """Files that take the place of stages, by role.
+
+        Raises
+        ------
+        DataError
+            If one cannot be read.
+        """
+        keys = {role: f"{role}_embeddings" for role in self._roles()}
+        given = {role: (key, self.final_config_dict.get(key)) for role, key in keys.items()}
+        return {role: ItemTableFile.find(key, path) for role, (key, path) in given.items() if path}
+
+    def _roles(self) -> dict[str, str]:
+        """Role -> default model of each stage that the model may stand on."""
+        entry = registry.OWN_MODELS.get(self.model)
+        return entry.stages if entry else {}
 
     def for_stage(self, model: str) -> HellmConfig:
         """The configuration of a stage: shared keys pass on, ``Model.key`` overrides apply."""

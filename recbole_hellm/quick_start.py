@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from recbole_hellm import __version__, compat, registry, session
 from recbole_hellm.config import HellmConfig, check_addressed
 from recbole_hellm.data.dataset import create_dataset
 from recbole_hellm.data.prepare import ensure_dataset, ensure_features
-from recbole_hellm.errors import RunError
+from recbole_hellm.runs import RunResult, load_run
 from recbole_hellm.tracking import RunDirectory, content_hash
 
 logger = logging.getLogger(__name__)
@@ -54,31 +53,11 @@ NOT_IDENTIFYING = frozenset(
         "eval_type",
         "loss_decimal_place",
         "eval_batch_size",
+        # Their files' content stands where the stages they replace do.
+        "graph_embeddings",
+        "sequence_embeddings",
     ]
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class RunResult:
-    """What a finished run tells.
-
-    Attributes
-    ----------
-    path : Path
-        The run directory.
-    record : dict
-        Content of its ``metrics.json``.
-    stages : tuple of RunResult
-        The runs it stands on.
-    """
-
-    path: Path
-    record: dict[str, Any]
-    stages: tuple[RunResult, ...] = ()
-
-    def metrics(self, phase: str = "test", masking: str | None = None) -> dict[str, float]:
-        """Metrics of `phase`, under the run's masking or another one."""
-        return self.record[phase][masking or self.record["masking"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,24 +124,6 @@ def run(
     return execute(config)
 
 
-def load_run(path: str | Path) -> RunResult:
-    """Read a finished run, and the stages it stands on, from its directory.
-
-    Raises
-    ------
-    RunError
-        If there is no finished run.
-    """
-    directory = RunDirectory(Path(path))
-    if not directory.finished:
-        raise RunError(f"{path} holds no finished run (metrics.json is missing).")
-    record = directory.read_json("metrics.json")
-    # Relative to this directory, so that a folder of runs can be moved.
-    places = (os.path.normpath(directory.path / stage) for stage in record["stages"].values())
-    stages = tuple(load_run(place) for place in places)
-    return RunResult(directory.path, record, stages)
-
-
 def execute(config: HellmConfig) -> RunResult:
     """Carry out the run that `config` describes; see :func:`run`."""
     dataset, directory = _open(config)
@@ -217,17 +178,21 @@ def validate(
 
 
 def _open(config: HellmConfig) -> tuple[Any, RunDirectory]:
-    """The dataset, prepared where it is not, and the run's directory."""
+    dataset = open_dataset(config, needs_features(config))
+    return dataset, RunDirectory(run_path(config, dataset))
+
+
+def open_dataset(config: HellmConfig, features: bool) -> Any:
+    """The dataset of `config`, prepared where it is not; its item features too, if asked for."""
     compat.supply_dok_update()
     compat.count_every_interaction()
     if config["threads"]:
         torch.set_num_threads(int(config["threads"]))
     ensure_dataset(config)
-    if needs_features(config):
+    if features:
         ensure_features(config)
     init_seed(config["seed"], config["reproducibility"])  # DIEN's dataset draws negatives
-    dataset = create_dataset(config)
-    return dataset, RunDirectory(run_path(config, dataset))
+    return create_dataset(config)
 
 
 def needs_features(config: Any) -> bool:
@@ -245,16 +210,24 @@ def run_path(config: Any, dataset: Any) -> Path:
     return folder / content_hash(identity)
 
 
-def _identity(config: Any, dataset: Any) -> dict[str, Any]:
+def identifying_settings(config: Any) -> dict[str, Any]:
+    """The settings that determine a run's result."""
     settings = config.final_config_dict | config.model_settings()
-    left_out = NOT_IDENTIFYING | config.untouched_additions()
+    replaced = {f"{role}_model" for role in config.imported}
+    left_out = NOT_IDENTIFYING | config.untouched_additions() | replaced
+    return {key: value for key, value in settings.items() if key not in left_out}
+
+
+def _identity(config: Any, dataset: Any) -> dict[str, Any]:
+    imported = {role: {"sha256": file.sha256} for role, file in config.imported.items()}
+    stages = {role: _identity(stage, dataset) for role, stage in config.stages().items()}
     return {
-        "settings": {key: value for key, value in settings.items() if key not in left_out},
+        "settings": identifying_settings(config),
         "content": dataset.content,
         "split": dataset.fingerprint,
         "candidates": dataset.candidates,
         "features": dataset.features_fingerprint if needs_features(config) else None,
-        "stages": {role: _identity(stage, dataset) for role, stage in config.stages().items()},
+        "stages": stages | imported,
         "version": __version__,
     }
 

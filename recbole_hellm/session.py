@@ -21,9 +21,12 @@ from recbole_hellm.errors import ConfigError
 from recbole_hellm.evaluation.evaluator import Evaluation, Evaluator
 from recbole_hellm.tracking import RunDirectory, environment
 from recbole_hellm.training.model_state import embedding_tables, parameter_counts
+from recbole_hellm.training.settings import TrainingSettings
 from recbole_hellm.training.trainer import peak_memory_mb
 
 logger = logging.getLogger(__name__)
+
+ARTEFACTS = "model"  # folder of a fine-tuned run's model in its directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +119,8 @@ def score(trained: Trained) -> None:
     model, trainer = trained.model, trained.trainer
     trainer.load_best()
     own = config["mask_history"]
-    maskings = (own, *(name for name in MASKINGS if name != own))
     tested = time.perf_counter()
-    test = trainer.evaluate_phase("test", maskings, show_progress=config["show_progress"])
+    test = trainer.evaluate_phase("test", maskings(config), show_progress=config["show_progress"])
     test_seconds = time.perf_counter() - tested
     _write_ranks(dataset, directory, test)
     tables = embedding_tables(model)
@@ -151,13 +153,26 @@ def score(trained: Trained) -> None:
         "stages": {
             role: os.path.relpath(place, directory.path) for role, place in trained.stages.items()
         },
+        "imported": {
+            role: {"file": file.path.name, "sha256": file.sha256}
+            for role, file in config.imported.items()
+        },
     }
+    _write_artefacts(trained, record)
     _write_tensorboard(trainer, config, record)
     directory.write_json("metrics.json", record)
 
 
-def build_model(config: Any, part: Any) -> Any:
+def maskings(config: Any) -> tuple[str, ...]:
+    """All maskings, the run's own first."""
+    own = config["mask_history"]
+    return (own, *(name for name in MASKINGS if name != own))
+
+
+def build_model(config: Any, part: Any, **trained: Any) -> Any:
     """The model that `config` names, for the training split `part`.
+
+    Parts that are trained already are passed on to the model.
 
     Raises
     ------
@@ -166,7 +181,7 @@ def build_model(config: Any, part: Any) -> Any:
     """
     cls = registry.model_class(config["model"])
     if not registry.is_recbole(cls):
-        return cls(config, part).to(config["device"])
+        return cls(config, part, **trained).to(config["device"])
     try:
         return cls(config, part).to(config["device"])
     except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
@@ -188,6 +203,35 @@ def _write_description(config: Any, directory: RunDirectory, identity: Mapping[s
     directory.write_yaml("config.yaml", settings)
     directory.write_json("environment.json", environment())
     directory.write_json("identity.json", identity)
+
+
+def _write_artefacts(trained: Trained, record: Mapping[str, Any]) -> None:
+    """What it takes to have a fine-tuned model again, in any process; a folder of its own."""
+    config = trained.config
+    entry = registry.OWN_MODELS.get(config["model"])
+    if entry is None or entry.kind != "LLM":
+        return
+    from recbole_hellm.models.llm.artefacts import save_artefacts
+    from recbole_hellm.models.llm.model_card import CardFacts
+
+    training = TrainingSettings.from_config(config).to_dict() | {
+        "train_batch_size": config["train_batch_size"],
+        "seed": record["seed"],
+        "epochs_trained": record["epochs"],
+        "best_epoch": record["best_epoch"],
+    }
+    facts = CardFacts(
+        model=config["model"],
+        dataset=config["dataset"],
+        split=record["split"],
+        masking=record["masking"],
+        metrics=record["test"],
+        training=training,
+        versions=environment()["packages"],
+    )
+    folder = trained.directory.file(ARTEFACTS)
+    tokens = list(trained.dataset.item_tokens)
+    save_artefacts(trained.model.network, folder, tokens, facts=facts)
 
 
 def _write_ranks(dataset: Any, directory: RunDirectory, test: Evaluation) -> None:

@@ -80,6 +80,12 @@ def unpack(value: Any) -> Any:
     return value
 
 
+def load_weights(model: Any, state: dict[str, Any]) -> None:
+    """Load the model's part of a checkpoint."""
+    model.load_state_dict(state["model"])
+    model.load_other_parameter(unpack(state["other"]))
+
+
 @torch.no_grad()
 def embedding_tables(model: Any) -> dict[str, Tensor]:
     """User and item embeddings of a trained model, in internal-id order with row 0 for padding.

@@ -7,7 +7,7 @@ from typing import Any
 
 from recbole.utils import init_seed
 
-from recbole_hellm.errors import RunError
+from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.training.trainer import HellmTrainer
 
 logger = logging.getLogger(__name__)
@@ -21,13 +21,23 @@ class StagedTrainer(HellmTrainer):
     """
 
     def prepare(self, dataset: Any) -> dict[str, str]:
-        """Run the stages and load their item embeddings into the model.
+        """Run the stages and load their item embeddings, or those of files, into the model.
 
         Raises
         ------
+        ConfigError, DataError
+            If a file is given in place of a stage and cannot be used.
         RunError
             If a stage's model has no item embeddings.
         """
+        # First, so that a mistake is told before anything is trained.
+        for role, file in self.config.imported.items():
+            if role not in self.model.stage_roles:
+                raise ConfigError(
+                    f"{file.key} is given, and {self.config['model']} makes no use of {role} "
+                    "embeddings with these settings; remove it."
+                )
+            self.model.load_item_table(role, file.read(dataset.item_tokens))
         if self.train_stage is None:
             raise RunError(f"{self.config['model']} needs its stages; use recbole_hellm.run.")
         directories = {}

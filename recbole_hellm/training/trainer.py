@@ -19,10 +19,10 @@ from recbole_hellm.tracking import RunDirectory
 from recbole_hellm.training import random_state
 from recbole_hellm.training.epoch import TrainingPass
 from recbole_hellm.training.model_state import (
+    load_weights,
     loose_values,
     pack_other,
     restore_loose_values,
-    unpack,
 )
 from recbole_hellm.training.settings import TrainingSettings
 
@@ -302,8 +302,7 @@ class RunTrainer(Trainer):
         self._load_model(self.run.load_checkpoint(self.run.best_checkpoint, self.device))
 
     def _load_model(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.model.load_other_parameter(unpack(state["other"]))
+        load_weights(self.model, state)
 
 
 class HellmTrainer(RunTrainer, TrainingPass):

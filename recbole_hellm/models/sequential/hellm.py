@@ -14,7 +14,7 @@ from recbole_hellm.data.loaders import FIRST_TARGET
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
 from recbole_hellm.models.llm.settings import LLMSettings
-from recbole_hellm.settings import Settings
+from recbole_hellm.settings import Settings, added
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +27,23 @@ class StageSettings(Settings):
         Model of the graph stage and of the sequence stage.
     graph_dim, sequence_dim : int
         Widths of their item embeddings.
+    graph_embeddings, sequence_embeddings : str, optional
+        File with item embeddings in place of the stage, which is then not trained: a ``.pt``,
+        ``.npy`` or ``.safetensors`` table with a row per item in the order of the item tokens
+        sorted as texts, and possibly a row of padding before them.
     """
 
     graph_model: str | None = "HeLLMPre"
     sequence_model: str | None = "SASRec"
     graph_dim: int = 64
     sequence_dim: int = 64
+    graph_embeddings: str | None = added(None)
+    sequence_embeddings: str | None = added(None)
+
+    def width(self, role: str) -> int | None:
+        """Width of the item embeddings of a role; ``None`` if it has none."""
+        given = getattr(self, f"{role}_embeddings") or getattr(self, f"{role}_model")
+        return getattr(self, f"{role}_dim") if given else None
 
 
 class HeLLM(SequentialRecommender):
@@ -50,27 +61,24 @@ class HeLLM(SequentialRecommender):
         RecBole's configuration with the keys of :class:`LLMSettings` and :class:`StageSettings`.
     dataset : Dataset
         The training split; only its number of items is read.
+    network : HeLLMNetwork, optional
+        A trained network, in place of a new one.
     """
 
     input_type = InputType.POINTWISE
     settings_classes = (LLMSettings, StageSettings)
 
-    def __init__(self, config: Any, dataset: Any) -> None:
+    def __init__(self, config: Any, dataset: Any, network: HeLLMNetwork | None = None) -> None:
         super().__init__(config, dataset)
         self.settings = LLMSettings.from_config(config).resolved()
+        self.network = self._new_network(config) if network is None else network
+
+    def _new_network(self, config: Any) -> HeLLMNetwork:
         stages = StageSettings.from_config(config)
-        empty = {
-            "graph": torch.zeros(self.n_items, stages.graph_dim) if stages.graph_model else None,
-            "sequence": torch.zeros(self.n_items, stages.sequence_dim)
-            if stages.sequence_model
-            else None,
-        }
-        self.network = HeLLMNetwork(
-            self.settings,
-            empty["graph"],
-            empty["sequence"],
-            n_items=self.n_items - 1,
-            device=config["device"],
+        widths = [stages.width(role) for role in ("graph", "sequence")]
+        empty = [None if width is None else torch.zeros(self.n_items, width) for width in widths]
+        return HeLLMNetwork(
+            self.settings, *empty, n_items=self.n_items - 1, device=config["device"]
         )
 
     @property

@@ -1,0 +1,134 @@
+"""Item embeddings from a file, such as those released with a paper, in place of a stage's run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from recbole_hellm.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemTableFile:
+    """A ``.pt``, ``.npy`` or ``.safetensors`` file with one row per item.
+
+    Rows follow the item tokens sorted as texts, which is the raw-id order of the released tables
+    (METHOD 1.3 and 1.7: ids are ranks of sorted ASINs); one more row is padding and comes first.
+
+    Attributes
+    ----------
+    key : str
+        The setting that names the file, for messages.
+    path : Path
+    sha256 : str
+        Hash of its content.
+    """
+
+    key: str
+    path: Path
+    sha256: str
+
+    @classmethod
+    def find(cls, key: str, path: str) -> ItemTableFile:
+        """The file `path` as it is now.
+
+        Raises
+        ------
+        DataError
+            If it cannot be read.
+        """
+        place = Path(path).expanduser()
+        return cls(key, place, hashlib.sha256(_content(key, place)).hexdigest())
+
+    def read(self, item_tokens: Sequence[str]) -> Tensor:
+        """The embeddings of items, float32 of shape [N, d].
+
+        Parameters
+        ----------
+        item_tokens : sequence of str
+            All N items of the dataset, in the order in which rows are wanted.
+
+        Raises
+        ------
+        DataError
+            If the file holds no single table of real numbers, NaN, or another number of rows.
+        """
+        table = self._table()
+        if table.ndim != 2 or not (table.is_floating_point() or table.dtype == torch.int64):
+            raise DataError(
+                f"{self._name} holds a tensor of shape {tuple(table.shape)} and type "
+                f"{table.dtype}, and a table of real numbers with a row per item is needed."
+            )
+        n_items, given = len(item_tokens), len(table)
+        if given not in (n_items, n_items + 1):
+            raise DataError(
+                f"{self._name} has {given} rows, and {n_items} items need {n_items}, or "
+                f"{n_items + 1} with padding first; use the table of this very dataset."
+            )
+        table = table[given - n_items :].float()
+        bad = torch.nonzero(~table.isfinite().all(dim=1)).flatten()
+        if len(bad):
+            raise DataError(
+                f"{self._name} holds NaN or infinity in {len(bad)} rows (first: that of item "
+                f"'{sorted(map(str, item_tokens))[int(bad[0])]}'); mend or export it anew."
+            )
+        rank = {token: row for row, token in enumerate(sorted(map(str, item_tokens)))}
+        return table[[rank[str(token)] for token in item_tokens]]
+
+    @property
+    def _name(self) -> str:
+        return f"{self.key}={self.path}"
+
+    def _table(self) -> Tensor:
+        content = _content(self.key, self.path)
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise DataError(f"{self._name} changed while it was used; run again.")
+        kind = self.path.suffix
+        if kind not in (".pt", ".pth", ".npy", ".safetensors"):
+            raise DataError(f"{self._name} must be a .pt, .npy or .safetensors file.")
+        try:
+            if kind == ".npy":
+                found = np.load(io.BytesIO(content), allow_pickle=False)
+                return torch.from_numpy(np.ascontiguousarray(found))
+            if kind == ".safetensors":
+                tensors = load(content)
+            else:
+                tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except (
+            *(OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError),
+            *(pickle.UnpicklingError, SafetensorError),
+        ) as error:
+            raise DataError(
+                f"{self._name} cannot be read as plain tensors ({type(error).__name__}); save the "
+                "table alone, for example with torch.save(table, path)."
+            ) from error
+        if isinstance(tensors, Tensor):
+            return tensors.detach()
+        values = list(tensors.values()) if isinstance(tensors, dict) else []
+        tables = [value for value in values if isinstance(value, Tensor)]
+        if len(tables) != 1:
+            raise DataError(
+                f"{self._name} holds {len(tables)} tensors instead of one; save the item table "
+                "alone, for example with torch.save(table, path)."
+            )
+        return tables[0].detach()
+
+
+def _content(key: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{key}={path} cannot be read ({error.strerror}); name a .pt, .npy or .safetensors "
+            "file with a row per item."
+        ) from error

@@ -1,0 +1,78 @@
+"""Reading and writing the files of a fine-tuned model, told in one sentence where they are damaged.
+
+What goes into which file is :mod:`recbole_hellm.models.llm.artefacts`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recbole_hellm.errors import RunError
+
+
+def damaged(path: Path, error: Exception) -> RunError:
+    """What to raise for a file or folder that is missing or cannot be read."""
+    if not path.exists():
+        return RunError(f"{path} is missing; copy the whole folder, or run again with --force.")
+    lines = str(error).splitlines() or [type(error).__name__]
+    return RunError(f"{path} is damaged ({lines[0].rstrip('.')}); run again with --force.")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write any JSON value."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read any JSON value, or raise :class:`RunError`."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from error
+
+
+def save_tensors(path: Path, held: Mapping[str, Tensor]) -> None:
+    """Write tensors in safetensors' format."""
+    save_file({name: value.contiguous() for name, value in held.items()}, path, {"format": "pt"})
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read tensors from a safetensors file, or raise :class:`RunError`."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise damaged(path, error) from error
+
+
+def check_fit(expected: Mapping[str, Tensor], held: Mapping[str, Tensor], path: Path) -> None:
+    """Raise :class:`RunError` unless the tensors of `path` have the names and shapes expected."""
+    for name in sorted({*expected, *held}):
+        shapes = [
+            tuple(values[name].shape) if name in values else "absent" for values in (held, expected)
+        ]
+        if shapes[0] != shapes[1]:
+            raise RunError(
+                f"{path} does not fit settings.json and items.json beside it: {name} is "
+                f"{shapes[0]} there and should be {shapes[1]}."
+            )
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Put a folder in a place that may be taken: it is never seen half written."""
+    if target.exists():
+        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(target, old)
+        os.replace(source, target)
+        shutil.rmtree(old)
+    else:
+        os.replace(source, target)

@@ -1,0 +1,350 @@
+"""A fine-tuned network on disk: peft's adapter layout, safetensors for the rest, a model card.
+
+===========================  ===================================================================
+``adapter_config.json``,     LoRA adapters of a frozen backbone as peft lays them out
+``adapter_model.safetensors``
+``backbone/``                a backbone with weights of its own (tiny, or trained whole), as
+                             ``save_pretrained`` lays it out
+``prefix.safetensors``       pooling and prefix parameters
+``item_tokens.safetensors``  embedding tables, MLP and item vectors
+``item_head.safetensors``    the item head, trained or not (METHOD D20)
+``items.json``               item tokens; row i of tables, vectors and a linear head is item i's
+``settings.json``            resolved settings, and a fingerprint of a frozen backbone
+``README.md``                model card
+===========================  ===================================================================
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_hellm.errors import BackboneError, ConfigError, DataError, RunError
+from recbole_hellm.models.llm.artefact_files import (
+    check_fit,
+    damaged,
+    load_tensors,
+    move_folder,
+    read_json,
+    save_tensors,
+    write_json,
+)
+from recbole_hellm.models.llm.backbone import Backbone, build_backbone
+from recbole_hellm.models.llm.hellm import HeLLMNetwork
+from recbole_hellm.models.llm.model_card import CardFacts, model_card
+from recbole_hellm.models.llm.settings import LLMSettings
+
+# File of each part and the sub-modules of the network whose parameters it holds.
+PARTS = {"prefix": ("pooling", "prefix"), "item_tokens": ("tokens",), "item_head": ("head",)}
+PEFT_PREFIX = "base_model.model."  # peft names an adapted model's parameters from its wrapper on
+
+
+def save_artefacts(
+    network: HeLLMNetwork,
+    folder: Path,
+    item_tokens: Sequence[str],
+    *,
+    facts: CardFacts | None = None,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write everything that :func:`load_artefacts` needs, and a model card.
+
+    The folder appears whole or not at all; one that is there is replaced.
+
+    Parameters
+    ----------
+    network : HeLLMNetwork
+    folder : Path
+    item_tokens : sequence of str
+        Names of items 1..N.
+    facts : CardFacts, optional
+        Data, metrics and training, for the model card.
+    state : Mapping of str to Tensor, optional
+        The network's whole ``state_dict()`` where its parameters are sharded.
+
+    Raises
+    ------
+    DataError
+        If there is not one token per item.
+    """
+    if len(item_tokens) != network.n_items:
+        raise DataError(f"{len(item_tokens)} item tokens were given for {network.n_items} items.")
+    values = {
+        name: value.detach().cpu()
+        for name, value in (network.state_dict() if state is None else state).items()
+    }
+    left = set(values)
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        left -= _save_trunk(network, temporary, values)
+        for part, modules in PARTS.items():
+            names = {name for name in left if name.startswith(tuple(f"{m}." for m in modules))}
+            held = {name: values[name] for name in sorted(names)}
+            if held:
+                save_tensors(
+                    temporary / f"{part}.safetensors", _without_padding(held, network.settings)
+                )
+            left -= names
+        if left:
+            raise RuntimeError(f"No artefact holds {min(left)}.")
+        settings = {
+            "settings": network.settings.to_dict(),
+            "backbone_fingerprint": None if _whole(network) else _fingerprint(network.model),
+        }
+        write_json(temporary / "settings.json", settings)
+        write_json(temporary / "items.json", [str(token) for token in item_tokens])
+        adapted = (temporary / "adapter_config.json").is_file()
+        card = model_card(network.settings, adapted, facts)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        move_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_artefacts(
+    folder: Path,
+    *,
+    item_tokens: Sequence[str] | None = None,
+    backbone: str | None = None,
+    device: torch.device | str | None = None,
+) -> HeLLMNetwork:
+    """The network that :func:`save_artefacts` wrote, in evaluation mode.
+
+    Parameters
+    ----------
+    folder : Path
+    item_tokens : sequence of str, optional
+        Names of items 1..N of the data at hand; the order of the artefacts otherwise.
+    backbone : str, optional
+        Where a frozen backbone lies now, if it has moved.
+    device : torch.device or str, optional
+        Where the network will run; the CPU by default.
+
+    Raises
+    ------
+    RunError
+        If a file is missing or damaged, does not fit the others, or the items are not those named.
+    BackboneError
+        If a frozen backbone cannot be had.
+    """
+    folder = Path(folder)
+    settings, fingerprint = _read_settings(folder / "settings.json")
+    items = _read_items(folder / "items.json")
+    order = None if item_tokens is None else _order(folder, items, item_tokens)
+    parts = {
+        part: _with_padding(load_tensors(folder / f"{part}.safetensors"), settings, order)
+        for part in PARTS
+        if part != "prefix" or settings.prefix != "none"
+    }
+    trunk = _load_trunk(folder, settings, backbone, device)
+    tables = {
+        name: parts["item_tokens"].get(f"tokens.tables.{name}.weight")
+        for name in ("graph", "sequence")
+    }
+    try:
+        network = HeLLMNetwork(
+            settings, **_tables(tables), n_items=len(items), backbone=trunk, device=device
+        )
+    except (ConfigError, DataError) as error:
+        raise damaged(folder / "item_tokens.safetensors", error) from error
+    for part, held in parts.items():
+        expected = [name for name in network.state_dict() if name.startswith(_prefixes(part))]
+        _fill(network, expected, held, folder / f"{part}.safetensors")
+    if hasattr(network.model, "peft_config"):
+        _load_adapters(network.model, folder / "adapter_model.safetensors")
+    if not _whole(network):
+        _check_fingerprint(network, fingerprint, folder)
+    return (network if device is None else network.to(device)).eval()
+
+
+# Trunk -------------------------------------------------------------------------------------------
+
+
+def _whole(network: HeLLMNetwork) -> bool:
+    """Whether the trunk's weights are to be had nowhere else."""
+    return network.backbone.trained or network.settings.tiny
+
+
+def _save_trunk(network: HeLLMNetwork, folder: Path, values: Mapping[str, Tensor]) -> set[str]:
+    """Write the trunk, and tell which of `values` that covers."""
+    model = network.model
+    own = {name.removeprefix("model."): v for name, v in values.items() if name[:6] == "model."}
+    if _whole(network):
+        plain = {_plain(name): value for name, value in own.items() if "lora_" not in name}
+        model.save_pretrained(folder / "backbone", state_dict=plain)
+        if network.backbone.tokenizer is not None:
+            network.backbone.tokenizer.save_pretrained(folder / "backbone")
+    if hasattr(model, "peft_config"):
+        from peft import get_peft_model_state_dict
+
+        # The vocabulary is never changed, and finding that out would ask the hub.
+        adapters = get_peft_model_state_dict(model, own, save_embedding_layers=False)
+        named = {PEFT_PREFIX + name: value for name, value in adapters.items()}
+        save_tensors(folder / "adapter_model.safetensors", named)
+        config: Any = copy.deepcopy(model.peft_config["default"])
+        config.base_model_name_or_path = "backbone" if _whole(network) else network.backbone.name
+        config.revision = getattr(model.config, "_commit_hash", None)
+        config.task_type = "FEATURE_EXTRACTION"
+        config.inference_mode = True
+        config.save_pretrained(str(folder))
+    return {f"model.{name}" for name in own}
+
+
+def _load_trunk(
+    folder: Path,
+    settings: LLMSettings,
+    backbone: str | None,
+    device: torch.device | str | None,
+) -> Backbone:
+    if settings.tiny:
+        trunk = build_backbone(settings, device)
+        path = folder / "backbone" / "model.safetensors"
+        names = {_plain(name): name for name in trunk.model.state_dict() if "lora_" not in name}
+        held = {names.get(name, name): value for name, value in load_tensors(path).items()}
+        _fill(trunk.model, list(names.values()), held, path)
+        return trunk
+    if settings.train_backbone:
+        try:
+            place = str((folder / "backbone").resolve())
+            trunk = build_backbone(dataclasses.replace(settings, backbone=place), device)
+        except BackboneError as error:
+            raise damaged(folder / "backbone", error) from error
+        return dataclasses.replace(trunk, name=settings.backbone)
+    found = dataclasses.replace(settings, backbone=backbone or settings.backbone)
+    return build_backbone(found, device)
+
+
+def _load_adapters(model: nn.Module, path: Path) -> None:
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    held = {name.removeprefix(PEFT_PREFIX): value for name, value in load_tensors(path).items()}
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    check_fit(expected, held, path)
+    set_peft_model_state_dict(model, held)
+
+
+def _plain(name: str) -> str:
+    """Name of a weight as it is without an adapter around its layer."""
+    return name.replace(".base_layer.", ".")
+
+
+def _fingerprint(model: Any) -> str | None:
+    """Hash of a sample of frozen weights, the same in bfloat16 and float32; ``None`` if sharded."""
+    frozen = [
+        (name, value)
+        for name, value in model.named_parameters()
+        if not value.requires_grad and value.ndim == 1 and value.is_floating_point()
+    ]
+    frozen.append(("embeddings", model.get_input_embeddings().weight[:64]))
+    if any(hasattr(value, "full_tensor") for _, value in frozen):
+        return None
+    digest = hashlib.sha256()
+    for name, value in sorted(frozen, key=lambda pair: pair[0]):
+        digest.update(f"{_plain(name)}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().bfloat16().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_fingerprint(network: HeLLMNetwork, fingerprint: str | None, folder: Path) -> None:
+    if fingerprint is not None and _fingerprint(network.model) != fingerprint:
+        raise RunError(
+            f"backbone={network.backbone.name} holds other weights than the backbone that {folder} "
+            "was trained on; give that one's name or folder as `backbone`."
+        )
+
+
+# Tensors -----------------------------------------------------------------------------------------
+
+
+def _prefixes(part: str) -> tuple[str, ...]:
+    return tuple(f"{module}." for module in PARTS[part])
+
+
+def _by_item(name: str, settings: LLMSettings) -> int | None:
+    """Rows before the first item's in a tensor with a row per item; ``None`` for any other."""
+    if name.startswith(("tokens.tables.", "tokens.vectors.")):
+        return 1
+    return 0 if name == "head.linear.weight" and settings.head == "linear" else None
+
+
+def _without_padding(held: Mapping[str, Tensor], settings: LLMSettings) -> dict[str, Tensor]:
+    return {name: value[_by_item(name, settings) or 0 :] for name, value in held.items()}
+
+
+def _with_padding(
+    held: Mapping[str, Tensor], settings: LLMSettings, order: Tensor | None
+) -> dict[str, Tensor]:
+    found = dict(held)
+    for name, value in held.items():
+        padding = _by_item(name, settings)
+        # Misshapen tensors are told when they are put in place.
+        if padding is None or value.ndim != 2:
+            continue
+        if order is not None and len(order) == len(value):
+            value = value[order]
+        found[name] = F.pad(value, (0, 0, padding, 0))
+    return found
+
+
+def _tables(found: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+    return {
+        f"{name}_table": None if value is None else torch.zeros(value.shape)
+        for name, value in found.items()
+    }
+
+
+def _fill(
+    module: nn.Module, expected: Sequence[str], held: Mapping[str, Tensor], path: Path
+) -> None:
+    state = module.state_dict()
+    check_fit({name: state[name] for name in expected}, held, path)
+    module.load_state_dict(held, strict=False)
+
+
+def _read_settings(path: Path) -> tuple[LLMSettings, str | None]:
+    described = read_json(path)
+    try:
+        values, fingerprint = described["settings"], described["backbone_fingerprint"]
+        unknown = sorted(set(values) - set(LLMSettings.keys()))
+        settings = LLMSettings.from_config(values).resolved()
+    except (KeyError, TypeError, ConfigError) as error:
+        raise damaged(path, error) from error
+    if unknown:
+        raise RunError(
+            f"{path} holds the setting '{unknown[0]}', which this version of recbole-hellm does "
+            "not know; use the version that wrote it (see README.md beside it)."
+        )
+    return settings, fingerprint
+
+
+def _read_items(path: Path) -> list[str]:
+    items = read_json(path)
+    if not isinstance(items, list) or len(set(map(str, items))) != len(items) or not items:
+        raise damaged(path, ValueError("not a list of distinct item tokens"))
+    return [str(item) for item in items]
+
+
+def _order(folder: Path, items: Sequence[str], wanted: Sequence[str]) -> Tensor:
+    """Row of each wanted item."""
+    rows = {item: row for row, item in enumerate(items)}
+    tokens = [str(token) for token in wanted]
+    strange = sorted({*rows} ^ {*tokens})
+    if strange:
+        raise RunError(
+            f"{folder} was trained on other items than the dataset's ({len(items)} and "
+            f"{len(tokens)} items; '{strange[0]}' is in one of them only); use the dataset it was "
+            "trained on."
+        )
+    return torch.tensor([rows[token] for token in tokens])

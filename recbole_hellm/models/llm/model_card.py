@@ -1,0 +1,141 @@
+"""The README beside a fine-tuned model, in Hugging Face's form."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from recbole_hellm.models.llm.settings import LLMSettings
+
+PAPER = "HeLLM (Guo et al.)"
+
+
+@dataclasses.dataclass(frozen=True)
+class CardFacts:
+    """What a model card tells that the model does not know.
+
+    Attributes
+    ----------
+    model, dataset : str
+        Names as on the command line.
+    split : str
+        Fingerprint of the leave-one-out split.
+    masking : str
+        ``mask_history`` of the run: which masking its numbers are reported under.
+    metrics : Mapping
+        masking -> metric -> value, as measured on the test split.
+    training : Mapping
+        Settings of the training, seed and epoch included.
+    versions : Mapping
+        Package -> version.
+    """
+
+    model: str
+    dataset: str
+    split: str
+    masking: str
+    metrics: Mapping[str, Mapping[str, float]]
+    training: Mapping[str, Any]
+    versions: Mapping[str, str | None]
+
+
+def model_card(settings: LLMSettings, adapted: bool, facts: CardFacts | None) -> str:
+    """Text of the model card.
+
+    Parameters
+    ----------
+    settings : LLMSettings
+        Resolved settings of the network.
+    adapted : bool
+        Whether the folder holds LoRA adapters.
+    facts : CardFacts, optional
+        Without them the card tells neither data nor metrics.
+    """
+    name = facts.model if facts else "HeLLM"
+    data = ModelCardData(
+        library_name="peft" if adapted else "recbole-hellm",
+        base_model=None if settings.tiny else settings.backbone,
+        pipeline_tag="feature-extraction",
+        tags=["recommendation", "sequential-recommendation", "recbole", "hellm"]
+        + (["lora"] if adapted else []),
+    )
+    sections = [f"---\n{data.to_yaml()}\n---", _what(name, settings, adapted)]
+    if facts:
+        sections += [_measured(facts), _training(facts)]
+    sections += [_loading(settings, adapted)]
+    if facts:
+        versions = [
+            f"{package} {version}" for package, version in facts.versions.items() if version
+        ]
+        sections += [f"## Versions\n\n{', '.join(versions)}"]
+    return "\n\n".join([*sections, _licence(settings)]) + "\n"
+
+
+def _what(name: str, settings: LLMSettings, adapted: bool) -> str:
+    trunk = "a small LLaMA from random weights" if settings.tiny else f"`{settings.backbone}`"
+    way = "frozen, with LoRA adapters" if adapted else "frozen"
+    way = "trained whole" if settings.train_backbone else way
+    return (
+        f"# {name}\n\n"
+        f"A sequential recommender: {trunk} ({way}) reads a user's history as item tokens"
+        f"{' under a prefix of every layer' if settings.prefix != 'none' else ''} and scores all "
+        f"items at its last hidden state, as in {PAPER}. It scores the items in `items.json` and "
+        "no others."
+    )
+
+
+def _measured(facts: CardFacts) -> str:
+    names = list(facts.metrics[facts.masking])
+    head = ["masking", *names]
+    rows = [
+        [f"**{masking}**" if masking == facts.masking else masking]
+        + [f"{values[name]:.5f}" if name in values else "" for name in names]
+        for masking, values in facts.metrics.items()
+    ]
+    lines = [head, ["---"] * len(head), *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return (
+        f"## Data and test metrics\n\nDataset `{facts.dataset}`, leave-one-out, full ranking; "
+        f"split fingerprint `{facts.split}`. The test split was scored once, on the epoch that "
+        f"validation chose; `masking` says which known items the ranking leaves out, and "
+        f"`{facts.masking}` is the one this run reports.\n\n{table}"
+    )
+
+
+def _training(facts: CardFacts) -> str:
+    lines = [f"- `{key}`: {value}" for key, value in facts.training.items()]
+    return "## Training\n\n" + "\n".join(lines)
+
+
+def _loading(settings: LLMSettings, adapted: bool) -> str:
+    text = (
+        "## Loading\n\nWith the run directory and its dataset:\n\n"
+        '```python\nfrom recbole_hellm import load_run\n\nresult = load_run("path/of/the/run")\n'
+        'model = result.restore()  # a RecBole model\nresult.evaluate("test")\n```\n\n'
+        "This folder alone, without RecBole:\n\n"
+        "```python\nfrom recbole_hellm.models.llm.artefacts import load_artefacts\n\n"
+        'network = load_artefacts("path/of/this/folder")\n```'
+    )
+    if adapted and not settings.tiny:
+        text += (
+            "\n\nThe adapted trunk alone, without prefix, item tokens and item head:\n\n"
+            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModel\n\n"
+            f'trunk = AutoModel.from_pretrained("{settings.backbone}").get_decoder()\n'
+            'model = PeftModel.from_pretrained(trunk, "path/of/this/folder")\n```'
+        )
+    return text
+
+
+def _licence(settings: LLMSettings) -> str:
+    if settings.tiny:
+        return (
+            "## Licence\n\nThe backbone was trained from random weights on the dataset named here, "
+            "whose terms apply to what is made of it."
+        )
+    return (
+        f"## Licence\n\nThe backbone `{settings.backbone}` keeps its own licence, which applies to "
+        "what is derived from it, this folder included; so do the terms of the dataset."
+    )

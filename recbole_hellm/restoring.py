@@ -1,0 +1,185 @@
+"""A finished run opened again: its configuration rebuilt, its dataset checked, its model loaded.
+
+``config.yaml`` and ``identity.json`` hold every setting's final value, so that a run is restored as
+it was trained even where a default has changed since. Settings of stages are not needed: the run's
+own files hold what it took from them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole.utils import init_seed
+
+from recbole_hellm import quick_start, registry, session
+from recbole_hellm.config import NOT_OFFERED, HellmConfig
+from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.evaluation.evaluator import Evaluator
+from recbole_hellm.runs import RunResult
+from recbole_hellm.tracking import RunDirectory
+from recbole_hellm.training.model_state import load_weights
+from recbole_hellm.yaml_files import read_yaml
+
+# What the configuration works out for itself.
+DERIVED = frozenset(
+    [
+        *NOT_OFFERED,
+        *("model", "dataset", "data_path", "raw_dir", "runs_dir", "resume", "force"),
+        *("MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "single_spec", "local_rank"),
+        *("eval_args", "valid_neg_sample_args", "test_neg_sample_args"),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReopenedRun:
+    """A run's parts, as they were when its test split was scored.
+
+    Attributes
+    ----------
+    config : HellmConfig
+    dataset : Dataset
+        All interactions; its tokens are the names of the model's ids.
+    model : AbstractRecommender
+        In evaluation mode.
+    evaluator : Evaluator
+    """
+
+    config: HellmConfig
+    dataset: Any
+    model: Any
+    evaluator: Evaluator
+
+    def evaluate(
+        self, phase: str = "test", show_progress: bool = False
+    ) -> dict[str, dict[str, float]]:
+        """Score ``valid`` or ``test``: masking -> metric -> value, as in ``metrics.json``."""
+        if phase not in self.evaluator.inputs:
+            raise ConfigError(f"phase={phase!r} is not allowed; use one of valid, test.")
+        maskings = session.maskings(self.config)
+        return self.evaluator.evaluate(self.model, phase, maskings, show_progress).metrics
+
+
+def reopen(
+    result: RunResult, data_path: str | Path | None = None, backbone: str | None = None
+) -> ReopenedRun:
+    """Open a finished run again; see :meth:`RunResult.restore`."""
+    directory = RunDirectory(result.path)
+    identity = directory.read_json("identity.json")
+    config = _configuration(directory, result.record, identity, data_path)
+    entry = registry.OWN_MODELS.get(config["model"])
+    whole = entry is not None and entry.kind == "LLM"
+    # Artefacts hold the stages' embeddings, so their features are read no more.
+    features = not whole and quick_start.needs_features(config)
+    dataset = quick_start.open_dataset(config, features)
+    _check_dataset(dataset, identity, config, features, result.path)
+    init_seed(config["seed"], config["reproducibility"])
+    parts = dataset.build()
+    evaluator = Evaluator(config, dataset, dict(zip(("valid", "test"), parts[1:], strict=True)))
+    if whole:
+        model = _fine_tuned(config, dataset, parts[0], directory, backbone)
+    else:
+        model = session.build_model(config, parts[0])
+        load_best(model, directory, config["device"])
+    return ReopenedRun(config, dataset, model.eval(), evaluator)
+
+
+def load_best(model: Any, directory: RunDirectory, device: Any) -> None:
+    """Load the weights of the epoch that validation chose.
+
+    Raises
+    ------
+    RunError
+        If the checkpoint is missing, damaged or another model's.
+    """
+    path = directory.best_checkpoint
+    if not path.is_file():
+        raise RunError(f"{path} is missing, and with it the weights of this run; run it again.")
+    try:
+        load_weights(model, directory.load_checkpoint(path, device))
+    except (KeyError, RuntimeError, TypeError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise RunError(f"{path} does not hold the weights of this model ({lines[0]}).") from error
+
+
+def _fine_tuned(
+    config: HellmConfig, dataset: Any, part: Any, directory: RunDirectory, backbone: str | None
+) -> Any:
+    from recbole_hellm.models.llm.artefacts import load_artefacts
+
+    folder = directory.file(session.ARTEFACTS)
+    if not folder.is_dir():
+        raise RunError(
+            f"{directory.path} has no folder '{folder.name}', which runs of this version leave; "
+            "train it again with --force."
+        )
+    tokens = list(dataset.item_tokens)
+    network = load_artefacts(folder, item_tokens=tokens, backbone=backbone, device=config["device"])
+    return session.build_model(config, part, network=network)
+
+
+def _configuration(
+    directory: RunDirectory,
+    record: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    data_path: str | Path | None,
+) -> HellmConfig:
+    """The configuration that the run recorded.
+
+    Raises
+    ------
+    RunError
+        If it was recorded by a version with other settings than this one's.
+    """
+    path = directory.file("config.yaml")
+    try:
+        recorded = read_yaml(path) | identity["settings"]
+        place = Path(recorded["data_path"]).parent if data_path is None else Path(data_path)
+    except (ConfigError, KeyError, TypeError) as error:
+        raise RunError(f"{path} or identity.json beside it is missing or damaged.") from error
+    given = {key: value for key, value in recorded.items() if key not in DERIVED}
+    # RecBole writes its own mark for no negatives, and does not read it.
+    if (given.get("train_neg_sample_args") or {}).get("distribution") == "none":
+        given["train_neg_sample_args"] = None
+    # Files in place of stages are in the artefacts, and perhaps nowhere else.
+    imported = [role for role in record.get("imported", ()) if given.pop(f"{role}_embeddings", 0)]
+    given |= {f"{role}_model": None for role in imported}
+    version = identity.get("version")
+    try:
+        given["data_path"] = str(place)
+        config = HellmConfig(record["model"], record["dataset"], given)
+    except ConfigError as error:
+        raise RunError(
+            f"{path} was written by recbole-hellm {version} and does not suit this version: {error}"
+        ) from error
+    now = json.loads(json.dumps(quick_start.identifying_settings(config), default=str))
+    then = identity["settings"]
+    for key in sorted({*now, *then}):
+        if now.get(key) != then.get(key):
+            raise RunError(
+                f"{path} was written by recbole-hellm {version}, where {key} was "
+                f"{then.get(key)!r} and not {now.get(key)!r} as it would be now; use that version."
+            )
+    return config
+
+
+def _check_dataset(
+    dataset: Any, identity: Mapping[str, Any], config: HellmConfig, features: bool, run: Path
+) -> None:
+    found = {
+        "content": ("interactions", dataset.content),
+        "candidates": ("items", dataset.candidates),
+        "split": ("validation and test items", dataset.fingerprint),
+    }
+    if features:
+        found["features"] = ("item features", dataset.features_fingerprint)
+    for key, (what, value) in found.items():
+        if identity.get(key) != value:
+            raise RunError(
+                f"{config['data_path']} holds other {what} than those that {run} was trained on; "
+                "give the folder with its dataset as `data_path`."
+            )
