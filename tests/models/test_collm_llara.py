@@ -26,7 +26,13 @@ HIDDEN = {"CoLLM": 640, "LLaRA": 16}
 # target), and those of a pre-trained one.
 WAYS: list[dict[str, Any]] = [
     {},
-    {"item_vectors": False, "normalise_tables": False, "head": "linear", "targets": "last"},
+    {
+        "item_vectors": False,
+        "normalise_tables": False,
+        "head": "linear",
+        "targets": "last",
+        "multi_target": False,
+    },
 ]
 
 
