@@ -146,6 +146,7 @@ def score(trained: Trained) -> None:
             "total_seconds": time.perf_counter() - trained.started,
             "samples_per_second": trainer.seen_samples / max(trainer.train_seconds, 1e-9),
             "peak_memory_mb": peak_memory_mb(config["device"]),
+            **trainer.seen_tokens.costs(trainer.train_seconds),
             **parameter_counts(model),
         },
         "stages": {

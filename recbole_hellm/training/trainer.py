@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 import time
@@ -17,6 +18,7 @@ from recbole_hellm.compat import tensorboard_writer
 from recbole_hellm.evaluation.evaluator import Evaluation, Evaluator
 from recbole_hellm.tracking import RunDirectory
 from recbole_hellm.training import random_state
+from recbole_hellm.training.batching import Cutter, TokenCount
 from recbole_hellm.training.epoch import TrainingPass
 from recbole_hellm.training.model_state import (
     loose_values,
@@ -97,7 +99,13 @@ class RunTrainer(Trainer):
         self.history: list[dict[str, float]] = []
         self.train_seconds = 0.0
         self.seen_samples = 0
+        self.seen_tokens = TokenCount()
         self.loss_parts: dict[str, float] = {}
+        self.cutter = Cutter(model, config, self.settings.max_tokens)
+        # Half-precision gradients would vanish unscaled; else it does nothing.
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=getattr(model, "loss_scaling", False)
+        )
 
     def prepare(self, dataset: Any) -> dict[str, str]:
         """Get ready what the model needs before training; nothing here.
@@ -152,12 +160,14 @@ class RunTrainer(Trainer):
             if self.finished_training:
                 break
             started = time.perf_counter()
+            self.cutter.tokens = TokenCount()
             found = self._train_epoch(train_data, epoch, show_progress=show_progress)
             # Where RecBole's special trainers make two passes of an epoch they return both losses.
             total = sum(found) if isinstance(found, tuple) else found
             losses = {"total": float(total), **self.loss_parts}
             seconds = time.perf_counter() - started
             self.train_seconds += seconds
+            self.seen_tokens += self.cutter.tokens
             self._log_epoch(epoch, losses, seconds, train_data)
             if (epoch + 1) % self.eval_step == 0 or epoch + 1 == self.epochs:
                 self._validate(epoch, losses, seconds, show_progress)
@@ -208,6 +218,8 @@ class RunTrainer(Trainer):
             "cost/batches_per_second": len(train_data) / max(seconds, 1e-9),
             "cost/peak_memory_mb": peak_memory_mb(self.device),
         }
+        for name, value in self.cutter.tokens.costs(seconds).items():
+            scalars[f"cost/{name}"] = value
         for name, value in scalars.items():
             self.tensorboard.add_scalar(name, value, epoch)
 
@@ -273,6 +285,8 @@ class RunTrainer(Trainer):
             "history": self.history,
             "train_seconds": self.train_seconds,
             "seen_samples": self.seen_samples,
+            "seen_tokens": dataclasses.asdict(self.seen_tokens),
+            "scaler": self.scaler.state_dict(),
             "loader": train_data.state_dict() if train_data is not None else None,
             "random": random_state.capture(),
         }
@@ -289,6 +303,9 @@ class RunTrainer(Trainer):
             setattr(self, name, state[name])
         for name in ("finished_training", "history", "train_seconds", "seen_samples"):
             setattr(self, name, state[name])
+        # Checkpoints of earlier versions hold neither of these.
+        self.seen_tokens = TokenCount(**state.get("seen_tokens", {}))
+        self.scaler.load_state_dict(state.get("scaler", {}))
         self.start_epoch = state["epoch"] + 1
         if train_data is not None and state["loader"] is not None:
             train_data.load_state_dict(

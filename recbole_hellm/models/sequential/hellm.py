@@ -116,6 +116,21 @@ class HeLLM(SequentialRecommender):
         lengths = interaction[self.ITEM_SEQ_LEN]
         return self.network.loss(sequences, lengths, interaction[self.POS_ITEM_ID])
 
+    def sample_tokens(self, interaction: Any) -> Tensor:
+        """Tokens that each row costs in a pass of training, prompt words included, shape [B]."""
+        if self.settings.targets == "every":
+            # One item less than the row holds; the instruction is read once for all rows.
+            return self.target_counts(interaction)
+        prompt = self.network.prompt
+        words: int = len(prompt.instruction) + len(prompt.response)
+        return interaction[self.ITEM_SEQ_LEN] + words
+
+    def target_counts(self, interaction: Any) -> Tensor:
+        """Next items to be predicted in each row of a training batch, shape [B]."""
+        if self.settings.targets == "every":
+            return ((interaction[self.ITEM_SEQ] > 0).sum(1) - 1).clamp_min(0)
+        return torch.ones_like(interaction[self.ITEM_SEQ_LEN])
+
     @torch.no_grad()
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of all items, shape [B, N + 1], with padding at minus infinity."""
