@@ -20,7 +20,9 @@ from recbole_hellm.data.loaders import training_loader
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.evaluation.evaluator import Evaluation, Evaluator
 from recbole_hellm.tracking import RunDirectory, environment
+from recbole_hellm.training.distributed import current
 from recbole_hellm.training.model_state import embedding_tables, parameter_counts
+from recbole_hellm.training.parallel import building_device
 from recbole_hellm.training.trainer import peak_memory_mb
 
 logger = logging.getLogger(__name__)
@@ -86,6 +88,7 @@ def _train(
     resuming = config["resume"] and not config["force"] and directory.last_checkpoint.is_file()
     if not resuming:
         directory.clear()
+    resuming = current().from_first(resuming)
     started = time.perf_counter()
     _write_description(config, directory, identity)
     compat.stop_anomaly_detection()
@@ -102,6 +105,7 @@ def _train(
         train_stage=train_stage,
     )
     stages = trainer.prepare(dataset)
+    trainer.distribute()
     if resuming:
         trainer.resume_checkpoint(directory.last_checkpoint, loader)
     if config["device"].type == "cuda":
@@ -145,7 +149,8 @@ def score(trained: Trained) -> None:
             "test_seconds": test_seconds,
             "total_seconds": time.perf_counter() - trained.started,
             "samples_per_second": trainer.seen_samples / max(trainer.train_seconds, 1e-9),
-            "peak_memory_mb": peak_memory_mb(config["device"]),
+            "processes": current().size,
+            "peak_memory_mb": max(current().gather(peak_memory_mb(config["device"]))),
             **trainer.seen_tokens.costs(trainer.train_seconds),
             **parameter_counts(model),
         },
@@ -166,10 +171,11 @@ def build_model(config: Any, part: Any) -> Any:
         If one of RecBole's models refuses its settings.
     """
     cls = registry.model_class(config["model"])
+    device = building_device(config)
     if not registry.is_recbole(cls):
-        return cls(config, part).to(config["device"])
+        return cls(config, part).to(device)
     try:
-        return cls(config, part).to(config["device"])
+        return cls(config, part).to(device)
     except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
         logger.debug("RecBole's complaint", exc_info=error)
         raise ConfigError(

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from recbole_hellm.errors import RunError
 from recbole_hellm.training.batching import Cutter
+from recbole_hellm.training.parallel import Whole
 from recbole_hellm.training.settings import TrainingSettings
 
 
@@ -25,6 +26,7 @@ class TrainingPass(Trainer):
     """
 
     settings: TrainingSettings
+    parallel: Whole
     cutter: Cutter
     scaler: torch.amp.GradScaler
     step: int
@@ -56,22 +58,27 @@ class TrainingPass(Trainer):
         self.model.train()
         if hasattr(self.model, "start_epoch"):
             self.model.start_epoch()
-        calculate = loss_func or self.model.calculate_loss
+        calculate = loss_func or self.parallel.loss
         sums: dict[str, torch.Tensor] = {}
         for interaction in self._progress(train_data, epoch_idx, show_progress):
             self._set_learning_rate(len(train_data))
             self.optimizer.zero_grad(set_to_none=True)
-            for part, share in self.cutter.cut(interaction):
-                losses = calculate(part.to(self.device))
-                parts = losses if isinstance(losses, tuple) else (losses,)
-                loss: torch.Tensor = sum(parts)  # type: ignore[assignment]
-                self.scaler.scale(loss * share).backward()
+            cut = self.cutter.cut(interaction)
+            for number, (part, share) in enumerate(cut, start=1):
+                with self.parallel.accumulating(last=number == len(cut)):
+                    losses = calculate(part.to(self.device))
+                    parts = losses if isinstance(losses, tuple) else (losses,)
+                    loss: torch.Tensor = sum(parts)  # type: ignore[assignment]
+                    # Gradients are averaged over processes, and are meant to be summed.
+                    factor = share * self.parallel.processes.size
+                    self.scaler.scale(loss * factor).backward()
                 for name, value in {"total": loss, **self._named(parts)}.items():
                     value = torch.as_tensor(value).detach() * share
                     sums[name] = sums[name] + value if name in sums else value
             self._update()
             self.seen_samples += len(interaction)
-        means = {name: float(value) / len(train_data) for name, value in sums.items()}
+        shares = self.parallel.processes.gather({name: float(sums[name]) for name in sums})
+        means = {name: sum(part[name] for part in shares) / len(train_data) for name in sums}
         total = means.pop("total")
         if not np.isfinite(total):
             raise RunError(

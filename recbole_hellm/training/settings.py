@@ -29,6 +29,9 @@ class TrainingSettings(Settings):
     max_tokens : int, optional
         Most tokens, padding included, that go through a language model at once. A batch that holds
         more is cut into parts whose gradients are summed: the same step with less memory.
+    parallel : {"auto", "ddp", "fsdp"}
+        How several processes share a model: a copy each (``ddp``, also ``auto``), or a shard of
+        every weight each, for models that are too large for one device (``fsdp``).
     """
 
     epochs: int = 300
@@ -45,6 +48,7 @@ class TrainingSettings(Settings):
     warmup_epochs: float = 1.0
     learning_rate_min: float = 0.0
     max_tokens: int | None = added(None)
+    parallel: Literal["auto", "ddp", "fsdp"] = added("auto")
 
     def validate(self) -> None:
         """Check ranges.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
@@ -53,6 +53,7 @@ class HeLLM(SequentialRecommender):
 
     input_type = InputType.POINTWISE
     settings_classes = (LLMSettings, StageSettings)
+    data_parallel = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -76,6 +77,13 @@ class HeLLM(SequentialRecommender):
     def batches(self) -> str:
         """Kind of training batches: whole sequences, or one history a sample."""
         return "sequences" if self.settings.targets == "every" else "histories"
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The backbone's layers, the units of which one is needed whole at a time."""
+        attention = {id(module) for module in self.network.backbone.attention_layers}
+        paths = [path for path, part in self.network.model.named_modules() if id(part) in attention]
+        return [self.network.model.get_submodule(path.rpartition(".")[0]) for path in paths]
 
     @property
     def stage_roles(self) -> list[str]:
