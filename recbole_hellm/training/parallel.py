@@ -95,7 +95,7 @@ class Copies(Whole):
         # Nothing in a buffer changes in training; the option has had two names.
         names = ("forward_sync_buffers", "broadcast_buffers")
         buffers = next(name for name in names if name in inspect.signature(ddp).parameters)
-        options: dict[str, bool] = {buffers: False, "gradient_as_bucket_view": True}
+        options: dict[str, Any] = {buffers: False, "gradient_as_bucket_view": True}
         self.averaged = ddp(_Loss(model), **options)
 
     def loss(self, interaction: Any) -> Any:

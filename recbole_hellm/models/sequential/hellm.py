@@ -80,7 +80,18 @@ class HeLLM(SequentialRecommender):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The backbone's layers, the units of which one is needed whole at a time."""
+        """The backbone's layers, of which one at a time is needed whole.
+
+        Raises
+        ------
+        ConfigError
+            If a layer's weights are needed again after its backward pass.
+        """
+        if self.settings.targets == "every" and len(self.network.prompt.instruction):
+            raise ConfigError(
+                "parallel=fsdp cannot train targets=every with an instruction, which passes the "
+                "layers by itself; use --targets=last, --prompt=none or --parallel=ddp."
+            )
         attention = {id(module) for module in self.network.backbone.attention_layers}
         paths = [path for path, part in self.network.model.named_modules() if id(part) in attention]
         return [self.network.model.get_submodule(path.rpartition(".")[0]) for path in paths]
