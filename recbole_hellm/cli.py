@@ -11,6 +11,7 @@ from typing import Any
 
 from recbole_hellm.errors import ConfigError, HellmError
 from recbole_hellm.registry import nearest
+from recbole_hellm.training.distributed import together
 
 USAGE = """\
 usage: recbole-hellm [command] [--key=value ...]
@@ -28,6 +29,7 @@ commands
               [--space=FILE.yaml] [--studies_dir=studies]; several processes may share a study
   models    list the models, or one model's settings: [--model=HeLLM --dataset=Beauty]
 
+`torchrun --nproc_per_node=2 run_hellm.py ...` shares a run among processes (--parallel=ddp|fsdp).
 Without a model, `run` trains Pop and HeLLM. Values are YAML. See runs: tensorboard --logdir runs
 """
 
@@ -58,7 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"Unknown command '{command}'{nearest(command, COMMANDS)} "
                 f"use one of {', '.join(COMMANDS)}."
             )
-        print(COMMANDS[command](options))
+        with together() as processes:
+            if processes.size > 1 and command != "run":
+                raise ConfigError(f"{command} works in one process; start it without torchrun.")
+            text = COMMANDS[command](options)
+            if processes.first:
+                print(text)
     except HellmError as error:
         print(f"recbole-hellm: {error}", file=sys.stderr)
         return 2

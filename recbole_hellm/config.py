@@ -167,6 +167,7 @@ class HellmConfig(Config):
         own.update(self._addressed_to(model))
         super().__init__(model=model, dataset=dataset, config_dict=own)
         self.model_settings()
+        self._check_token_limit()
         registry.trainer_class(model, self.final_config_dict["MODEL_TYPE"])
         self.stages()
 
@@ -279,7 +280,7 @@ class HellmConfig(Config):
         self._check_keys(model_class)
 
     def _check_keys(self, model_class: Any) -> None:
-        settings = getattr(model_class, "settings_classes", ())
+        settings = (TrainingSettings, *getattr(model_class, "settings_classes", ()))
         known = set().union(*(cls.keys() for cls in settings))
         known.update(self.internal_config_dict, *self.parameters.values(), ("model", "dataset"))
         for key, value in self.external_config_dict.items():
@@ -316,6 +317,15 @@ class HellmConfig(Config):
                     f"{key}={value!r} is not {self.model}, which is {base} with {key}={own!r}; "
                     f"remove it, or set it for {base} alone (--{base}.{key})."
                 )
+
+    def _check_token_limit(self) -> None:
+        limit = TrainingSettings.from_config(self).max_tokens
+        if limit is not None and not hasattr(self.model_class, "sample_tokens"):
+            names = [name for name, entry in registry.OWN_MODELS.items() if entry.kind == "LLM"]
+            raise ConfigError(
+                f"max_tokens={limit} is for language models ({', '.join(names)}) and {self.model} "
+                f"is none; remove it, or set it for one alone (--{names[0]}.max_tokens={limit})."
+            )
 
     def _set_default_parameters(self) -> None:
         final = self.final_config_dict

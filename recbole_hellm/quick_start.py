@@ -16,7 +16,8 @@ from recbole_hellm.config import HellmConfig, check_addressed
 from recbole_hellm.data.dataset import create_dataset
 from recbole_hellm.data.prepare import ensure_dataset, ensure_features
 from recbole_hellm.runs import RunResult, load_run
-from recbole_hellm.tracking import RunDirectory, content_hash
+from recbole_hellm.tracking import RunDirectory, SilentDirectory, content_hash
+from recbole_hellm.training.distributed import alone, current, together
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ NOT_IDENTIFYING = frozenset(
         "wandb_project",
         "single_spec",
         "local_rank",
+        "parallel",
         "save_dataset",
         "dataset_save_path",
         "save_dataloaders",
@@ -125,12 +127,29 @@ def run(
 
 
 def execute(config: HellmConfig) -> RunResult:
-    """Carry out the run that `config` describes; see :func:`run`."""
+    """Carry out the run that `config` describes; see :func:`run`.
+
+    Several processes share the training of a model with ``data_parallel``. Any other one is trained
+    by the first of them.
+    """
+    with together() as processes:
+        if processes.size == 1 or getattr(config.model_class, "data_parallel", False):
+            return _execute(config)
+        path = None
+        if processes.first:
+            logger.info("%s runs in one process while the others wait.", config["model"])
+            with alone():
+                path = _execute(config).path
+        return load_run(processes.from_first(path))
+
+
+def _execute(config: HellmConfig) -> RunResult:
     dataset, directory = _open(config)
-    if directory.finished and not config["force"]:
+    if current().from_first(directory.finished and not config["force"]):
         logger.info("%s is finished; --force trains it again.", directory.path)
         return load_run(directory.path)
     session.score(_train(config, dataset, directory))
+    current().wait()
     return load_run(directory.path)
 
 
@@ -179,7 +198,11 @@ def validate(
 
 def _open(config: HellmConfig) -> tuple[Any, RunDirectory]:
     dataset = open_dataset(config, needs_features(config))
-    return dataset, RunDirectory(run_path(config, dataset))
+    path = run_path(config, dataset)
+    if current().first:
+        return dataset, RunDirectory(path)
+    config["show_progress"] = False
+    return dataset, SilentDirectory(path)
 
 
 def open_dataset(config: HellmConfig, features: bool) -> Any:
@@ -188,9 +211,10 @@ def open_dataset(config: HellmConfig, features: bool) -> Any:
     compat.count_every_interaction()
     if config["threads"]:
         torch.set_num_threads(int(config["threads"]))
-    ensure_dataset(config)
-    if features:
-        ensure_features(config)
+    with current().first_goes_ahead():
+        ensure_dataset(config)
+        if features:
+            ensure_features(config)
     init_seed(config["seed"], config["reproducibility"])  # DIEN's dataset draws negatives
     return create_dataset(config)
 

@@ -20,7 +20,9 @@ from recbole_hellm.data.loaders import training_loader
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.evaluation.evaluator import Evaluation, Evaluator
 from recbole_hellm.tracking import RunDirectory, environment
+from recbole_hellm.training.distributed import current
 from recbole_hellm.training.model_state import embedding_tables, parameter_counts
+from recbole_hellm.training.parallel import building_device
 from recbole_hellm.training.settings import TrainingSettings
 from recbole_hellm.training.trainer import peak_memory_mb
 
@@ -89,6 +91,7 @@ def _train(
     resuming = config["resume"] and not config["force"] and directory.last_checkpoint.is_file()
     if not resuming:
         directory.clear()
+    resuming = current().from_first(resuming)
     started = time.perf_counter()
     _write_description(config, directory, identity)
     compat.stop_anomaly_detection()
@@ -105,6 +108,7 @@ def _train(
         train_stage=train_stage,
     )
     stages = trainer.prepare(dataset)
+    trainer.distribute()
     if resuming:
         trainer.resume_checkpoint(directory.last_checkpoint, loader)
     if config["device"].type == "cuda":
@@ -147,7 +151,9 @@ def score(trained: Trained) -> None:
             "test_seconds": test_seconds,
             "total_seconds": time.perf_counter() - trained.started,
             "samples_per_second": trainer.seen_samples / max(trainer.train_seconds, 1e-9),
-            "peak_memory_mb": peak_memory_mb(config["device"]),
+            "processes": current().size,
+            "peak_memory_mb": max(current().gather(peak_memory_mb(config["device"]))),
+            **trainer.seen_tokens.costs(trainer.train_seconds),
             **parameter_counts(model),
         },
         "stages": {
@@ -180,10 +186,11 @@ def build_model(config: Any, part: Any, **trained: Any) -> Any:
         If one of RecBole's models refuses its settings.
     """
     cls = registry.model_class(config["model"])
+    device = building_device(config)
     if not registry.is_recbole(cls):
-        return cls(config, part, **trained).to(config["device"])
+        return cls(config, part, **trained).to(device)
     try:
-        return cls(config, part).to(config["device"])
+        return cls(config, part).to(device)
     except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
         logger.debug("RecBole's complaint", exc_info=error)
         raise ConfigError(
@@ -229,9 +236,13 @@ def _write_artefacts(trained: Trained, record: Mapping[str, Any]) -> None:
         training=training,
         versions=environment()["packages"],
     )
+    weights = trained.trainer.parallel.weights()  # all processes' part, where they share it
+    if not current().first:
+        return
+    state = {name.removeprefix("network."): value for name, value in weights.items()}
     folder = trained.directory.file(ARTEFACTS)
     tokens = list(trained.dataset.item_tokens)
-    save_artefacts(trained.model.network, folder, tokens, facts=facts)
+    save_artefacts(trained.model.network, folder, tokens, facts=facts, state=state)
 
 
 def _write_ranks(dataset: Any, directory: RunDirectory, test: Evaluation) -> None:

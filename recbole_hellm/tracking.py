@@ -221,3 +221,31 @@ class RunDirectory:
         temporary = self.file(f".{name}.tmp")
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, self.file(name))
+
+
+class SilentDirectory(RunDirectory):
+    """A run's files for a process that leaves writing to another one; it reads them as ever."""
+
+    def clear(self) -> None:
+        """Do nothing, like all that follows."""
+
+    def write_table(self, name: str, frame: pd.DataFrame) -> None:
+        """Do nothing."""
+
+    def save_checkpoint(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def write_embeddings(
+        self, tables: Mapping[str, torch.Tensor], tokens: Mapping[str, np.ndarray], split: str
+    ) -> None:
+        """Do nothing."""
+
+    def _replace(self, name: str, text: str) -> None:
+        pass
+
+
+class SilentWriter:
+    """TensorBoard's writer for such a process."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **named: None

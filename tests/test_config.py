@@ -341,3 +341,11 @@ def test_cuda_devices_are_left_alone(make_config: Make, monkeypatch: pytest.Monk
 
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
     assert str(config["device"]) == "cpu"  # `use_gpu` is False in tests
+
+
+def test_a_token_limit_is_for_language_models(make_config: Any) -> None:
+    assert make_config("CoLLM", max_tokens=64).model_settings()["max_tokens"] == 64
+    assert make_config("SASRec", **{"HeLLM.max_tokens": 64}).model_settings()["max_tokens"] is None
+    for model in ("SASRec", "HeLLMPre"):
+        with pytest.raises(ConfigError, match=rf"for language models \(HeLLM, .*\) and {model} is"):
+            make_config(model, max_tokens=64)

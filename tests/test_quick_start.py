@@ -267,6 +267,43 @@ def test_a_killed_and_resumed_run_is_the_same_to_the_last_digit(
     assert outcome(again) == outcome(whole)
 
 
+@pytest.mark.parametrize("targets", ["every", "last"])
+def test_a_token_limit_changes_memory_only(
+    train: Callable[..., RunResult], small_model: dict[str, Any], targets: str
+) -> None:
+    still = {
+        "backbone_dropout": 0.0,
+        "prefix_dropout": 0.0,
+        "learner": "sgd",
+        "learning_rate": 0.05,
+    }
+    options = small_model | still | {"targets": targets}
+    whole, cut = train("HeLLM", **options), train("HeLLM", **options, max_tokens=6)
+    assert train("HeLLM", **options, max_tokens=None).path == whole.path != cut.path
+    weights = [outcome(run)["weights"] for run in (cut, whole)]
+    for name, values in weights[1].items():
+        assert weights[0][name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
+    costs = [run.record["cost"] for run in (cut, whole)]
+    assert 0 <= costs[0]["padding_share"] <= costs[1]["padding_share"] < 1
+    assert all(cost["tokens_per_second"] > 0 for cost in costs)
+    assert "padding_share" not in whole.stages[1].record["cost"]
+
+
+def test_parts_of_a_batch_repeat_after_a_kill(
+    train: Callable[..., RunResult],
+    small_model: dict[str, Any],
+    kill: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    options = small_model | {"max_tokens": 6, "epochs": 3}
+    whole = train("HeLLM", **options, runs_dir=str(tmp_path / "whole"))
+    kill("HeLLM", "_log_epoch", 1, **options)
+    resumed = train("HeLLM", **options, resume=True)
+    assert outcome(resumed) == outcome(whole)
+    for name in ("padding_share", "parameters"):
+        assert resumed.record["cost"][name] == whole.record["cost"][name]
+
+
 def test_a_kill_in_a_stage_changes_nothing(
     train: Callable[..., RunResult],
     small_model: dict[str, Any],

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.evaluation.ranking import GAINS, Ranks, count_above, mask_known, summarise
+from recbole_hellm.training.distributed import current
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,8 @@ class Evaluator:
     ) -> Evaluation:
         """Score every evaluated user once and rank under each of `maskings`.
 
+        Several processes deal the chunks out among them; each learns the outcome of all.
+
         Returns
         -------
         Evaluation
@@ -117,45 +120,34 @@ class Evaluator:
         """
         model.eval()
         inputs = self.inputs[phase]
-        users = inputs[self.dataset.uid_field].numpy()
-        targets = torch.from_numpy(self.dataset.histories.targets(phase))
-        chunks = self._chunks(inputs, len(users))
+        count = len(inputs[self.dataset.uid_field])
         keep = max([self.config["save_topk"], *(self.topk if self.list_metrics else [0])])
-        device = self.config["device"]
-        parts: dict[str, list[Ranks]] = {masking: [] for masking in maskings}
-        lists = np.zeros((len(users), keep), dtype=np.int64)
+        processes = current()
+        found: list[tuple[np.ndarray, list[Ranks], np.ndarray]] = []
         bar = tqdm(
-            total=len(users),
+            total=count,
             desc=f"{phase:>5}",
             unit="user",
             disable=not show_progress,
             leave=False,
         )
-        for chunk in chunks:
-            known = [
-                tuple(
-                    torch.from_numpy(values).to(device)
-                    for values in self.dataset.histories.known(users[chunk], masking, phase)
-                )
-                for masking in maskings
-            ]
-            wanted = targets[chunk].to(device)
-            scores = self._score(model, inputs[chunk].to(device))
-            try:
-                counted = count_above(scores, wanted, known)  # type: ignore[arg-type]
-            except FloatingPointError as error:
-                raise RunError(
-                    f"{self.config['model']} gives NaN scores on {phase}; lower learning_rate."
-                ) from error
-            for masking, counts in zip(maskings, counted, strict=True):
-                values = [count.cpu().numpy() for count in counts]
-                parts[masking].append(Ranks(users[chunk], *values))
-            if keep:
-                best = mask_known(scores, wanted, *known[0]).topk(keep).indices
-                lists[chunk] = best.cpu().numpy()
-            bar.update(len(chunk))
+        for dealt in self._rounds(inputs, count, processes.size):
+            # Where none is left for this process it scores one with the others, for nothing.
+            mine = processes.rank < len(dealt)
+            chunk = dealt[processes.rank if mine else 0]
+            outcome = self._rank(model, phase, chunk, maskings, keep)
+            if mine:
+                found.append((chunk, *outcome))
+            bar.update(sum(map(len, dealt)))
         bar.close()
-        ranks = {masking: Ranks.concatenate(found) for masking, found in parts.items()}
+        everything = [part for parts in processes.gather(found) for part in parts]
+        lists = np.zeros((count, keep), dtype=np.int64)
+        for chunk, _, best in everything:
+            lists[chunk] = best
+        ranks = {
+            masking: Ranks.concatenate([by_masking[number] for _, by_masking, _ in everything])
+            for number, masking in enumerate(maskings)
+        }
         metrics = {
             masking: summarise(found, self.rank_metrics, self.topk)
             for masking, found in ranks.items()
@@ -163,6 +155,37 @@ class Evaluator:
         metrics[maskings[0]].update(self._list_metrics(lists))
         topk = lists[:, : self.config["save_topk"]] if self.config["save_topk"] else None
         return Evaluation(phase, metrics, ranks, topk)
+
+    def _rank(
+        self, model: Any, phase: str, chunk: np.ndarray, maskings: Sequence[str], keep: int
+    ) -> tuple[list[Ranks], np.ndarray]:
+        """Ranks of some rows' targets under each masking, and their lists under the first."""
+        inputs, device = self.inputs[phase][chunk], self.config["device"]
+        users = inputs[self.dataset.uid_field].numpy()
+        targets = torch.from_numpy(self.dataset.histories.targets(phase)[chunk]).to(device)
+        known = [
+            tuple(
+                torch.from_numpy(values).to(device)
+                for values in self.dataset.histories.known(users, masking, phase)
+            )
+            for masking in maskings
+        ]
+        scores = self._score(model, inputs.to(device))
+        try:
+            counted = count_above(scores, targets, known)  # type: ignore[arg-type]
+        except FloatingPointError as error:
+            raise RunError(
+                f"{self.config['model']} gives NaN scores on {phase}; lower learning_rate."
+            ) from error
+        ranks = [Ranks(users, *(count.cpu().numpy() for count in counts)) for counts in counted]
+        if keep == 0:
+            return ranks, np.zeros((len(chunk), 0), dtype=np.int64)
+        return ranks, mask_known(scores, targets, *known[0]).topk(keep).indices.cpu().numpy()
+
+    def _rounds(self, inputs: Interaction, count: int, size: int) -> list[list[np.ndarray]]:
+        """Row numbers of each batch, so many batches at a time."""
+        chunks = self._chunks(inputs, count)
+        return [chunks[start : start + size] for start in range(0, len(chunks), size)]
 
     def _chunks(self, inputs: Interaction, count: int) -> list[np.ndarray]:
         """Row numbers of each batch; histories of similar length together where trimmed."""

@@ -12,6 +12,8 @@ from recbole.trainer import Trainer
 from tqdm import tqdm
 
 from recbole_hellm.errors import RunError
+from recbole_hellm.training.batching import Cutter
+from recbole_hellm.training.parallel import Whole
 from recbole_hellm.training.settings import TrainingSettings
 
 
@@ -24,6 +26,9 @@ class TrainingPass(Trainer):
     """
 
     settings: TrainingSettings
+    parallel: Whole
+    cutter: Cutter
+    scaler: torch.amp.GradScaler
     step: int
     seen_samples: int
     loss_parts: dict[str, float]
@@ -36,6 +41,9 @@ class TrainingPass(Trainer):
         show_progress: bool = False,
     ) -> float:
         """One pass over the batches; answers trainer.py:203.
+
+        A batch makes one step, whose gradient is that of its mean loss, in however many parts it
+        goes through the model.
 
         Returns
         -------
@@ -50,28 +58,27 @@ class TrainingPass(Trainer):
         self.model.train()
         if hasattr(self.model, "start_epoch"):
             self.model.start_epoch()
-        calculate = loss_func or self.model.calculate_loss
+        calculate = loss_func or self.parallel.loss
         sums: dict[str, torch.Tensor] = {}
         for interaction in self._progress(train_data, epoch_idx, show_progress):
             self._set_learning_rate(len(train_data))
-            interaction = interaction.to(self.device)
             self.optimizer.zero_grad(set_to_none=True)
-            losses = calculate(interaction)
-            parts = losses if isinstance(losses, tuple) else (losses,)
-            loss: torch.Tensor = sum(parts)  # type: ignore[assignment]
-            loss.backward()
-            if self.clip_grad_norm:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
-            self.optimizer.step()
-            self.step += 1
+            cut = self.cutter.cut(interaction)
+            for number, (part, share) in enumerate(cut, start=1):
+                with self.parallel.accumulating(last=number == len(cut)):
+                    losses = calculate(part.to(self.device))
+                    parts = losses if isinstance(losses, tuple) else (losses,)
+                    loss: torch.Tensor = sum(parts)  # type: ignore[assignment]
+                    # Gradients are averaged over processes, and are meant to be summed.
+                    factor = share * self.parallel.processes.size
+                    self.scaler.scale(loss * factor).backward()
+                for name, value in {"total": loss, **self._named(parts)}.items():
+                    value = torch.as_tensor(value).detach() * share
+                    sums[name] = sums[name] + value if name in sums else value
+            self._update()
             self.seen_samples += len(interaction)
-            named = dict(getattr(self.model, "last_losses", {}))
-            if not named and len(parts) > 1:
-                named = {f"part{index}": part for index, part in enumerate(parts)}
-            for name, value in {"total": loss, **named}.items():
-                value = torch.as_tensor(value).detach()
-                sums[name] = sums[name] + value if name in sums else value.clone()
-        means = {name: float(value) / len(train_data) for name, value in sums.items()}
+        shares = self.parallel.processes.gather({name: float(sums[name]) for name in sums})
+        means = {name: sum(part[name] for part in shares) / len(train_data) for name in sums}
         total = means.pop("total")
         if not np.isfinite(total):
             raise RunError(
@@ -80,6 +87,22 @@ class TrainingPass(Trainer):
             )
         self.loss_parts = means
         return total
+
+    def _named(self, parts: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+        """The summands of the loss that was just computed, by name."""
+        named = dict(getattr(self.model, "last_losses", {}))
+        if not named and len(parts) > 1:
+            named = {f"part{index}": part for index, part in enumerate(parts)}
+        return named
+
+    def _update(self) -> None:
+        """One step with the gradients of a batch."""
+        if self.clip_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
 
     def _progress(self, train_data: Any, epoch: int, show: bool) -> Iterable[Interaction]:
         return tqdm(

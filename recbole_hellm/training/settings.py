@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from recbole_hellm.settings import Settings, require
+from recbole_hellm.settings import Settings, added, require
 
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")
 
@@ -26,6 +26,12 @@ class TrainingSettings(Settings):
         without improvement, as in RecBole; an equal score is no improvement.
     clip_grad_norm : dict, optional
         Arguments of ``torch.nn.utils.clip_grad_norm_``, e.g. ``{max_norm: 1.0}``.
+    max_tokens : int, optional
+        Most tokens, padding included, that go through a language model at once. A batch that holds
+        more is cut into parts whose gradients are summed: the same step with less memory.
+    parallel : {"auto", "ddp", "fsdp"}
+        How several processes share a model: a copy each (``ddp``, also ``auto``), or a shard of
+        every weight each, for models that are too large for one device (``fsdp``).
     """
 
     epochs: int = 300
@@ -41,6 +47,8 @@ class TrainingSettings(Settings):
     scheduler_every: float = 50.0
     warmup_epochs: float = 1.0
     learning_rate_min: float = 0.0
+    max_tokens: int | None = added(None)
+    parallel: Literal["auto", "ddp", "fsdp"] = added("auto")
 
     def validate(self) -> None:
         """Check ranges.
@@ -50,8 +58,9 @@ class TrainingSettings(Settings):
         ConfigError
             If a value is out of range.
         """
-        for key in ("epochs", "eval_step"):
-            require(getattr(self, key) >= 1, f"{key}={getattr(self, key)} must be at least 1.")
+        for key in ("epochs", "eval_step", "max_tokens"):
+            value = getattr(self, key)
+            require(value is None or value >= 1, f"{key}={value} must be at least 1.")
         for key in ("learning_rate", "scheduler_decay", "scheduler_every"):
             require(getattr(self, key) > 0, f"{key}={getattr(self, key)} must be positive.")
         for key in ("stopping_step", "weight_decay", "warmup_epochs", "learning_rate_min"):

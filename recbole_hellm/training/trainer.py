@@ -15,15 +15,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recbole_hellm.compat import tensorboard_writer
 from recbole_hellm.evaluation.evaluator import Evaluation, Evaluator
-from recbole_hellm.tracking import RunDirectory
-from recbole_hellm.training import random_state
+from recbole_hellm.tracking import RunDirectory, SilentWriter
+from recbole_hellm.training.batching import Cutter, TokenCount
+from recbole_hellm.training.checkpoints import Checkpoints
+from recbole_hellm.training.distributed import Processes, current
 from recbole_hellm.training.epoch import TrainingPass
-from recbole_hellm.training.model_state import (
-    load_weights,
-    loose_values,
-    pack_other,
-    restore_loose_values,
-)
+from recbole_hellm.training.parallel import Whole, share_out
 from recbole_hellm.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +46,7 @@ def peak_memory_mb(device: torch.device) -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-class RunTrainer(Trainer):
+class RunTrainer(Checkpoints, Trainer):
     """Train, select by validation, evaluate once on test; :class:`HellmTrainer` for most models.
 
     RecBole's special trainers are combined with it by :func:`recbole_hellm.registry.trainer_class`.
@@ -86,7 +83,8 @@ class RunTrainer(Trainer):
         self.train_stage = train_stage
         self.masking: str = config["mask_history"]
         config["checkpoint_dir"] = str(run.path)
-        writer = SummaryWriter(str(run.path), flush_secs=10)
+        first = current().first
+        writer = SummaryWriter(str(run.path), flush_secs=10) if first else SilentWriter()
         with tensorboard_writer(writer):
             super().__init__(config, model)
         self.stopping_step = config["stopping_step"]
@@ -97,7 +95,14 @@ class RunTrainer(Trainer):
         self.history: list[dict[str, float]] = []
         self.train_seconds = 0.0
         self.seen_samples = 0
+        self.seen_tokens = TokenCount()
         self.loss_parts: dict[str, float] = {}
+        self.parallel = Whole(model, Processes())
+        self.cutter = Cutter(model, config, self.settings.max_tokens)
+        # Half-precision gradients would vanish unscaled; else it does nothing.
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=getattr(model, "loss_scaling", False)
+        )
 
     def prepare(self, dataset: Any) -> dict[str, str]:
         """Get ready what the model needs before training; nothing here.
@@ -108,6 +113,20 @@ class RunTrainer(Trainer):
             Run directories of the stages this training stands on, by role.
         """
         return {}
+
+    def distribute(self) -> None:
+        """Share the model, ready but untrained, among the processes of this run."""
+        processes = current()
+        if processes.size == 1:
+            return
+        self.parallel = share_out(self.config, self.model)
+        self.optimizer = self._build_optimizer()
+        self.cutter = Cutter(
+            self.model, self.config, self.settings.max_tokens, processes.rank, processes.size
+        )
+        if processes.rank:
+            # Dropout of their own; weights and batches are drawn already or from elsewhere.
+            torch.manual_seed(self.config["seed"] + processes.rank)
 
     # RecBole's steps, overridden ----------------------------------------------------------------
 
@@ -152,12 +171,14 @@ class RunTrainer(Trainer):
             if self.finished_training:
                 break
             started = time.perf_counter()
+            self.cutter.tokens = TokenCount()
             found = self._train_epoch(train_data, epoch, show_progress=show_progress)
             # Where RecBole's special trainers make two passes of an epoch they return both losses.
             total = sum(found) if isinstance(found, tuple) else found
             losses = {"total": float(total), **self.loss_parts}
             seconds = time.perf_counter() - started
             self.train_seconds += seconds
+            self.seen_tokens += self.cutter.tokens
             self._log_epoch(epoch, losses, seconds, train_data)
             if (epoch + 1) % self.eval_step == 0 or epoch + 1 == self.epochs:
                 self._validate(epoch, losses, seconds, show_progress)
@@ -208,6 +229,8 @@ class RunTrainer(Trainer):
             "cost/batches_per_second": len(train_data) / max(seconds, 1e-9),
             "cost/peak_memory_mb": peak_memory_mb(self.device),
         }
+        for name, value in self.cutter.tokens.costs(seconds).items():
+            scalars[f"cost/{name}"] = value
         for name, value in scalars.items():
             self.tensorboard.add_scalar(name, value, epoch)
 
@@ -217,9 +240,11 @@ class RunTrainer(Trainer):
         self, phase: str, maskings: tuple[str, ...] = (), show_progress: bool = False
     ) -> Evaluation:
         """Rank every evaluated user of `phase` under the run's masking, or under `maskings`."""
-        return self.ranking.evaluate(
+        found = self.ranking.evaluate(
             self.model, phase, maskings or (self.masking,), show_progress=show_progress
         )
+        self.parallel.end_evaluation()
+        return found
 
     def evaluate(  # type: ignore[override]
         self,
@@ -238,71 +263,6 @@ class RunTrainer(Trainer):
         if load_best_model:
             self.load_best()
         return self.evaluate_phase(eval_data, show_progress=show_progress).metrics[self.masking]
-
-    # Checkpoints --------------------------------------------------------------------------------
-
-    def _model_state(self, epoch: int) -> dict[str, Any]:
-        return {
-            "epoch": epoch,
-            "model": self.model.state_dict(),
-            "other": pack_other(self.model),
-        }
-
-    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        found = {
-            name: value
-            for name, value in vars(self).items()
-            if isinstance(value, torch.optim.Optimizer)
-        }
-        # RecBole's trainers that have several point `optimizer` to one of them in turn.
-        return {name: found[name] for name in found if name != "optimizer" or len(found) == 1}
-
-    def _save_checkpoint(  # type: ignore[override]
-        self, epoch: int, verbose: bool = True, *, train_data: Any = None, **kwargs: Any
-    ) -> None:
-        """Full state for `--resume`; answers trainer.py:283, which pickles the configuration."""
-        state = self._model_state(epoch) | {
-            "optimizers": {name: part.state_dict() for name, part in self._optimizers().items()},
-            "loose_values": loose_values(self.model),
-            "step": self.step,
-            "cur_step": self.cur_step,
-            "best_epoch": self.best_epoch,
-            "best_valid_score": float(self.best_valid_score),
-            "best_valid_result": self.best_valid_result,
-            "finished_training": self.finished_training,
-            "history": self.history,
-            "train_seconds": self.train_seconds,
-            "seen_samples": self.seen_samples,
-            "loader": train_data.state_dict() if train_data is not None else None,
-            "random": random_state.capture(),
-        }
-        self.run.save_checkpoint(self.run.last_checkpoint, state)
-
-    def resume_checkpoint(self, resume_file: Any, train_data: Any = None) -> None:
-        """Continue after the last finished epoch; answers trainer.py:308."""
-        state = self.run.load_checkpoint(resume_file, self.device)
-        self._load_model(state)
-        restore_loose_values(self.model, state["loose_values"])
-        for name, optimizer in self._optimizers().items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        for name in ("step", "cur_step", "best_epoch", "best_valid_score", "best_valid_result"):
-            setattr(self, name, state[name])
-        for name in ("finished_training", "history", "train_seconds", "seen_samples"):
-            setattr(self, name, state[name])
-        self.start_epoch = state["epoch"] + 1
-        if train_data is not None and state["loader"] is not None:
-            train_data.load_state_dict(
-                {name: value.cpu() for name, value in state["loader"].items()}
-            )
-        random_state.restore(state["random"])
-        logger.info("Resuming %s after epoch %d.", self.config["model"], self.start_epoch)
-
-    def load_best(self) -> None:
-        """Load the weights of the epoch that validation chose."""
-        self._load_model(self.run.load_checkpoint(self.run.best_checkpoint, self.device))
-
-    def _load_model(self, state: dict[str, Any]) -> None:
-        load_weights(self.model, state)
 
 
 class HellmTrainer(RunTrainer, TrainingPass):

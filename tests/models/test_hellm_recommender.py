@@ -141,6 +141,14 @@ def test_a_missing_stage_is_told(make: Make) -> None:
         make(sequence_model=None)
 
 
+def test_blocks_are_the_layers_and_an_instruction_on_the_way_is_refused(make: Make) -> None:
+    model, _, _, _ = make(backbone_layers=2)
+    assert model.blocks == list(model.network.model.layers)
+    assert len(make(targets="last", prompt="alpaca")[0].blocks) == 1
+    with pytest.raises(ConfigError, match="parallel=fsdp cannot train targets=every with an inst"):
+        _ = make(prompt="alpaca")[0].blocks
+
+
 def test_parameter_groups_hold_every_trained_parameter_once(make: Make) -> None:
     model, _, _, _ = make()
     groups = model.parameter_groups(0.1)

@@ -51,6 +51,7 @@ def test_cosine_without_warm_up_starts_at_the_full_rate() -> None:
     [
         ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"eval_step": 0}, "eval_step=0 must be at least 1"),
+        ({"max_tokens": 0}, "max_tokens=0 must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
         ({"learning_rate": "fast"}, "learning_rate='fast' must be of type float"),
         ({"weight_decay": -1.0}, "weight_decay=-1.0 must not be negative"),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_hellm.data.loaders import FIRST_TARGET
 from recbole_hellm.errors import ConfigError
@@ -67,6 +67,7 @@ class HeLLM(SequentialRecommender):
 
     input_type = InputType.POINTWISE
     settings_classes = (LLMSettings, StageSettings)
+    data_parallel = True
 
     def __init__(self, config: Any, dataset: Any, network: HeLLMNetwork | None = None) -> None:
         super().__init__(config, dataset)
@@ -87,6 +88,31 @@ class HeLLM(SequentialRecommender):
         if self.settings.targets == "every":
             return "sequences"
         return "targets" if self.settings.multi_target else "histories"
+
+    @property
+    def loss_scaling(self) -> bool:
+        """Whether gradients need scaling, as those of float16 products do."""
+        return self.network.loss_scaling
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The backbone's layers, of which one at a time is needed whole.
+
+        Raises
+        ------
+        ConfigError
+            If a layer's weights are needed again after its backward pass.
+        """
+        shares = self.settings.targets == "every" or self.settings.multi_target
+        if shares and len(self.network.prompt.instruction):
+            raise ConfigError(
+                "parallel=fsdp cannot train targets=every or multi_target=True with an "
+                "instruction, which passes the layers by itself; use --targets=last "
+                "--multi_target=False, --prompt=none or --parallel=ddp."
+            )
+        attention = {id(module) for module in self.network.backbone.attention_layers}
+        paths = [path for path, part in self.network.model.named_modules() if id(part) in attention]
+        return [self.network.model.get_submodule(path.rpartition(".")[0]) for path in paths]
 
     @property
     def stage_roles(self) -> list[str]:
@@ -128,6 +154,27 @@ class HeLLM(SequentialRecommender):
         if self.settings.multi_target:
             return self.network.targets_loss(sequences, lengths, interaction[FIRST_TARGET])
         return self.network.loss(sequences, lengths, interaction[self.POS_ITEM_ID])
+
+    def sample_tokens(self, interaction: Any) -> Tensor:
+        """Tokens that each row costs in a pass of training, prompt words included, shape [B]."""
+        if self.settings.targets == "every":
+            # One item less than the row holds; the instruction is read once for all rows.
+            return self.target_counts(interaction)
+        prompt = self.network.prompt
+        if self.settings.multi_target:
+            # The last item is not read, and the instruction once for all rows.
+            responses = len(prompt.response) * self.target_counts(interaction)
+            return interaction[self.ITEM_SEQ_LEN] - 1 + responses
+        words: int = len(prompt.instruction) + len(prompt.response)
+        return interaction[self.ITEM_SEQ_LEN] + words
+
+    def target_counts(self, interaction: Any) -> Tensor:
+        """Next items to be predicted in each row of a training batch, shape [B]."""
+        if self.settings.targets == "every":
+            return ((interaction[self.ITEM_SEQ] > 0).sum(1) - 1).clamp_min(0)
+        if self.settings.multi_target:
+            return interaction[self.ITEM_SEQ_LEN] - interaction[FIRST_TARGET]
+        return torch.ones_like(interaction[self.ITEM_SEQ_LEN])
 
     @torch.no_grad()
     def full_sort_predict(self, interaction: Any) -> Tensor:

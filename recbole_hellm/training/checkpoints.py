@@ -1,0 +1,123 @@
+"""What a trainer writes to go on after a kill, and to give back the weights that were best."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import torch
+
+from recbole_hellm.errors import RunError
+from recbole_hellm.tracking import RunDirectory
+from recbole_hellm.training import random_state
+from recbole_hellm.training.batching import TokenCount
+from recbole_hellm.training.model_state import (
+    loose_values,
+    pack_other,
+    restore_loose_values,
+    unpack,
+)
+from recbole_hellm.training.parallel import Whole
+
+logger = logging.getLogger(__name__)
+
+COUNTERS = (
+    *("step", "cur_step", "best_epoch", "best_valid_score", "best_valid_result"),
+    *("finished_training", "history", "train_seconds", "seen_samples"),
+)
+"""Plain values of a trainer that a continued training goes on with."""
+
+
+class Checkpoints:
+    """The part of a trainer that saves and restores it; see ``RunTrainer``."""
+
+    config: Any
+    model: Any
+    run: RunDirectory
+    device: torch.device
+    parallel: Whole
+    scaler: torch.amp.GradScaler
+    seen_tokens: TokenCount
+    best_valid_score: float
+    start_epoch: int
+
+    def _model_state(self, epoch: int) -> dict[str, Any]:
+        """All that scoring needs, in one piece whatever number of processes trains."""
+        return {
+            "epoch": epoch,
+            "model": self.parallel.weights(),
+            "other": pack_other(self.model),
+        }
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        found = {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, torch.optim.Optimizer)
+        }
+        # RecBole's trainers that have several point `optimizer` to one of them in turn.
+        return {name: found[name] for name in found if name != "optimizer" or len(found) == 1}
+
+    def _save_checkpoint(
+        self, epoch: int, verbose: bool = True, *, train_data: Any = None, **kwargs: Any
+    ) -> None:
+        """Full state for `--resume`; answers trainer.py:283, which pickles the configuration."""
+        processes = self.parallel.processes
+        random, *others = processes.gather(random_state.capture())
+        state = self.parallel.save(self.run, epoch, self._optimizers()) | {
+            "epoch": epoch,
+            "other": pack_other(self.model),
+            "loose_values": loose_values(self.model),
+            **{name: getattr(self, name) for name in COUNTERS},
+            "best_valid_score": float(self.best_valid_score),
+            "seen_tokens": dataclasses.asdict(self.seen_tokens),
+            "scaler": self.scaler.state_dict(),
+            "loader": train_data.state_dict() if train_data is not None else None,
+            "random": random,
+        }
+        if others:
+            state |= {"random_of_others": others, "parallel": self.parallel.name}
+        self.run.save_checkpoint(self.run.last_checkpoint, state)
+        self.parallel.forget(self.run, state)
+
+    def resume_checkpoint(self, resume_file: Any, train_data: Any = None) -> None:
+        """Continue after the last finished epoch; answers trainer.py:308.
+
+        Raises
+        ------
+        RunError
+            If another number of processes, or another way of sharing the model, wrote it.
+        """
+        state = self.run.load_checkpoint(resume_file, self.device)
+        processes = self.parallel.processes
+        others = state.get("random_of_others", [])
+        written = (1 + len(others), state.get("parallel", Whole.name))
+        if written != (processes.size, self.parallel.name):
+            raise RunError(
+                f"{resume_file} was written by {written[0]} processes (parallel={written[1]}) and "
+                f"cannot be resumed by {processes.size} (parallel={self.parallel.name}); start "
+                "the same number in the same way, or leave --resume out to train anew."
+            )
+        self.parallel.load(self.run, state, self._optimizers())
+        self.model.load_other_parameter(unpack(state["other"]))
+        restore_loose_values(self.model, state["loose_values"])
+        for name in COUNTERS:
+            setattr(self, name, state[name])
+        # Checkpoints of earlier versions hold neither of these.
+        self.seen_tokens = TokenCount(**state.get("seen_tokens", {}))
+        self.scaler.load_state_dict(state.get("scaler", {}))
+        self.start_epoch = state["epoch"] + 1
+        if train_data is not None and state["loader"] is not None:
+            train_data.load_state_dict(
+                {name: value.cpu() for name, value in state["loader"].items()}
+            )
+        random_state.restore([state["random"], *others][processes.rank])
+        logger.info("Resuming %s after epoch %d.", self.config["model"], self.start_epoch)
+
+    def load_best(self) -> None:
+        """Load the weights of the epoch that validation chose."""
+        self.parallel.processes.wait()  # until they are written
+        state = self.run.load_checkpoint(self.run.best_checkpoint, self.device)
+        self.parallel.load_weights(state["model"])
+        self.model.load_other_parameter(unpack(state["other"]))
