@@ -28,10 +28,10 @@ from transformers import (
 )
 from transformers.masking_utils import AttentionMaskInterface
 
-from recbole_hellm.models.llm.attention import ATTENTION, AttentionContext
+from recbole_hellm.models.llm.attention import ATTENTION, AttentionContext, prefix_attention
 from recbole_hellm.models.llm.backbone import build_backbone
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
-from recbole_hellm.models.llm.prompt import PromptTokens
+from recbole_hellm.models.llm.prompt import PromptTemplate, PromptTokens, template_tokenizer
 from recbole_hellm.models.llm.settings import LLMSettings
 
 N, D, SLOTS, WINDOW = 9, 5, 3, 3
@@ -88,9 +88,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             kind = FAMILIES[family]
             config = kind.config(**SHAPE, **kind.options, num_key_value_heads=kv_heads)
             redrawn(AutoModel.from_config(config)).save_pretrained(path)
+            template_tokenizer().save_pretrained(path)
         return path
 
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _short_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shorter prompt, for the sake of the slow reference."""
+    monkeypatch.setattr(PromptTemplate, "words", lambda *_: PromptTokens(INSTRUCTION, RESPONSE))
 
 
 def redrawn(model: Any) -> Any:
@@ -104,7 +111,6 @@ def redrawn(model: Any) -> Any:
 def build(folder: Path, **options: Any) -> HeLLMNetwork:
     settings: dict[str, Any] = {
         "backbone": str(folder),
-        "prompt": "none",
         "bilinear_size": 3,
         "prefix_length": SLOTS,
         "prefix_dropout": 0.0,
@@ -119,8 +125,6 @@ def build(folder: Path, **options: Any) -> HeLLMNetwork:
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data += 0.3 * torch.randn_like(parameter)
-    if network.settings.targets == "last":
-        network.prompt = PromptTokens(INSTRUCTION, RESPONSE)
     return network.train()  # where nothing is dropped, and nothing shared
 
 
@@ -193,6 +197,27 @@ def test_without_prefix_it_is_the_familys_own_model_fed_with_words(
     (mine,) = torch.autograd.grad((ours * directions(ours)).sum(), vectors)
     (other,) = torch.autograd.grad((reference * directions(ours)).sum(), table)
     torch.testing.assert_close(mine, other, **CLOSE)
+
+
+@pytest.mark.parametrize("last", [None, 0])
+def test_capped_scores_under_a_plain_causal_mask_are_gemmas(last: int | None) -> None:
+    from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
+
+    layer = torch.nn.Module()
+    layer.layer_idx, layer.num_key_value_groups = 0, 2  # type: ignore[assignment]
+    query, key, value = (torch.randn(2, heads, 5, 4, requires_grad=True) for heads in (4, 2, 2))
+    hidden = torch.full((5, 5), float("-inf")).triu(1)
+    options = {"scaling": 0.7, "softcap": 1.5}
+    expected, _ = eager_attention_forward(layer, query, key, value, hidden, **options)
+    context = None if last is None else AttentionContext(last_layer=last)
+    ours, _ = prefix_attention(layer, query, key, value, None, prefix_context=context, **options)
+    read = slice(None) if last is None else slice(-1, None)
+    assert ours.shape == expected.shape
+    torch.testing.assert_close(ours[:, read], expected[:, read])
+    inputs = (query, key, value)
+    mine = torch.autograd.grad(ours[:, read].square().sum(), inputs)
+    theirs = torch.autograd.grad(expected[:, read].square().sum(), inputs)
+    torch.testing.assert_close(mine, theirs)
 
 
 # ------------------------------------------------------------- with a prefix: by hand
@@ -272,13 +297,14 @@ def literal(network: HeLLMNetwork, family: str, history: list[int]) -> Tensor:
     """Hidden states of one history alone, token by token, [T, hidden_size]."""
     every = network.settings.targets == "every"
     embed = network.model.get_input_embeddings()
-    parts = [network.tokens(torch.tensor(history))]
+    parts = [embed(torch.tensor(INSTRUCTION)), network.tokens(torch.tensor(history))]
     if not every:
-        parts = [embed(torch.tensor(INSTRUCTION)), *parts, embed(torch.tensor(RESPONSE))]
+        parts.append(embed(torch.tensor(RESPONSE)))
     stream = torch.cat(parts)[None]
     prefix = []
     for layer in range(SHAPE["num_hidden_layers"]):
-        pooled = [history[: t + 1] if every else history for t in range(stream.shape[1])]
+        seen = [max(0, t + 1 - len(INSTRUCTION)) for t in range(stream.shape[1])]
+        pooled = [history[:n] if every else history for n in seen]
         sides = zip(*(slots(network, layer, items) for items in pooled), strict=True)
         keys, values = (torch.stack(side) for side in sides)
         prefix.append((keys, values))
@@ -308,9 +334,8 @@ def test_prefix_attention_equals_attention_by_hand(
     expected = torch.stack([literal(network, family, history)[-1] for history in histories])
     torch.testing.assert_close(ours, expected, **CLOSE)
     assert_same(gradients(network, ours), gradients(network, expected), **CLOSE)
-    if FAMILIES[family].windows == (None, None):
-        # Evaluation, where the instruction runs once if no graph reaches it.
-        torch.testing.assert_close(network.eval().hidden_states(*padded(histories)), ours, **CLOSE)
+    # Evaluation, where the instruction runs once if no graph reaches it.
+    torch.testing.assert_close(network.eval().hidden_states(*padded(histories)), ours, **CLOSE)
 
 
 @families
@@ -322,7 +347,27 @@ def test_every_position_with_its_own_prefix_equals_attention_by_hand(
     ids, lengths = padded(HISTORIES)
     real = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
     ours = network.all_hidden_states(ids, lengths)[real]
-    expected = torch.cat([literal(network, family, history) for history in HISTORIES])
+    rows = [literal(network, family, history)[len(INSTRUCTION) :] for history in HISTORIES]
+    expected = torch.cat(rows)
+    torch.testing.assert_close(ours, expected, **CLOSE)
+    assert_same(gradients(network, ours), gradients(network, expected), **CLOSE)
+
+
+@families
+def test_all_targets_of_a_user_in_one_pass_equal_attention_by_hand(
+    folders: Callable[..., Path], family: str
+) -> None:
+    network = build(folders(family), prefix="static")
+    sequences = [[3, 1, 4, 1, 7], [5, 8], [9, 2, 6, 4]]
+    ids, lengths = padded(sequences)
+    ours = network.targets_loss(ids, lengths, torch.tensor([1, 1, 2]))
+    losses = []
+    for sequence, first in zip(sequences, (1, 1, 2), strict=True):
+        for place in range(first, len(sequence)):
+            hidden = literal(network, family, sequence[:place])[-1]
+            scores = network.logits(hidden[None])
+            losses.append(F.cross_entropy(scores, torch.tensor([sequence[place]])))
+    expected = torch.stack(losses).mean()
     torch.testing.assert_close(ours, expected, **CLOSE)
     assert_same(gradients(network, ours), gradients(network, expected), **CLOSE)
 
