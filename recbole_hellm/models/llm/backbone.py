@@ -112,6 +112,9 @@ def wrap_backbone(
     layers = _attention_layers(model)
     heads, n_layers = getattr(config, "num_attention_heads", 0), len(layers)
     reachable = getattr(model, "_supports_attention_backend", False)
+    # Of what PyTorch's fused attention leaves out (attention sinks, say), capped scores are known.
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    reachable = reachable and (capped or getattr(model, "_supports_sdpa", False))
     if not reachable or n_layers == 0 or n_layers != getattr(config, "num_hidden_layers", 0):
         raise BackboneError(
             f"backbone={name} ({config.model_type}) is not a decoder whose every layer attends "

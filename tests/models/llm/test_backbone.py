@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, Gemma2Config, Gemma2Model, LlamaConfig, LlamaModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    Gemma2Config,
+    Gemma2Model,
+    GptOssConfig,
+    GptOssModel,
+    LlamaConfig,
+    LlamaModel,
+)
 
 from recbole_hellm.errors import BackboneError
 from recbole_hellm.models.llm.attention import AttentionContext
@@ -156,6 +165,13 @@ def test_encoders_are_refused() -> None:
     with pytest.raises(BackboneError, match="is not a decoder") as error:
         wrap_backbone(bert, LLMSettings(backbone="bert"))
     assert "bert" in sentence(error)
+
+
+def test_attention_with_terms_that_nobody_would_compute_is_refused() -> None:
+    model = GptOssModel(GptOssConfig(**SMALL, num_local_experts=2, head_dim=4))  # sinks
+    with pytest.raises(BackboneError, match=r"gpt_oss.*is not a decoder") as error:
+        wrap_backbone(model, LLMSettings(backbone="g"))
+    sentence(error)
 
 
 def test_lora_targets_that_do_not_exist_are_named() -> None:
