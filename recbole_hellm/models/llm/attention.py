@@ -139,6 +139,7 @@ def prefix_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
     prefix_context: AttentionContext | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
@@ -164,6 +165,9 @@ def prefix_attention(
         Factor on the scores, 1/sqrt(d_h) by default.
     dropout : float
         Dropout on the attention weights.
+    softcap : float, optional
+        c, where scores are c·tanh(score / c), as in Gemma 2. No fused attention of PyTorch knows
+        it, so the scores are formed.
     prefix_context : AttentionContext, optional
         What this forward pass hands to the layers.
 
@@ -172,33 +176,35 @@ def prefix_attention(
     tuple
         [B, T, H, d_h] and ``None`` for the weights.
     """
-    if prefix_context is None:
+    if prefix_context is None and softcap is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    context = prefix_context or AttentionContext()
     layer, length = _layer(module), query.shape[2]
-    key, value, before = prefix_context.extend(layer, key, value)
+    key, value, before = context.extend(layer, key, value)
     keys = values = None
-    if prefix_context.prefix is not None:
-        keys, values = prefix_context.prefix.layer(module)
+    if context.prefix is not None:
+        keys, values = context.prefix.layer(module)
         before += keys.static.shape[0]
     mask = attention_mask
     if mask is not None and mask.shape[-1] == length:
         # Made by transformers. Padded queries see themselves: without a key there is no softmax.
         mask = mask | torch.eye(length, dtype=torch.bool, device=mask.device)
         mask = F.pad(mask, (before, 0), value=True)
-    last = layer == prefix_context.last_layer
+    last = layer == context.last_layer
     if last:
         # Contiguous, since Inductor takes the strides of a view for constants (torch 2.13).
         query = query[:, :, -1:].contiguous()
         mask = None if mask is None else mask[..., -1:, :].contiguous()
+    if softcap is not None or (keys is not None and keys.per_position):
+        if mask is None:
+            mask = torch.ones(length, before + length, dtype=torch.bool, device=query.device)
+            mask = mask.tril(before)[None, None, -query.shape[2] :]
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        output = _factored(query, key, value, keys, values, mask, scale, dropout, softcap)
+        return output.expand(-1, length, -1, -1), None
     if keys is not None and values is not None:
-        if keys.per_position:
-            if mask is None:
-                mask = torch.ones(length, before + length, dtype=torch.bool, device=query.device)
-                mask = mask.tril(before)[None, None]
-            scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-            return _factored(query, key, value, keys, values, mask, scale, dropout), None
         key = torch.cat([keys.materialise(len(key)).to(key.dtype), key], dim=2)
         value = torch.cat([values.materialise(len(value)).to(value.dtype), value], dim=2)
     causal = mask is None and before > 0 and not last
@@ -245,12 +251,15 @@ def _factored(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    keys: PrefixFactors,
-    values: PrefixFactors,
+    keys: PrefixFactors | None,
+    values: PrefixFactors | None,
     mask: Tensor,
     scaling: float,
     dropout: float,
+    softcap: float | None,
 ) -> Tensor:
+    if keys is None or values is None:
+        keys = values = PrefixFactors(key.new_zeros(0, *key.shape[1::2]))
     length, slots = query.shape[2], keys.static.shape[0]
     # Query heads that share a key head are stacked along the rows, so nothing is repeated.
     grouped = query.unflatten(1, (key.shape[1], -1))
@@ -268,6 +277,8 @@ def _factored(
     if keys.bias is not None:
         prefix = prefix + (grouped * keys.bias[:, None, None]).sum(-1, keepdim=True)
     scores = torch.cat([prefix, sequence], dim=-1) * scaling
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     scores = scores.masked_fill(~mask.unsqueeze(2), float("-inf"))
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     weights = F.dropout(weights.to(value.dtype), dropout)

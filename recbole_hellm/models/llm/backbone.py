@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaModel,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import LlamaConfig, LlamaModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from recbole_hellm.errors import BackboneError
 from recbole_hellm.models.llm.attention import ATTENTION
+from recbole_hellm.models.llm.loading import load_pretrained
 from recbole_hellm.models.llm.prompt import template_tokenizer
 from recbole_hellm.models.llm.settings import LLMSettings
-
-LOADING_ERRORS = (
-    *(OSError, ValueError, KeyError, ImportError, RuntimeError),
-    *(SafetensorError, StrictDataclassError),
-)
-ALTERNATIVE = "name a local folder that holds the model, or use --backbone=tiny."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +38,7 @@ class Backbone:
     embedding_dropout : float
         Dropout on item tokens.
     tokenizer : PreTrainedTokenizerBase, optional
-        ``None`` where the model has none.
+        ``None`` where no prompt needs one.
     """
 
     model: PreTrainedModel
@@ -71,7 +55,9 @@ class Backbone:
 
 
 def build_backbone(settings: LLMSettings, device: torch.device | str | None = None) -> Backbone:
-    """Build or load the backbone that the settings name, on the CPU.
+    """Build or load the backbone that the settings name.
+
+    It is left on the CPU, unless it is quantised, which happens on the GPU.
 
     Parameters
     ----------
@@ -92,11 +78,12 @@ def build_backbone(settings: LLMSettings, device: torch.device | str | None = No
         If the model cannot be had or is no decoder that prefixes can reach.
     """
     settings = settings.resolved()
+    tokenizer: PreTrainedTokenizerBase | None
     if settings.tiny:
         tokenizer = template_tokenizer() if settings.prompt == "alpaca" else None
         return wrap_backbone(_tiny_model(settings, tokenizer), settings, tokenizer)
-    model = _pretrained_model(settings, _weight_dtype(settings, device))
-    return wrap_backbone(model, settings, _pretrained_tokenizer(settings.backbone))
+    model, tokenizer = load_pretrained(settings, device)
+    return wrap_backbone(model, settings, tokenizer)
 
 
 def wrap_backbone(
@@ -125,13 +112,16 @@ def wrap_backbone(
     layers = _attention_layers(model)
     heads, n_layers = getattr(config, "num_attention_heads", 0), len(layers)
     reachable = getattr(model, "_supports_attention_backend", False)
-    reachable = reachable and getattr(config, "attn_logit_softcapping", None) is None
+    # Of what PyTorch's fused attention leaves out (attention sinks, say), capped scores are known.
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    reachable = reachable and (capped or getattr(model, "_supports_sdpa", False))
     if not reachable or n_layers == 0 or n_layers != getattr(config, "num_hidden_layers", 0):
         raise BackboneError(
             f"backbone={name} ({config.model_type}) is not a decoder whose every layer attends "
             "through transformers' attention interface, so prefixes cannot reach it; use a model "
             "of the LLaMA, Mistral, Qwen or Gemma families."
         )
+    _require_scaled_words(model, name)
     model.set_attn_implementation(ATTENTION)
     if settings.train_backbone:
         model.requires_grad_(True)
@@ -172,8 +162,10 @@ def omit_frozen_from_checkpoints(network: nn.Module, part: str) -> None:
     """
 
     def frozen() -> tuple[str, ...]:
-        parameters = network.get_submodule(part).named_parameters()
-        return tuple(f"{part}.{name}" for name, value in parameters if not value.requires_grad)
+        # By key and not by parameter: quantised weights keep their scales beside them.
+        module = network.get_submodule(part)
+        trained = {name for name, value in module.named_parameters() if value.requires_grad}
+        return tuple(f"{part}.{key}" for key in module.state_dict() if key not in trained)
 
     def drop(_: nn.Module, state: dict[str, Any], prefix: str, _metadata: dict[str, Any]) -> None:
         for key in frozen():
@@ -262,64 +254,16 @@ def _attention_layers(model: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _weight_dtype(settings: LLMSettings, device: torch.device | str | None) -> torch.dtype:
-    if settings.train_backbone or settings.backbone_dtype == "float32":
-        return torch.float32
-    if settings.backbone_dtype == "bfloat16":
-        return torch.bfloat16
-    on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
-    return torch.bfloat16 if on_gpu else torch.float32
+def _require_scaled_words(model: PreTrainedModel, name: str) -> None:
+    """Word embeddings must come out as the first layer takes them, beside item tokens.
 
-
-def _pretrained_model(settings: LLMSettings, dtype: torch.dtype) -> PreTrainedModel:
-    name = settings.backbone
-    source = _source(name)
-    looks_like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1
-    if looks_like_path and not Path(source).is_dir():
-        raise BackboneError(f"backbone={name} is not a folder; {ALTERNATIVE}")
-    try:
-        config = AutoConfig.from_pretrained(source)
-        if getattr(config, "is_encoder_decoder", False):
-            raise BackboneError(
-                f"backbone={name} ({config.model_type}) is an encoder-decoder, and HeLLM needs a "
-                "decoder-only model, for example Qwen/Qwen3-0.6B."
-            )
-        model, report = AutoModel.from_pretrained(
-            source, config=config, dtype=dtype, output_loading_info=True
-        )
-    except LOADING_ERRORS as error:
-        raise BackboneError(_reason(name, error)) from error
-    if report["missing_keys"]:
+    Gemma scales them. Early releases of transformers 5 do so in the decoder, item tokens included.
+    """
+    families = ("gemma", "gemma2")
+    if model.config.model_type in families and not hasattr(
+        model.get_input_embeddings(), "embed_scale"
+    ):
         raise BackboneError(
-            f"backbone={name} lacks {len(report['missing_keys'])} of its weights, for example "
-            f"{min(report['missing_keys'])}; fetch the model anew or use --backbone=tiny."
+            f"backbone={name} ({model.config.model_type}) would scale item tokens like words under "
+            f"transformers {transformers.__version__}; update it: pip install -U transformers."
         )
-    decoder = model.get_decoder()
-    return decoder if isinstance(decoder, PreTrainedModel) else model
-
-
-def _pretrained_tokenizer(name: str) -> PreTrainedTokenizerBase | None:
-    try:
-        return AutoTokenizer.from_pretrained(
-            str(Path(name).expanduser()) if name[0] == "~" else name
-        )
-    except LOADING_ERRORS:
-        # A prompt that needs one says so when it is built.
-        return None
-
-
-def _source(name: str) -> str:
-    return str(Path(name).expanduser()) if name.startswith("~") else name
-
-
-def _reason(name: str, error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
-    if "gated" in str(error).lower():
-        return (
-            f"backbone={name} is gated on Hugging Face: accept its licence on its page and log in "
-            f"with `hf auth login`, {ALTERNATIVE}"
-        )
-    return (
-        f"backbone={name} cannot be loaded ({cause}); check its name and the network, {ALTERNATIVE}"
-    )

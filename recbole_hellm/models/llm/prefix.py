@@ -136,8 +136,8 @@ class BoundSide:
         if projection is not None:
             # A projection is linear: it maps the factors, once each, instead of every slot.
             base = _base(projection)
-            static = F.linear(static, base.weight)
-            dynamic = None if dynamic is None else F.linear(dynamic, base.weight)
+            static = _mapped(base, static)
+            dynamic = None if dynamic is None else _mapped(base, dynamic)
             bias = None if base.bias is None else base.bias.unflatten(-1, (-1, head_dim))
         return PrefixFactors(
             static.unflatten(-1, (-1, head_dim)),
@@ -339,3 +339,12 @@ def check_projections(attention_layers: list[nn.Module], name: str) -> None:
 def _base(projection: Any) -> Any:
     """The layer inside an adapter, which is passed by: a prefix is defined by frozen weights."""
     return getattr(projection, "base_layer", projection)
+
+
+def _mapped(layer: Any, inputs: Tensor) -> Tensor:
+    """The linear map of a layer, without its bias."""
+    if type(layer) is nn.Linear:
+        return F.linear(inputs, layer.weight)
+    # The weights of a quantised layer are packed; only the layer itself knows how to read them.
+    outputs: Tensor = layer(inputs)
+    return outputs if layer.bias is None else outputs - layer.bias

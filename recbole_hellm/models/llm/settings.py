@@ -56,8 +56,14 @@ class LLMSettings(Settings):
         Shape of the tiny backbone.
     backbone_dropout : float
         Dropout of the tiny backbone: item tokens, attention weights, both residual branches.
-    backbone_dtype : {"auto", "float32", "bfloat16"}
-        Type of a pre-trained backbone's weights; ``auto``: bfloat16 on a GPU, else float32.
+    backbone_dtype : {"auto", "float32", "bfloat16", "float16"}
+        Type of a frozen pre-trained backbone's weights. ``auto`` on a GPU: the checkpoint's own
+        half precision, or bfloat16 for a checkpoint in float32, and float16 where the GPU lacks
+        bfloat16. ``auto`` on a CPU: float32; bfloat16, which CPUs with AMX compute fast, can be
+        asked for.
+    load_in_4bit, load_in_8bit : bool
+        Pack a frozen pre-trained backbone's weights with bitsandbytes, on a GPU: NF4 with double
+        quantisation, computing in `backbone_dtype`, or LLM.int8().
     train_backbone : bool, optional
         Train the backbone's own weights instead of LoRA adapters.
     lora_r, lora_alpha, lora_dropout, lora_targets
@@ -118,7 +124,9 @@ class LLMSettings(Settings):
     backbone_heads: int = 2
     backbone_intermediate_size: int = 512
     backbone_dropout: float = 0.5
-    backbone_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    backbone_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    load_in_4bit: bool = added(False)
+    load_in_8bit: bool = added(False)
     train_backbone: bool | None = None
     lora_r: int = 16
     lora_alpha: int = 16
@@ -179,6 +187,16 @@ class LLMSettings(Settings):
             len(set(self.item_inputs)) == len(self.item_inputs),
             f"item_inputs={list(self.item_inputs)} names an input twice; name each once.",
         )
+        require(
+            not (self.load_in_4bit and self.load_in_8bit),
+            "load_in_4bit=True and load_in_8bit=True exclude each other; choose one.",
+        )
+        for key in ("load_in_4bit", "load_in_8bit"):
+            require(
+                not getattr(self, key) or not (self.tiny or self.train_backbone),
+                f"{key}=True needs a frozen pre-trained backbone; name one with --backbone and "
+                "leave out train_backbone, or leave out this key.",
+            )
         resolved = self.resolved()
         require(
             bool(self.item_inputs) or bool(resolved.item_vectors),
