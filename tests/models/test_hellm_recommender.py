@@ -8,8 +8,10 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_hellm.data.loaders import (
+    FIRST_TARGET,
     HistoryLoader,
     SequenceLoader,
+    TargetLoader,
     training_loader,
     trim_histories,
 )
@@ -43,16 +45,34 @@ def targets_of(histories: torch.Tensor, lengths: torch.Tensor) -> list[tuple[lis
     ]
 
 
-@pytest.mark.parametrize("targets", ["every", "last"])
-def test_the_loss_is_a_mean_cross_entropy_over_all_items(make: Make, targets: str) -> None:
+LOADERS = {"sequences": SequenceLoader, "targets": TargetLoader, "histories": HistoryLoader}
+ONE_PASS = {"targets": "last", "prefix": "none", "prompt": "alpaca"}
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [({}, "sequences"), ({"targets": "last"}, "histories"), (ONE_PASS, "targets")],
+    ids=["every", "last", "one pass"],
+)
+def test_the_loss_is_a_mean_cross_entropy_over_all_items(
+    make: Make, options: dict[str, Any], kind: str
+) -> None:
     """Recomputed from the scores that the model gives to each history alone."""
-    model, config, dataset, parts = make(targets=targets, train_batch_size=20)
+    model, config, dataset, parts = make(**options, train_batch_size=20)
     loader = training_loader(config, dataset, parts, model)
-    assert isinstance(loader, SequenceLoader if targets == "every" else HistoryLoader)
+    assert model.batches == kind
+    assert isinstance(loader, LOADERS[kind])
     batch = next(iter(loader))
     model.eval()
-    if targets == "every":
+    if kind == "sequences":
         pairs = targets_of(batch["item_id_list"], batch["item_length"])
+    elif kind == "targets":
+        rows = zip(batch["item_id_list"], batch["item_length"], batch[FIRST_TARGET], strict=True)
+        pairs = [
+            (row[:read].tolist(), int(row[read]))
+            for row, length, first in rows
+            for read in range(int(first), int(length))
+        ]
     else:
         pairs = [
             (row[: int(length)].tolist(), int(target))
@@ -68,6 +88,7 @@ def test_the_loss_is_a_mean_cross_entropy_over_all_items(make: Make, targets: st
         scores = model.full_sort_predict(rows)[0]
         losses.append(torch.logsumexp(scores[1:], 0) - scores[target])
     assert len(losses) >= 15
+    assert int(model.target_counts(batch).sum()) == len(losses)
     torch.testing.assert_close(model.calculate_loss(batch), torch.stack(losses).mean())
 
 
@@ -145,8 +166,28 @@ def test_blocks_are_the_layers_and_an_instruction_on_the_way_is_refused(make: Ma
     model, _, _, _ = make(backbone_layers=2)
     assert model.blocks == list(model.network.model.layers)
     assert len(make(targets="last", prompt="alpaca")[0].blocks) == 1
-    with pytest.raises(ConfigError, match="parallel=fsdp cannot train targets=every with an inst"):
-        _ = make(prompt="alpaca")[0].blocks
+    for options in ({"prompt": "alpaca"}, ONE_PASS):
+        with pytest.raises(ConfigError, match="parallel=fsdp cannot train targets=every or multi"):
+            _ = make(**options)[0].blocks
+    assert make(**ONE_PASS, multi_target=False)[0].blocks
+
+
+def test_tokens_are_counted_as_they_are_read(make: Make) -> None:
+    for options in ({"targets": "last", "prompt": "alpaca"}, ONE_PASS):
+        model, config, dataset, parts = make(**options, train_batch_size=20)
+        batch = next(iter(training_loader(config, dataset, parts, model)))
+        inputs: list[torch.Tensor] = []
+        model.network.model.register_forward_pre_hook(
+            lambda _module, _args, given, seen=inputs: seen.append(given["inputs_embeds"]),
+            with_kwargs=True,
+        )
+        model.calculate_loss(batch)
+        # The instruction has a pass of its own where it is shared; empty slots are zeros.
+        read = int(inputs[-1].abs().sum(-1).gt(0).sum())
+        if model.batches == "histories":
+            lengths = batch["item_length"]
+            read = inputs[-1].shape[:2].numel() - int((lengths.max() - lengths).sum())
+        assert int(model.sample_tokens(batch).sum()) == read
 
 
 def test_parameter_groups_hold_every_trained_parameter_once(make: Make) -> None:

@@ -130,13 +130,26 @@ class BoundSide:
     dynamic: Tensor | None = None
     scale: Tensor | None = None
 
-    def factors(self, layer: int, head_dim: int, projection: nn.Module | None) -> PrefixFactors:
-        """One layer's factors by head, passed through `projection` if given."""
+    def factors(
+        self,
+        layer: int,
+        head_dim: int,
+        projection: nn.Module | None,
+        kept: dict[Any, Tensor] | None = None,
+    ) -> PrefixFactors:
+        """One layer's factors by head, passed through `projection` if given.
+
+        What all users share is looked up in `kept`, or left there.
+        """
         static, dynamic, bias = self.static[layer], self.dynamic, None
         if projection is not None:
             # A projection is linear: it maps the factors, once each, instead of every slot.
             base = _base(projection)
-            static = _mapped(base, static)
+            key = (projection, torch.is_autocast_enabled(static.device.type))
+            if kept is None:
+                static = _mapped(base, static)
+            else:
+                static = kept[key] if key in kept else kept.setdefault(key, _mapped(base, static))
             dynamic = None if dynamic is None else _mapped(base, dynamic)
             bias = None if base.bias is None else base.bias.unflatten(-1, (-1, head_dim))
         return PrefixFactors(
@@ -155,6 +168,7 @@ class BoundPrefix:
     values: BoundSide
     head_dim: int
     projected: bool
+    kept: dict[Any, Tensor] | None = None
 
     def layer(self, attention: nn.Module) -> tuple[PrefixFactors, PrefixFactors]:
         """Prefix keys and values of the given attention module."""
@@ -162,8 +176,8 @@ class BoundPrefix:
         key_projection = attention.get_submodule("k_proj") if self.projected else None
         value_projection = attention.get_submodule("v_proj") if self.projected else None
         return (
-            self.keys.factors(index, self.head_dim, key_projection),
-            self.values.factors(index, self.head_dim, value_projection),
+            self.keys.factors(index, self.head_dim, key_projection, self.kept),
+            self.values.factors(index, self.head_dim, value_projection, self.kept),
         )
 
 
@@ -196,6 +210,9 @@ class GraphPrefix(nn.Module):
         Standard deviation of p at the start.
     """
 
+    _stamp: list[Any]
+    _kept: dict[Any, Tensor]
+
     def __init__(
         self,
         *,
@@ -226,6 +243,8 @@ class GraphPrefix(nn.Module):
         self.norm = nn.RMSNorm(pooled_size, EPS) if before else None  # type: ignore[arg-type]
         self.keys = side()
         self.values = side()
+        self._forget()
+        self.register_load_state_dict_post_hook(self._forget)
 
     def forward(self, pooled: Tensor | None) -> BoundPrefix:
         """Bind the prefix to a batch with one set of items per row.
@@ -279,7 +298,25 @@ class GraphPrefix(nn.Module):
         return self._bound(keys, values)
 
     def _bound(self, keys: Tensor | None, values: Tensor | None) -> BoundPrefix:
-        return BoundPrefix(self.keys(keys), self.values(values), self.head_dim, self.projected)
+        keys_side, values_side = self.keys(keys), self.values(values)
+        return BoundPrefix(keys_side, values_side, self.head_dim, self.projected, self._shared())
+
+    def _shared(self) -> dict[Any, Tensor] | None:
+        """At inference, the projections of what all users share, as long as nothing changes."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        stamp = [(value.data_ptr(), value._version) for value in self.parameters()]
+        if stamp != self._stamp:
+            self._stamp, self._kept = stamp, {}
+        return self._kept
+
+    def train(self, mode: bool = True) -> GraphPrefix:
+        """Enter training or evaluation; what was kept for the latter is forgotten."""
+        self._forget()
+        return super().train(mode)
+
+    def _forget(self, *_: Any) -> None:
+        self._stamp, self._kept = [], {}
 
 
 def build_prefix(

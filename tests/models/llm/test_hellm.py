@@ -594,6 +594,33 @@ def test_the_last_layers_savings_change_neither_scores_nor_gradients(
         torch.testing.assert_close(gradient, gradients[1][name], msg=name)
 
 
+def test_what_users_share_of_a_prefix_is_projected_once_for_all_batches(folder: Path) -> None:
+    settings = LLMSettings(backbone=str(folder), variant="released")
+    network = HeLLMNetwork(settings, *tables(), device="cpu").eval()
+    projection = network.model.layers[0].self_attn.k_proj
+    slots = network.settings.prefix_length
+
+    def scores() -> Tensor:
+        with torch.no_grad():
+            return network.hidden_states(*padded(HISTORIES))
+
+    with torch.enable_grad():  # nothing is kept where gradients may be asked for
+        expected = network.hidden_states(*padded(HISTORIES)).detach()
+    torch.testing.assert_close(scores(), expected)
+    assert network.prefix._kept[projection, False].shape[0] == slots
+    kept = dict(network.prefix._kept)
+    torch.testing.assert_close(scores(), expected)
+    assert all(network.prefix._kept[key] is value for key, value in kept.items())
+    # A change of weights is seen, however it comes.
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.no_grad():
+        network.prefix.values.static.neg_()
+    assert not torch.allclose(scores(), expected, atol=1e-3)
+    network.load_state_dict(state)
+    torch.testing.assert_close(scores(), expected)
+    assert network.train().prefix._kept == {}
+
+
 def test_the_last_layer_works_on_the_last_position_alone(folder: Path) -> None:
     settings = LLMSettings(backbone=str(folder), bilinear_size=3)
     network = HeLLMNetwork(settings, *tables(), device="cpu").eval()
