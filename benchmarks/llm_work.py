@@ -20,7 +20,7 @@ Batch = tuple[Tensor, Tensor, Tensor]  # items, lengths, and targets or places o
 
 @dataclasses.dataclass
 class Work:
-    """Batches and what they amount to."""
+    """Batches, and what they amount to: samples, and tokens that go through the decoder."""
 
     batches: list[Batch]
     samples: int
@@ -56,8 +56,13 @@ def padded(histories: Histories, starts: np.ndarray, lengths: np.ndarray) -> Ten
     return torch.from_numpy(np.where(valid, histories.items[places], 0))
 
 
-def evaluation(histories: Histories, size: int, count: int, seed: int) -> Work:
-    """Whole histories but the test item; a user a batch, or sorted by length."""
+def evaluation(
+    histories: Histories, size: int, count: int, seed: int, shared: bool = False
+) -> Work:
+    """Whole histories but the test item; a user a batch, or sorted by length.
+
+    With `shared`, the instruction is read once a batch.
+    """
     users = histories.evaluated_users
     users = np.random.default_rng(seed).choice(users, min(count, len(users)), replace=False)
     lengths = np.minimum(histories.lengths[users] - 1, LIMIT)
@@ -68,7 +73,8 @@ def evaluation(histories: Histories, size: int, count: int, seed: int) -> Work:
         (padded(histories, starts[rows], lengths[rows]), torch.from_numpy(lengths[rows]), Tensor())
         for rows in chunks
     ]
-    return Work(batches, len(users), int((lengths + INSTRUCTION + RESPONSE).sum()))
+    instructions = len(batches) if shared else len(users)
+    return Work(batches, len(users), int((lengths + RESPONSE).sum()) + INSTRUCTION * instructions)
 
 
 def training(histories: Histories, size: int, count: int, seed: int, bucketed: bool) -> Work:
@@ -97,7 +103,7 @@ def training(histories: Histories, size: int, count: int, seed: int, bucketed: b
 
 
 def multi_target(histories: Histories, size: int, count: int, seed: int) -> Work:
-    """The samples of :func:`training`, those of a user in one row; tokens count as if apart."""
+    """The samples of :func:`training`, those of a user in one row."""
     _, starts, lengths, targets = target_rows(histories, LIMIT, size)
     order = np.random.default_rng(seed).permutation(len(targets))
     picked = order[: np.searchsorted(np.cumsum(targets[order]), count) + 1]
@@ -107,11 +113,22 @@ def multi_target(histories: Histories, size: int, count: int, seed: int) -> Work
         first = lengths[rows] - targets[rows]
         items = padded(histories, starts[rows], lengths[rows])
         made.append((items, torch.from_numpy(lengths[rows]), torch.from_numpy(first)))
-        read = (first + lengths[rows] - 1) * targets[rows] // 2
-        tokens += int((read + targets[rows] * (INSTRUCTION + RESPONSE)).sum())
+        tokens += INSTRUCTION + int((lengths[rows] - 1 + targets[rows] * RESPONSE).sum())
     return Work(made, int(targets[picked].sum()), tokens)
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
     """The batch on a device."""
     return batch[0].to(device), batch[1].to(device), batch[2].to(device)
+
+
+def apart(rows: Batch) -> Batch:
+    """Rows of several targets as samples (history, next item)."""
+    samples = [
+        (items[:read], items[read])
+        for items, length, first in zip(*rows, strict=True)
+        for read in range(int(first), int(length))
+    ]
+    histories = torch.nn.utils.rnn.pad_sequence([one for one, _ in samples], batch_first=True)
+    lengths = torch.tensor([len(one) for one, _ in samples])
+    return histories, lengths, torch.stack([target for _, target in samples])

@@ -23,11 +23,12 @@ from recbole_hellm.training.settings import TrainingSettings
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """The rows of one epoch: tokens and targets of each, shape [R].
+    """The rows of one epoch: items, tokens and targets of each, shape [R].
 
     An instruction that is read once for all rows of a part is left out.
     """
 
+    lengths: np.ndarray
     tokens: np.ndarray
     targets: np.ndarray
 
@@ -41,7 +42,7 @@ def describe_needs(config: HellmConfig) -> str:
     Raises
     ------
     HellmError
-        Where the run itself would not start.
+        If the data or a backbone's configuration cannot be had.
     """
     dataset = open_dataset(config, needs_features(config))
     compat.stop_anomaly_detection()
@@ -86,7 +87,7 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
     instruction, response = len(network.prompt.instruction), len(network.prompt.response)
     epoch = _epoch(config, dataset, settings, instruction, response)
     size = int(config["train_batch_size"])
-    batches = BucketedBatches(epoch.tokens, size, config["seed"], epoch.targets)
+    batches = BucketedBatches(epoch.lengths, size, config["seed"], epoch.targets)
     # Sequences and rows of several targets are packed; single histories are padded.
     packed = settings.targets == "every" or bool(settings.multi_target)
     heaviest = max(batches, key=lambda batch: _rows(epoch.tokens[batch], packed)[1])
@@ -96,8 +97,9 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
         fitting = max(1, training.max_tokens // longest)
         rows, targets = fitting, -(-targets * fitting // rows)
     need = requirements(network, rows, longest, targets, device)
-    tokens = int(epoch.tokens.sum())
-    operations = need.training / (rows * longest) * tokens
+    once = instruction if packed else 0  # read once for all rows of a batch
+    tokens = int(epoch.tokens.sum()) + once * len(batches)
+    operations = need.training / (rows * longest + once) * tokens
     rate = _matrix_rate(settings, device)
     samples = int(epoch.targets.sum())
     return [
@@ -114,9 +116,9 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
         ("operations", f"{operations / 1e12:,.3g} T an epoch"),
         (
             "time",
-            f"no less than {_duration(operations / rate)} an epoch, at the {rate / 1e12:.3g} T/s "
-            "of a large matrix product here (benchmarks/llm_throughput.py measures the share of "
-            "it that a shape reaches)",
+            f"{_duration(operations / rate)} an epoch at the {rate / 1e12:.3g} T/s of a large "
+            "matrix product here just now, of which training reaches a share "
+            "(benchmarks/llm_throughput.py measures it)",
         ),
     ]
 
@@ -128,14 +130,14 @@ def _epoch(
     if settings.multi_target:
         size = int(config["train_batch_size"])
         _, _, lengths, targets = target_rows(histories, limit, size)
-        return Epoch(lengths - 1 + response * targets, targets)
+        return Epoch(lengths, lengths - 1 + response * targets, targets)
     counts = histories.training_lengths[histories.training_lengths >= 2] - 1
     if settings.targets == "every":
         read = np.minimum(counts, limit)
-        return Epoch(read, read)
+        return Epoch(read + 1, read, read)
     places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     read = np.minimum(places + 1, limit)
-    return Epoch(read + instruction + response, np.ones_like(read))
+    return Epoch(read, read + instruction + response, np.ones_like(read))
 
 
 def _rows(tokens: np.ndarray, packed: bool) -> tuple[int, int]:
@@ -152,12 +154,12 @@ def _matrix_rate(settings: LLMSettings, device: torch.device) -> float:
         dtype = torch.bfloat16
     size = 8192 if device.type == "cuda" else 1024
     one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    one @ other
-    begun = time.perf_counter()
-    for _ in range(5):
-        product = one @ other
-    product.sum().item()  # waits for a GPU
-    return 5 * 2.0 * size**3 / (time.perf_counter() - begun)
+    seconds = []
+    for _ in range(6):
+        begun = time.perf_counter()
+        (one @ other).sum().item()  # waits for a GPU
+        seconds.append(time.perf_counter() - begun)
+    return 2.0 * size**3 / min(seconds)
 
 
 def _gib(size: int) -> str:

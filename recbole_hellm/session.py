@@ -22,7 +22,7 @@ from recbole_hellm.evaluation.evaluator import Evaluation, Evaluator
 from recbole_hellm.tracking import RunDirectory, environment
 from recbole_hellm.training.distributed import current
 from recbole_hellm.training.model_state import embedding_tables, parameter_counts
-from recbole_hellm.training.parallel import building_device
+from recbole_hellm.training.parallel import building_device, check_shareable
 from recbole_hellm.training.settings import TrainingSettings
 from recbole_hellm.training.trainer import peak_memory_mb
 
@@ -99,6 +99,7 @@ def _train(
     parts = dataset.build()
     evaluator = Evaluator(config, dataset, dict(zip(("valid", "test"), parts[1:], strict=True)))
     model = build_model(config, parts[0])
+    check_shareable(config, model)
     loader = training_loader(config, dataset, parts, model)
     trainer = registry.trainer_class(config["model"], config["MODEL_TYPE"])(
         config,

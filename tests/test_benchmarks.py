@@ -28,7 +28,7 @@ def test_throughput_script_checks_the_reference_and_prints_ratios(
     command = [sys.executable, str(BENCHMARKS / "llm_throughput.py"), *QUICK, *options]
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
     assert done.returncode == 0, done.stderr
-    assert "relative differences: scores" in done.stdout
+    assert "relative differences of scores" in done.stdout
     lines = [line for line in done.stdout.splitlines() if line.startswith(("training", "evaluat"))]
     assert len(lines) == rows
     assert all(line.endswith("x") for line in lines)

@@ -36,7 +36,7 @@ def test_counts_are_those_of_the_run(
     loader = training_loader(config, dataset, parts, model)
     batches = list(loader)
     samples = sum(int(model.target_counts(batch).sum()) for batch in batches)
-    tokens = sum(int(model.sample_tokens(batch).sum()) for batch in batches)
+    tokens = sum(model.pass_tokens(model.sample_tokens(batch).numpy())[0] for batch in batches)
     parameters = sum(p.numel() for p in model.parameters())
     assert told["samples"].startswith(f"{samples:,} an epoch, 2 epochs at most")
     assert told["steps"] == f"{len(loader):,} an epoch"

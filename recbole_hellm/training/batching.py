@@ -109,7 +109,8 @@ class Cutter:
     """Cuts the batches of one model.
 
     A model that can be cut gives ``sample_tokens(interaction)`` [B], the tokens of each row in a
-    pass, and ``target_counts(interaction)`` [B], and its loss is the mean over the targets of the
+    pass, ``pass_tokens(tokens)``, the tokens of a pass over such rows and the places they take up,
+    and ``target_counts(interaction)`` [B], and its loss is the mean over the targets of the
     rows it is given. The batches of any other model stay whole.
 
     Parameters
@@ -137,10 +138,9 @@ class Cutter:
             return [(interaction, 1.0)]
         tokens = self.model.sample_tokens(interaction).numpy()
         parts = plan(tokens, self.max_tokens, self.world)
-        self.tokens += TokenCount(
-            int(tokens.sum()),
-            sum(len(part.rows) * int(tokens[part.rows].max()) for part in parts if not part.idle),
-        )
+        for part in parts:
+            if not part.idle:
+                self.tokens += TokenCount(*self.model.pass_tokens(tokens[part.rows]))
         if len(parts) == 1:
             return [(interaction, 1.0)]
         targets = self.model.target_counts(interaction).numpy()
@@ -151,3 +151,9 @@ class Cutter:
             )
             for part in parts[self.rank :: self.world]
         ]
+
+    def samples(self, interaction: Interaction) -> int:
+        """Targets of a batch, or its rows where the model does not tell."""
+        if self.model is None:
+            return len(interaction)
+        return int(self.model.target_counts(interaction).sum())

@@ -76,7 +76,7 @@ class TrainingPass(Trainer):
                     value = torch.as_tensor(value).detach() * share
                     sums[name] = sums[name] + value if name in sums else value
             self._update()
-            self.seen_samples += len(interaction)
+            self.seen_samples += self.cutter.samples(interaction)
         shares = self.parallel.processes.gather({name: float(sums[name]) for name in sums})
         means = {name: sum(part[name] for part in shares) / len(train_data) for name in sums}
         total = means.pop("total")

@@ -212,3 +212,15 @@ def share_out(config: Any, model: Any) -> Whole:
     if way is Shards:
         return Shards(model, current(), config["device"])
     return way(model, current())
+
+
+def check_shareable(config: Any, model: Any) -> None:
+    """Refuse at once, before any stage is trained, what could not be trained in shards.
+
+    Raises
+    ------
+    ConfigError
+        As the model's ``blocks`` says.
+    """
+    if way_of(config) is Shards:
+        _ = model.blocks

@@ -69,6 +69,10 @@ def test_parts_are_few_and_even(seed: int) -> None:
     assert max(sizes) == min(worst[count] for count in range(1, min(wanted, 9) + 1))
 
 
+def padded(tokens: np.ndarray) -> tuple[int, int]:
+    return int(tokens.sum()), len(tokens) * int(tokens.max())
+
+
 def test_a_batch_that_fits_keeps_its_order() -> None:
     tokens = np.array([3, 9, 1, 5])
     for limit in (None, 36, 100):
@@ -103,6 +107,7 @@ def test_tokens_are_counted() -> None:
     fields = {"ITEM_LIST_LENGTH_FIELD": "length", "LIST_SUFFIX": "_list"}
     model = SimpleNamespace(
         sample_tokens=lambda rows: rows["length"] + 1,
+        pass_tokens=padded,
         target_counts=lambda rows: torch.tensor([2, 1, 1]),
     )
     lengths = torch.tensor([4, 2, 1])
@@ -120,7 +125,9 @@ def test_tokens_are_counted() -> None:
 def test_processes_take_all_parts_between_them() -> None:
     fields = {"ITEM_LIST_LENGTH_FIELD": "length", "LIST_SUFFIX": "_list"}
     model = SimpleNamespace(
-        sample_tokens=lambda rows: rows["length"], target_counts=lambda rows: rows["length"]
+        sample_tokens=lambda rows: rows["length"],
+        pass_tokens=padded,
+        target_counts=lambda rows: rows["length"],
     )
     batch = Interaction({"item_list": torch.ones(5, 9), "length": torch.tensor([9, 7, 7, 4, 1])})
     seen, shares, counts = [], 0.0, []
@@ -138,7 +145,15 @@ def test_processes_take_all_parts_between_them() -> None:
 
 @pytest.mark.parametrize("world", [1, 3])
 @pytest.mark.parametrize("max_tokens", [1, 9, None])
-@pytest.mark.parametrize("options", [{"targets": "every"}, {"targets": "last", "prompt": "alpaca"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"targets": "every"},
+        {"targets": "last", "prompt": "alpaca"},
+        {"targets": "last", "prompt": "alpaca", "prefix": "static"},
+    ],
+    ids=["every", "last", "several"],
+)
 def test_gradients_of_the_parts_add_up_to_the_batchs(
     make_parts: Callable[..., Any],
     small_model: dict[str, Any],
@@ -147,7 +162,7 @@ def test_gradients_of_the_parts_add_up_to_the_batchs(
     world: int,
 ) -> None:
     if "prompt" in options and max_tokens == 9:
-        max_tokens = 400
+        max_tokens = 80 if "prefix" in options else 400
     still = {"backbone_dropout": 0.0, "prefix_dropout": 0.0, "train_batch_size": 20}
     config, dataset, parts = make_parts("HeLLM", **small_model | still | options)
     torch.manual_seed(5)

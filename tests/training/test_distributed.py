@@ -119,6 +119,7 @@ STILL |= {"epochs": 2}
 ADAPTED = STILL | {"prompt": "none", "lora_dropout": 0.0, "learning_rate": 0.5}
 ADAPTED |= {"train_batch_size": 32, "clip_grad_norm": {"max_norm": 0.05}}
 HALF = ADAPTED | {"backbone_dtype": "bfloat16", "max_tokens": 40, "gradient_checkpointing": True}
+SEVERAL = ADAPTED | {"prefix": "static"}
 LIVELY = {"epochs": 3, "learning_rate": 0.01}
 
 
@@ -143,6 +144,7 @@ def shared(
         model = AutoModel.from_config(config(**shape, num_attention_heads=4, **options))
         model.save_pretrained(root / family)
         shared.plan(f"ddp-{family}", **ADAPTED, backbone=str(root / family))
+    shared.plan("ddp-several", **SEVERAL, backbone=shared.llama, max_tokens=30)
     shared.plan("ddp-cut", **STILL, max_tokens=6)
     shared.plan("whole", **LIVELY)
     shared.plan("killed", **LIVELY, dies_in=1)
@@ -240,6 +242,15 @@ def test_adapters_of_any_family_train_alike(shared: Shared, family: str) -> None
     found, alone = shared.result(f"ddp-{family}"), shared.single(f"ddp-{family}", **options)
     assert_same_weights(found, alone, rtol=1e-4, atol=1e-6)
     assert_scored_like_one_process(found, shared.options(f"ddp-{family}", **options))
+
+
+@needs_gloo
+def test_rows_of_several_targets_are_shared_out_exactly(shared: Shared) -> None:
+    options = SEVERAL | {"backbone": shared.llama, "max_tokens": 30}
+    found, alone = shared.result("ddp-several"), shared.single("ddp-several", **options)
+    assert_same_weights(found, alone, rtol=1e-4, atol=1e-6)
+    assert found.record["cost"]["samples_per_second"] > 0
+    assert_scored_like_one_process(found, shared.options("ddp-several", **options))
 
 
 @needs_fsdp

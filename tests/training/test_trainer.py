@@ -191,6 +191,9 @@ class Sampled(Line):
     def sample_tokens(self, interaction: Any) -> torch.Tensor:
         return interaction["item_length"]
 
+    def pass_tokens(self, tokens: Any) -> tuple[int, int]:
+        return int(tokens.sum()), len(tokens) * int(tokens.max())
+
     def target_counts(self, interaction: Any) -> torch.Tensor:
         return interaction["item_length"]
 
@@ -217,7 +220,8 @@ def test_parts_of_a_batch_make_the_same_step(make_trainer: Any) -> None:
     cut.fit(Lengths())
     assert passes == [1] * 16
     torch.testing.assert_close(cut.model.w, whole.model.w)
-    assert (cut.step, cut.seen_samples) == (whole.step, whole.seen_samples) == (8, 16)
+    targets = 2 * sum(int(batch["item_length"].sum()) for batch in Lengths())
+    assert (cut.step, cut.seen_samples) == (whole.step, whole.seen_samples) == (8, targets)
     for trainer in (whole, cut):
         trainer.tensorboard.close()
     found, cut_found = scalars(whole.run.path), scalars(cut.run.path)

@@ -29,16 +29,20 @@ class LastPosition:
         self.index = int(attention.layer_idx)  # type: ignore[arg-type]
         self._active = False
         layer = next(part for part in model.modules() if attention in part.children())
-        # Set where the layer runs, so that recomputing it in the backward pass sets it again.
-        layer.register_forward_pre_hook(self._look, with_kwargs=True)
+        # Set inside the layer, so that recomputing it in the backward pass sets it again.
+        attention.register_forward_pre_hook(self._look, with_kwargs=True)
+        model.register_forward_hook(self._end)
         for owner, name in ((attention, "o_proj"), (layer, "mlp"), (model, "norm")):
             part = getattr(owner, name, None)
             if isinstance(part, nn.Module):
                 part.register_forward_pre_hook(self._cut)
 
-    def _look(self, _layer: nn.Module, _inputs: Any, keywords: dict[str, Any]) -> None:
+    def _look(self, _attention: nn.Module, _inputs: Any, keywords: dict[str, Any]) -> None:
         context = keywords.get("prefix_context")
         self._active = context is not None and context.last_layer == self.index
+
+    def _end(self, _model: nn.Module, _inputs: Any, _output: Any) -> None:
+        self._active = False
 
     def _cut(self, _part: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         return (inputs[0][:, -1:], *inputs[1:]) if self._active else None

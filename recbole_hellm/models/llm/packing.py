@@ -42,7 +42,11 @@ class Packing:
         return slots.flatten(0, 1)[self.index]
 
 
-def pack(lengths: list[int], device: torch.device, min_capacity: int = 32) -> Packing:
+MIN_CAPACITY = 32
+"""Tokens that a row of a packing has room for, at least."""
+
+
+def pack(lengths: list[int], device: torch.device, min_capacity: int = MIN_CAPACITY) -> Packing:
     """Pack sequences into rows, longest first, each into the row that it fills best.
 
     Parameters

@@ -145,10 +145,11 @@ class BoundSide:
         if projection is not None:
             # A projection is linear: it maps the factors, once each, instead of every slot.
             base = _base(projection)
-            key = (projection, torch.is_autocast_enabled(static.device.type))
-            if kept is None:
+            if kept is None or torch.compiler.is_compiling():
                 static = _mapped(base, static)
             else:
+                stamp = (base.weight.data_ptr(), base.weight._version)
+                key = (projection, torch.is_autocast_enabled(static.device.type), stamp)
                 static = kept[key] if key in kept else kept.setdefault(key, _mapped(base, static))
             dynamic = None if dynamic is None else _mapped(base, dynamic)
             bias = None if base.bias is None else base.bias.unflatten(-1, (-1, head_dim))
@@ -303,7 +304,8 @@ class GraphPrefix(nn.Module):
 
     def _shared(self) -> dict[Any, Tensor] | None:
         """At inference, the projections of what all users share, as long as nothing changes."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        busy = self.training or torch.is_grad_enabled()
+        if busy or torch.is_inference_mode_enabled() or self.keys.static.is_inference():
             return None
         stamp = [(value.data_ptr(), value._version) for value in self.parameters()]
         if stamp != self._stamp:

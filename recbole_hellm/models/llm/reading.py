@@ -22,6 +22,10 @@ from recbole_hellm.models.llm.prompt import PromptTokens, align_right, trim
 from recbole_hellm.models.llm.settings import LLMSettings
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+# What Dynamo must be told to trace the decoder whole: what layers note down about a pass need not
+# be noted again when checkpointing runs them again; and training, evaluation and the shared
+# instruction are variants of one code.
+DYNAMO = {"skip_fwd_side_effects_in_bwd_under_checkpoint": True, "recompile_limit": 32}
 
 
 class HistoryReader(nn.Module):
@@ -175,7 +179,8 @@ class HistoryReader(nn.Module):
         # Half-precision weights meet float32 tokens: products in half precision, the residual
         # stream in float32.
         kind = inputs.device.type
-        with torch.autocast(kind, dtype=self.products) if self.products else nullcontext():
+        autocast = torch.autocast(kind, dtype=self.products) if self.products else nullcontext()
+        with autocast, _traceable() if self.compiled else nullcontext():
             output = self.backbone.model(
                 inputs_embeds=inputs,
                 attention_mask=masks,
@@ -236,3 +241,9 @@ class HistoryReader(nn.Module):
             pooled = like.new_zeros(1, 1, self.pooling.size, dtype=self.tokens.dtype)
         bound: BoundPrefix = self.prefix(pooled)
         return bound
+
+
+def _traceable() -> Any:
+    from torch._dynamo import config
+
+    return config.patch({key: value for key, value in DYNAMO.items() if hasattr(config, key)})

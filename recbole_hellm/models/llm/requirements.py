@@ -147,7 +147,8 @@ def _passes(
         with FlopCounterMode(display=False) as counter:
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
                 prefix = _prefix(network, rows, visible)
-                context = AttentionContext(prefix, last_layer=last_layer)
+                shared = None if single else network._instruction()
+                context = AttentionContext(prefix, shared, last_layer=last_layer)
                 states = network._run(inputs, visible, positions, context)
                 read = states[:, -1] if single else states.flatten(0, 1)[:targets]
                 target = torch.ones(len(read), dtype=torch.long, device=device)

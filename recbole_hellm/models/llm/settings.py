@@ -207,7 +207,6 @@ class LLMSettings(Settings):
             not (self.gram_pad_bug and resolved.targets == "every"),
             "gram_pad_bug=True needs targets=last, since targets=every pools no padded batch.",
         )
-
         require(
             not (self.multi_target and resolved.targets == "every"),
             "multi_target=True needs targets=last; targets=every reads whole sequences anyway.",

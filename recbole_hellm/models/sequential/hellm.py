@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from recbole_hellm.data.loaders import FIRST_TARGET
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
+from recbole_hellm.models.llm.packing import MIN_CAPACITY
 from recbole_hellm.models.llm.settings import LLMSettings
 from recbole_hellm.settings import Settings, added
 
@@ -71,7 +73,7 @@ class HeLLM(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any, network: HeLLMNetwork | None = None) -> None:
         super().__init__(config, dataset)
-        self.settings = LLMSettings.from_config(config).resolved()
+        self.settings = _settings(config)
         self.network = self._new_network(config) if network is None else network
 
     def _new_network(self, config: Any) -> HeLLMNetwork:
@@ -107,8 +109,8 @@ class HeLLM(SequentialRecommender):
         if shares and len(self.network.prompt.instruction):
             raise ConfigError(
                 "parallel=fsdp cannot train targets=every or multi_target=True with an "
-                "instruction, which passes the layers by itself; use --targets=last "
-                "--multi_target=False, --prompt=none or --parallel=ddp."
+                "instruction, which passes the layers by itself; use --targets=last without "
+                "multi_target, --prompt=none or --parallel=ddp."
             )
         attention = {id(module) for module in self.network.backbone.attention_layers}
         paths = [path for path, part in self.network.model.named_modules() if id(part) in attention]
@@ -168,6 +170,19 @@ class HeLLM(SequentialRecommender):
         words: int = len(prompt.instruction) + len(prompt.response)
         return interaction[self.ITEM_SEQ_LEN] + words
 
+    def pass_tokens(self, tokens: np.ndarray) -> tuple[int, int]:
+        """Tokens of a pass over rows with the given :meth:`sample_tokens`, and places they take up.
+
+        Single histories are padded to the longest; sequences and rows of several targets are
+        packed, the instruction being read once for all of them.
+        """
+        if self.batches == "histories":
+            return int(tokens.sum()), len(tokens) * int(tokens.max())
+        words, longest = len(self.network.prompt.instruction), int(tokens.max())
+        capacity = longest * -(-MIN_CAPACITY // max(longest, 1))
+        rows = -(-int(tokens.sum()) // max(capacity, 1))
+        return int(tokens.sum()) + words, rows * capacity + words
+
     def target_counts(self, interaction: Any) -> Tensor:
         """Next items to be predicted in each row of a training batch, shape [B]."""
         if self.settings.targets == "every":
@@ -189,3 +204,13 @@ class HeLLM(SequentialRecommender):
         """Scores of given (history, item) pairs, shape [B]."""
         scores = self.full_sort_predict(interaction)
         return scores.gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
+
+
+def _settings(config: Any) -> LLMSettings:
+    settings = LLMSettings.from_config(config)
+    resolved = settings.resolved()
+    sharded = "parallel" in config and config["parallel"] == "fsdp"
+    if sharded and settings.multi_target is None and resolved.prompt != "none":
+        # See `HeLLM.blocks`: sharded layers cannot share an instruction.
+        return dataclasses.replace(resolved, multi_target=False)
+    return resolved

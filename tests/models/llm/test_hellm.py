@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaConfig, LlamaModel
@@ -607,7 +608,8 @@ def test_what_users_share_of_a_prefix_is_projected_once_for_all_batches(folder: 
     with torch.enable_grad():  # nothing is kept where gradients may be asked for
         expected = network.hidden_states(*padded(HISTORIES)).detach()
     torch.testing.assert_close(scores(), expected)
-    assert network.prefix._kept[projection, False].shape[0] == slots
+    stamp = (projection.weight.data_ptr(), projection.weight._version)
+    assert network.prefix._kept[projection, False, stamp].shape[0] == slots
     kept = dict(network.prefix._kept)
     torch.testing.assert_close(scores(), expected)
     assert all(network.prefix._kept[key] is value for key, value in kept.items())
@@ -618,6 +620,9 @@ def test_what_users_share_of_a_prefix_is_projected_once_for_all_batches(folder: 
     assert not torch.allclose(scores(), expected, atol=1e-3)
     network.load_state_dict(state)
     torch.testing.assert_close(scores(), expected)
+    with torch.no_grad():
+        projection.weight.neg_()
+    assert not torch.allclose(scores(), expected, atol=1e-3)
     assert network.train().prefix._kept == {}
 
 
@@ -632,11 +637,24 @@ def test_the_last_layer_works_on_the_last_position_alone(folder: Path) -> None:
     assert shapes == [words + 4] * (len(shapes) - 1) + [1]
 
 
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [
+        ("aot_eager", {}),
+        ("eager", {"gradient_checkpointing": True}),
+        ("eager", {"prefix": "static", "prefix_projection": "frozen"}),
+    ],
+    ids=["graph", "checkpointing", "several targets"],
+)
 def test_compiled_code_gives_the_same_losses_gradients_and_scores(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, backend: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Traced whole, with dynamic shapes; code is generated in benchmarks/llm_throughput.py."""
-    traced = functools.partial(torch.nn.Module.compile, backend="aot_eager", fullgraph=True)
+    if options.get("gradient_checkpointing"):
+        key = "skip_fwd_side_effects_in_bwd_under_checkpoint"
+        if not hasattr(torch._dynamo.config, key):
+            pytest.skip(f"this PyTorch has no torch._dynamo.config.{key}")
+    traced = functools.partial(torch.nn.Module.compile, backend=backend, fullgraph=True)
 
     def compile_traced(module: torch.nn.Module, *, dynamic: bool, options: Any) -> None:
         traced(module, dynamic=dynamic)
@@ -650,6 +668,7 @@ def test_compiled_code_gives_the_same_losses_gradients_and_scores(
             lora_dropout=0.0,
             prefix_dropout=0.0,
             compile=compiled,
+            **options,
         )
         network = HeLLMNetwork(settings, *tables(), device="cpu").train()
         for parameter in network.parameters():
@@ -658,7 +677,11 @@ def test_compiled_code_gives_the_same_losses_gradients_and_scores(
             monkeypatch.setattr(type(network.model), "compile", compile_traced)
         found: dict[str, Tensor] = {}
         for number, histories in enumerate([HISTORIES, [[3, 1], [5, 2]]]):
-            loss = network.loss(*padded(histories), torch.arange(1, len(histories) + 1))
+            if network.settings.multi_target:
+                sequences, lengths = padded([[*history, 7] for history in histories])
+                loss = network.targets_loss(sequences, lengths, torch.ones_like(lengths))
+            else:
+                loss = network.loss(*padded(histories), torch.arange(1, len(histories) + 1))
             loss.backward()
             found[f"loss {number}"] = loss.detach()
         for name, parameter in network.named_parameters():
