@@ -163,7 +163,7 @@ def test_models_that_read_more_than_items_say_what(train: Callable[..., RunResul
         recommend(result, history=["i01", "i02"])
     drawn = train("DIEN", epochs=1)  # reads items drawn beside each history
     assert len(recommend(drawn, ["u01", "u05"], topk=3)) == 6
-    with pytest.raises(ConfigError, match="DIEN reads '.*', which is not known of this history"):
+    with pytest.raises(ConfigError, match=r"DIEN reads '.*', which is not known"):
         recommend(drawn, history=["i01", "i02"])
 
 
