@@ -46,8 +46,8 @@ def test_texts_and_pictures_of_items(tmp_path: Path) -> None:
     # A table may name whole paths; they count within the folder that is given.
     whole = Catalogue({}, {}, (tmp_path / "more",), {"c": str(tmp_path / "more/c.webp")})
     assert whole.picture("c") == picture
-    outside = Catalogue({}, {}, (tmp_path / "more",), {"c": str(tmp_path / "outside.png")})
-    assert outside.picture("c") is None
+    outside = Catalogue({}, {}, (tmp_path / "more",), {"d": str(tmp_path / "outside.png")})
+    assert outside.picture("d") is None
 
 
 def test_a_dataset_without_an_item_table_has_an_empty_catalogue(tmp_path: Path) -> None:
