@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pandas as pd
 from tabulate import tabulate
 
-from recbole_hellm.data.catalogue import Catalogue
+from recbole_hellm.data.showcase import Showcase
 from recbole_hellm.errors import ConfigError, DataError
 from recbole_hellm.recommending import Recommender
 from recbole_hellm.settings import Settings, require
@@ -101,17 +101,17 @@ def listing(run: str | Path, wanted: Wanted) -> str:
         progress = wanted.output is not None
         frame = recommender.for_users(users, wanted.topk, wanted.exclude_seen, progress)
         recent = {user: recommender.recent(user, wanted.recent) for user in dict.fromkeys(users)}
-    kind, catalogue = wanted.chosen_format, recommender.catalogue
+    kind, showcase = wanted.chosen_format, recommender.showcase
     if not wanted.output:
-        return _TEXTS[kind](frame, recent, catalogue)
+        return _TEXTS[kind](frame, recent, showcase)
     path = Path(wanted.output)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind == "parquet":
-            _flat(frame, recent, catalogue).to_parquet(temporary, index=False)
+            _flat(frame, recent, showcase).to_parquet(temporary, index=False)
         else:
-            temporary.write_text(_TEXTS[kind](frame, recent, catalogue) + "\n", encoding="utf-8")
+            temporary.write_text(_TEXTS[kind](frame, recent, showcase) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
         raise ConfigError(f"output={path} cannot be written ({error.strerror}).") from error
@@ -148,10 +148,10 @@ def _split(text: str) -> list[str]:
 Recent = dict[str, list[str]]  # item tokens by user, newest first
 
 
-def _table(frame: pd.DataFrame, recent: Recent, catalogue: Catalogue) -> str:
+def _table(frame: pd.DataFrame, recent: Recent, showcase: Showcase) -> str:
     blocks = []
     for user, found in frame.groupby("user", sort=False):
-        shown = catalogue.describe(recent[str(user)])
+        shown = showcase.describe(recent[str(user)])
         blocks.append(f"User {user}" if user else "Ad-hoc history")
         if len(shown):
             blocks += ["", "Recent history, newest first", _grid(shown)]
@@ -177,11 +177,11 @@ def _short(text: str) -> str:
     return textwrap.shorten(text, WIDEST, placeholder=" …") or text[:WIDEST]
 
 
-def _json(frame: pd.DataFrame, recent: Recent, catalogue: Catalogue) -> str:
+def _json(frame: pd.DataFrame, recent: Recent, showcase: Showcase) -> str:
     users = [
         {
             "user": user or None,
-            "history": catalogue.describe(recent[str(user)]).to_dict("records"),
+            "history": showcase.describe(recent[str(user)]).to_dict("records"),
             "recommendations": found.drop(columns="user").to_dict("records"),
         }
         for user, found in frame.groupby("user", sort=False)
@@ -189,20 +189,20 @@ def _json(frame: pd.DataFrame, recent: Recent, catalogue: Catalogue) -> str:
     return json.dumps(users, indent=2, ensure_ascii=False)
 
 
-def _flat(frame: pd.DataFrame, recent: Recent, catalogue: Catalogue) -> pd.DataFrame:
+def _flat(frame: pd.DataFrame, recent: Recent, showcase: Showcase) -> pd.DataFrame:
     """One row a recommendation, the user's recent items in a column of their own."""
     texts = {
-        user: "; ".join(f"{item} {catalogue.title(item)}".strip() for item in items)
+        user: "; ".join(f"{item} {showcase.title(item)}".strip() for item in items)
         for user, items in recent.items()
     }
     return frame.assign(history=[texts[user] for user in frame["user"]])
 
 
-def _csv(frame: pd.DataFrame, recent: Recent, catalogue: Catalogue) -> str:
-    return _flat(frame, recent, catalogue).to_csv(index=False, lineterminator="\n").rstrip("\n")
+def _csv(frame: pd.DataFrame, recent: Recent, showcase: Showcase) -> str:
+    return _flat(frame, recent, showcase).to_csv(index=False, lineterminator="\n").rstrip("\n")
 
 
-_TEXTS: dict[str, Callable[[pd.DataFrame, Recent, Catalogue], str]] = {
+_TEXTS: dict[str, Callable[[pd.DataFrame, Recent, Showcase], str]] = {
     "table": _table,
     "json": _json,
     "csv": _csv,

@@ -19,7 +19,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_hellm.data.catalogue import Catalogue
+from recbole_hellm.data.showcase import Showcase
 from recbole_hellm.data.splits import POSITION
 from recbole_hellm.errors import ConfigError, DataError, RunError
 from recbole_hellm.registry import nearest
@@ -107,12 +107,12 @@ class Recommender:
     Attributes
     ----------
     opened : ReopenedRun
-    catalogue : Catalogue
+    showcase : Showcase
         Titles and categories of the dataset's items.
     """
 
     opened: ReopenedRun
-    catalogue: Catalogue
+    showcase: Showcase
 
     @classmethod
     def open(
@@ -127,7 +127,7 @@ class Recommender:
         opened = result.reopen(data_path, backbone)
         config = opened.config
         place, field = Path(config["data_path"]), config["ITEM_ID_FIELD"]
-        return cls(opened, Catalogue.read(place, config["dataset"], field, images))
+        return cls(opened, Showcase.read(place, config["dataset"], field, images))
 
     @property
     def dataset(self) -> Any:
@@ -297,7 +297,7 @@ class Recommender:
         return scores.float().cpu()
 
     def _frame(self, users: np.ndarray, ranks: Any, items: Any, scores: Any) -> pd.DataFrame:
-        described = self.catalogue.describe(self._tokens(items).tolist())
+        described = self.showcase.describe(self._tokens(items).tolist())
         frame = described.assign(user=users, rank=ranks, score=scores)
         return frame[list(COLUMNS)]
 

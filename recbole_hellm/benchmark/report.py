@@ -24,7 +24,7 @@ from recbole_hellm import __version__
 from recbole_hellm.benchmark import curves
 from recbole_hellm.benchmark.tables import common_metrics, comparable
 from recbole_hellm.config import MASKINGS
-from recbole_hellm.data.catalogue import Catalogue
+from recbole_hellm.data.showcase import Showcase
 from recbole_hellm.errors import ConfigError, HellmError
 from recbole_hellm.recommending import Recommender
 from recbole_hellm.runs import RunResult, load_run
@@ -246,14 +246,14 @@ class _Pictures:
         self.left_out = 0
         self._classes: dict[str, str | None] = {}
 
-    def add(self, catalogue: Catalogue, token: str) -> str | None:
+    def add(self, showcase: Showcase, token: str) -> str | None:
         """The class of an item's picture; None where there is none to show."""
         if token not in self._classes:
-            self._classes[token] = self._read(catalogue, token)
+            self._classes[token] = self._read(showcase, token)
         return self._classes[token]
 
-    def _read(self, catalogue: Catalogue, token: str) -> str | None:
-        picture = catalogue.picture(token)
+    def _read(self, showcase: Showcase, token: str) -> str | None:
+        picture = showcase.picture(token)
         if picture is None:
             return None
         if picture.path.stat().st_size > LARGEST_PICTURE:
@@ -285,14 +285,14 @@ def _browser(
             logger.warning("No recommendations of %s: %s", name, error)
             notes.append(f"{name}: {error}")
             continue
-        catalogue = recommender.catalogue
+        showcase = recommender.showcase
         if not users:
             users = _sampled(recommender, settings, pictures)
         found = recommender.for_users([user["token"] for user in users], settings.topk)
         lists = dict(iter(found.groupby("user", sort=False)))
         for user in users:
             rows = lists[user["token"]].to_dict("records") if user["token"] in lists else []
-            cards = [_card(row["item"], catalogue, pictures, row) for row in rows]
+            cards = [_card(row["item"], showcase, pictures, row) for row in rows]
             user["lists"].append({"name": name, "cards": cards})
     return users, notes
 
@@ -307,20 +307,20 @@ def _sampled(
     users = []
     for token in sorted(str(token) for token in np.sort(tokens)[drawn]):
         recent = recommender.recent(token, settings.recent)
-        cards = [_card(item, recommender.catalogue, pictures) for item in recent]
+        cards = [_card(item, recommender.showcase, pictures) for item in recent]
         users.append({"token": token, "history": cards, "lists": []})
     return users
 
 
 def _card(
-    item: str, catalogue: Catalogue, pictures: _Pictures, row: Mapping[str, Any] | None = None
+    item: str, showcase: Showcase, pictures: _Pictures, row: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    title = catalogue.title(item) or item
+    title = showcase.title(item) or item
     return {
         "item": item,
         "title": title,
-        "categories": catalogue.category(item),
-        "picture": pictures.add(catalogue, item),
+        "categories": showcase.category(item),
+        "picture": pictures.add(showcase, item),
         "initial": title[:1].upper(),
         "rank": row["rank"] if row else None,
         "score": f"{row['score']:.3f}" if row else None,

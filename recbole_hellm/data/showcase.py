@@ -38,7 +38,7 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
-class Catalogue:
+class Showcase:
     """Texts and pictures of items, by token; an item that is not known has empty ones.
 
     Attributes
@@ -59,8 +59,8 @@ class Catalogue:
     @classmethod
     def read(
         cls, directory: Path, name: str, item_field: str = "item_id", images: Path | None = None
-    ) -> Catalogue:
-        """The catalogue of a dataset; an empty one where the dataset has no item table.
+    ) -> Showcase:
+        """The showcase of a dataset; an empty one where the dataset has no item table.
 
         Parameters
         ----------

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_hellm.data.catalogue import Catalogue
+from recbole_hellm.data.showcase import Showcase
 from recbole_hellm.errors import DataError
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n" + bytes(20), b"\xff\xd8\xff" + bytes(20)
@@ -27,7 +27,7 @@ def test_texts_and_pictures_of_items(tmp_path: Path) -> None:
     (folder / "images/a.jpg").write_bytes(PNG)  # the content counts
     (folder / "images/e.jpg").write_text("<svg onload=alert(1)>")
     (tmp_path / "outside.png").write_bytes(PNG)
-    found = Catalogue.read(folder, "shop")
+    found = Showcase.read(folder, "shop")
     assert found.describe(["a", "b", "x"]).to_numpy().tolist() == [
         ["a", "Red Kettle", "Home > Small Kettles"],
         ["b", "", ""],
@@ -39,20 +39,20 @@ def test_texts_and_pictures_of_items(tmp_path: Path) -> None:
     assert [pictures[token] for token in "cde"] == [None, None, None]
     (tmp_path / "more").mkdir()
     (tmp_path / "more/c.webp").write_bytes(b"RIFF\0\0\0\0WEBPVP8 ")
-    other = Catalogue.read(folder, "shop", images=tmp_path / "more")
+    other = Showcase.read(folder, "shop", images=tmp_path / "more")
     picture = other.picture("c")
     assert picture is not None and picture.kind == "image/webp"
     assert other.picture("a") == pictures["a"]
     # A table may name whole paths; they count within the folder that is given.
-    whole = Catalogue({}, {}, (tmp_path / "more",), {"c": str(tmp_path / "more/c.webp")})
+    whole = Showcase({}, {}, (tmp_path / "more",), {"c": str(tmp_path / "more/c.webp")})
     assert whole.picture("c") == picture
-    outside = Catalogue({}, {}, (tmp_path / "more",), {"d": str(tmp_path / "outside.png")})
+    outside = Showcase({}, {}, (tmp_path / "more",), {"d": str(tmp_path / "outside.png")})
     assert outside.picture("d") is None
 
 
-def test_a_dataset_without_an_item_table_has_an_empty_catalogue(tmp_path: Path) -> None:
-    found = Catalogue.read(tmp_path, "shop")
+def test_a_dataset_without_an_item_table_has_an_empty_showcase(tmp_path: Path) -> None:
+    found = Showcase.read(tmp_path, "shop")
     assert (found.title("a"), found.category("a"), found.picture("a")) == ("", "", None)
     (tmp_path / "shop.item").write_text("token\nx\n")
     with pytest.raises(DataError, match="line 1: the header must name 'item_id:token'"):
-        Catalogue.read(tmp_path, "shop")
+        Showcase.read(tmp_path, "shop")
