@@ -275,7 +275,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--projection", choices=["frozen", "direct"], default="frozen")
     parser.add_argument("--lora-dropout", type=float, default=0.05)
     parser.add_argument("--batch", type=int, default=128, help="training samples in a step")
-    parser.add_argument("--eval-users", type=int, default=128, help="users scored at a time")
+    parser.add_argument("--eval-users", type=int, default=64, help="users scored at a time")
     parser.add_argument("--users", type=int, default=4096, help="users to evaluate")
     parser.add_argument("--samples", type=int, default=4096, help="samples to train on")
     parser.add_argument("--reference-users", type=int, default=256)

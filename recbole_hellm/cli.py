@@ -22,6 +22,7 @@ commands
               --dataset=sample         sample, Beauty, Toys, Sports, or a folder under data_path
               --config=FILE.yaml       settings from a file; several: a.yaml,b.yaml
               --resume --force         go on after a kill; train again although finished
+              --dry_run                tell what the runs will need, and train nothing
               --KEY=VALUE              any setting; --MODEL.KEY=VALUE for one model or stage
   prepare   make a dataset's files:    --dataset=Beauty [--raw_dir=FOLDER]
   encode    make item features:        --dataset=Beauty [--text_encoder=auto|minilm|tfidf|PATH]
@@ -113,6 +114,7 @@ def parse_options(arguments: Sequence[str], command: str = "run") -> dict[str, A
                 continue
             raise ConfigError(f"Unexpected argument '{argument}'; options look like --key=value.")
         key, equals, text = argument.lstrip("-").partition("=")
+        key = "dry_run" if key == "dry-run" else key
         plain = key in TEXTS.get(command, ())
         if not equals:
             found = bool(rest) and not rest[0].startswith("--")
@@ -156,6 +158,7 @@ def _run(options: dict[str, Any]) -> str:
     from recbole_hellm.config import HellmConfig, check_addressed
     from recbole_hellm.quick_start import execute
 
+    dry = bool(options.pop("dry_run", False))
     models = _names(options.pop("model", "Pop,HeLLM"))
     if not models:
         raise ConfigError("--model names no model; `recbole-hellm models` lists them.")
@@ -164,6 +167,10 @@ def _run(options: dict[str, Any]) -> str:
     # Every configuration is checked before the first model trains.
     configs = [HellmConfig(model, dataset, options, files) for model in models]
     check_addressed(configs)
+    if dry:
+        from recbole_hellm.dry_run import describe_needs
+
+        return "\n\n".join(describe_needs(config) for config in configs)
     return comparison([execute(config) for config in configs])
 
 

@@ -22,7 +22,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import LlamaConfig, LlamaModel
+from transformers import AutoModel, Gemma3TextConfig, LlamaConfig, LlamaModel, Qwen3Config
 
 from recbole_hellm import load_run, run
 from recbole_hellm.config import HellmConfig
@@ -122,6 +122,12 @@ HALF = ADAPTED | {"backbone_dtype": "bfloat16", "max_tokens": 40, "gradient_chec
 LIVELY = {"epochs": 3, "learning_rate": 0.01}
 
 
+FAMILIES = {
+    "qwen3": (Qwen3Config, {"num_key_value_heads": 2, "head_dim": 8}),
+    "gemma3": (Gemma3TextConfig, {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 3}),
+}
+
+
 @pytest.fixture(scope="module")
 def shared(
     tiny_data: Path, small_model: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
@@ -133,6 +139,10 @@ def shared(
     shared = Shared(root, tiny_data, small_model)
     LlamaModel(LlamaConfig(**shape, **heads)).save_pretrained(shared.llama)
     shared.plan("ddp", **STILL)
+    for family, (config, options) in FAMILIES.items():
+        model = AutoModel.from_config(config(**shape, num_attention_heads=4, **options))
+        model.save_pretrained(root / family)
+        shared.plan(f"ddp-{family}", **ADAPTED, backbone=str(root / family))
     shared.plan("ddp-cut", **STILL, max_tokens=6)
     shared.plan("whole", **LIVELY)
     shared.plan("killed", **LIVELY, dies_in=1)
@@ -221,6 +231,15 @@ def test_two_copies_train_like_one(shared: Shared, folder: str, more: dict[str, 
     assert_scored_like_one_process(found, shared.options(folder, **STILL, **more))
     losses = [scalars(result, "loss/total") for result in (found, alone)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@needs_gloo
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_of_any_family_train_alike(shared: Shared, family: str) -> None:
+    options = ADAPTED | {"backbone": str(shared.root / family)}
+    found, alone = shared.result(f"ddp-{family}"), shared.single(f"ddp-{family}", **options)
+    assert_same_weights(found, alone, rtol=1e-4, atol=1e-6)
+    assert_scored_like_one_process(found, shared.options(f"ddp-{family}", **options))
 
 
 @needs_fsdp

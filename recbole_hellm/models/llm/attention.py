@@ -199,8 +199,7 @@ def prefix_attention(
         mask = None if mask is None else mask[..., -1:, :].contiguous()
     if softcap is not None or (keys is not None and keys.per_position):
         if mask is None:
-            mask = torch.ones(length, before + length, dtype=torch.bool, device=query.device)
-            mask = mask.tril(before)[None, None, -query.shape[2] :]
+            mask = _lower(length, before, query.device)[..., -query.shape[2] :, :]
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         output = _factored(query, key, value, keys, values, mask, scale, dropout, softcap)
         return output.expand(-1, length, -1, -1), None
@@ -208,6 +207,8 @@ def prefix_attention(
         key = torch.cat([keys.materialise(len(key)).to(key.dtype), key], dim=2)
         value = torch.cat([values.materialise(len(value)).to(value.dtype), value], dim=2)
     causal = mask is None and before > 0 and not last
+    if causal and not query.is_cuda:
+        mask, causal = _lower(length, before, query.device), False
     with _float32_on_cpu(query):
         if query.device.type == "cpu":
             query, key, value = (_at_least_float32(part) for part in (query, key, value))
@@ -219,6 +220,12 @@ def prefix_attention(
             )
     # The layer expects its input's shape; what is expanded here, `LastPosition` drops again.
     return output.expand(-1, length, -1, -1), None
+
+
+def _lower(length: int, before: int, device: torch.device) -> Tensor:
+    """Causal mask of T queries over `before` + T keys, [1, 1, T, before + T]."""
+    mask = torch.ones(length, before + length, dtype=torch.bool, device=device)
+    return mask.tril(before)[None, None]
 
 
 def _float32_on_cpu(query: Tensor) -> Any:

@@ -54,7 +54,9 @@ class Backbone:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
-def build_backbone(settings: LLMSettings, device: torch.device | str | None = None) -> Backbone:
+def build_backbone(
+    settings: LLMSettings, device: torch.device | str | None = None, outline: bool = False
+) -> Backbone:
     """Build or load the backbone that the settings name.
 
     It is left on the CPU, unless it is quantised, which happens on the GPU.
@@ -66,6 +68,8 @@ def build_backbone(settings: LLMSettings, device: torch.device | str | None = No
     device : torch.device or str, optional
         Where the model will run, which decides the type of pre-trained weights under
         ``backbone_dtype=auto``; by default a GPU if there is one.
+    outline : bool
+        Leave pre-trained weights where they are; the backbone is on the meta device.
 
     Returns
     -------
@@ -82,7 +86,7 @@ def build_backbone(settings: LLMSettings, device: torch.device | str | None = No
     if settings.tiny:
         tokenizer = template_tokenizer() if settings.prompt == "alpaca" else None
         return wrap_backbone(_tiny_model(settings, tokenizer), settings, tokenizer)
-    model, tokenizer = load_pretrained(settings, device)
+    model, tokenizer = load_pretrained(settings, device, outline)
     return wrap_backbone(model, settings, tokenizer)
 
 

@@ -50,7 +50,7 @@ ALTERNATIVE = "name a local folder that holds the model, or use --backbone=tiny.
 
 
 def load_pretrained(
-    settings: LLMSettings, device: torch.device | str | None = None
+    settings: LLMSettings, device: torch.device | str | None = None, outline: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Load a decoder trunk, and its tokenizer if the prompt needs one.
 
@@ -61,6 +61,8 @@ def load_pretrained(
     device : torch.device or str, optional
         Where the model will run; by default a GPU if there is one. A quantised model is put
         there, any other one is left on the CPU.
+    outline : bool
+        Make the trunk on the meta device, from its configuration alone: no weights are read.
 
     Returns
     -------
@@ -75,9 +77,9 @@ def load_pretrained(
     """
     settings = settings.resolved()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if settings.load_in_4bit or settings.load_in_8bit:
+    if (settings.load_in_4bit or settings.load_in_8bit) and not outline:
         _require_quantisation(settings, device)
-    model = _load_model(settings, device)
+    model = _load_model(settings, device, outline)
     return model, load_tokenizer(settings.backbone) if settings.prompt == "alpaca" else None
 
 
@@ -182,7 +184,7 @@ def _require_quantisation(settings: LLMSettings, device: torch.device) -> None:
         )
 
 
-def _load_model(settings: LLMSettings, device: torch.device) -> PreTrainedModel:
+def _load_model(settings: LLMSettings, device: torch.device, outline: bool) -> PreTrainedModel:
     name = settings.backbone
     source = _source(name)
     looks_like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1
@@ -198,6 +200,9 @@ def _load_model(settings: LLMSettings, device: torch.device) -> PreTrainedModel:
                 "decoder-only model, for example Qwen/Qwen3-0.6B."
             )
         dtype = weight_dtype(settings, getattr(config, "dtype", None), device)
+        if outline:
+            with torch.device("meta"):
+                return _trunk(AutoModel.from_config(config, dtype=dtype))
         options: dict[str, Any] = {"dtype": dtype}
         packing = quantisation(settings, dtype)
         if packing is not None:
@@ -212,6 +217,11 @@ def _load_model(settings: LLMSettings, device: torch.device) -> PreTrainedModel:
             f"backbone={name} lacks {len(report['missing_keys'])} of its weights, for example "
             f"{min(report['missing_keys'])}; fetch the model anew or use --backbone=tiny."
         )
+    return _trunk(model)
+
+
+def _trunk(model: PreTrainedModel) -> PreTrainedModel:
+    """The text decoder inside a model, or the model if it is one."""
     decoder = model.get_decoder()
     if not isinstance(decoder, PreTrainedModel):
         return model

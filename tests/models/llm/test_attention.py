@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from recbole_hellm.errors import BackboneError
+from recbole_hellm.models.llm import attention
 from recbole_hellm.models.llm.attention import (
     ATTENTION,
     AttentionContext,
@@ -175,6 +176,17 @@ def test_attention_dropout_acts_on_both_paths() -> None:
         kept, _ = prefix_attention(Layer(1), q, k, v, None, prefix_context=context)
         dropped, _ = prefix_attention(Layer(1), q, k, v, None, dropout=0.5, prefix_context=context)
         assert not torch.allclose(kept, dropped)
+
+
+def test_the_maskless_kernel_is_aligned_to_the_lower_right() -> None:
+    """Taken on GPUs, where kernels without a mask are faster; the same numbers everywhere."""
+    q, k, v = (random(2, heads, T, WIDTH, seed=s) for s, heads in ((0, 4), (1, 2), (2, 2)))
+    keys, values = (random(2, 2, 3, WIDTH, seed=s) for s in (3, 4))
+    k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
+    scores = q @ k.repeat_interleave(2, 1).mT * 0.3
+    scores = scores.masked_fill(~torch.ones(T, T + 3, dtype=torch.bool).tril(3), -torch.inf)
+    expected = (scores.softmax(-1) @ v.repeat_interleave(2, 1)).transpose(1, 2)
+    torch.testing.assert_close(attention._lower_right(q, k, v, 0.3, 0.0), expected)
 
 
 def test_segments_separate_the_sequences_of_a_row() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -390,6 +391,28 @@ def test_gradient_checkpointing_changes_nothing_but_the_work(
         results.append((output, gradients(network, output)))
         runs.append(len(seen))
     assert runs == [1, 2]
+    torch.testing.assert_close(results[0][0], results[1][0], **CLOSE)
+    assert_same(results[0][1], results[1][1], **CLOSE)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_compiled_families_give_the_same_values_and_gradients(
+    folders: Callable[..., Path], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced whole by Dynamo; LLaMA's is traced further, through the backward pass."""
+    traced = functools.partial(torch.nn.Module.compile, backend="eager", fullgraph=True)
+
+    def compile_traced(module: torch.nn.Module, *, dynamic: bool, options: Any) -> None:
+        traced(module, dynamic=dynamic)
+
+    results = []
+    for compiled in (False, True):
+        network = build(folders(family), compile=compiled)
+        if compiled:
+            monkeypatch.setattr(type(network.model), "compile", compile_traced)
+        output = network.hidden_states(*padded(HISTORIES))
+        assert network.compiled is compiled
+        results.append((output, gradients(network, output)))
     torch.testing.assert_close(results[0][0], results[1][0], **CLOSE)
     assert_same(results[0][1], results[1][1], **CLOSE)
 

@@ -1,0 +1,183 @@
+"""What training an LLM stage takes, found without doing it: shapes are run, numbers are not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from recbole_hellm.models.llm.attention import AttentionContext
+from recbole_hellm.models.llm.backbone import build_backbone
+from recbole_hellm.models.llm.hellm import HeLLMNetwork
+from recbole_hellm.models.llm.prefix import BoundPrefix
+from recbole_hellm.models.llm.settings import LLMSettings
+
+QUANTISED = {"load_in_4bit": 0.53, "load_in_8bit": 1.0}
+"""Bytes of a weight in bitsandbytes' formats, block scales included."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Requirements:
+    """Needs of one training step and of one pass, in bytes and operations.
+
+    Attributes
+    ----------
+    parameters, trained : int
+        All numbers in the network, and those that are trained.
+    weights, optimiser, activations : int
+        Bytes of the weights; of gradients and AdamW's two moments; and of what the forward pass
+        of one part of a batch keeps for the backward pass.
+    forward, training : int
+        Operations of matrix products in one pass of the part forward, and forth and back.
+    """
+
+    parameters: int
+    trained: int
+    weights: int
+    optimiser: int
+    activations: int
+    forward: int
+    training: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes of all of these together, temporary buffers not counted."""
+        return self.weights + self.optimiser + self.activations
+
+
+def outline(
+    settings: LLMSettings,
+    n_items: int,
+    widths: tuple[int | None, int | None],
+    device: torch.device,
+) -> HeLLMNetwork:
+    """A network on the meta device; of a pre-trained backbone only the configuration is read.
+
+    Parameters
+    ----------
+    settings : LLMSettings
+        See there.
+    n_items : int
+        N.
+    widths : tuple of int or None
+        Of the graph and sequence embeddings.
+    device : torch.device
+        Where the network is to run, which decides the type of pre-trained weights.
+
+    Raises
+    ------
+    BackboneError
+        If the backbone's configuration cannot be had.
+    """
+    settings = dataclasses.replace(settings.resolved(), compile=False)
+    with torch.device("meta"):
+        backbone = build_backbone(settings, device, outline=True)
+        tables = [None if width is None else torch.zeros(n_items + 1, width) for width in widths]
+        return HeLLMNetwork(settings, *tables, n_items=n_items, backbone=backbone)
+
+
+def requirements(
+    network: HeLLMNetwork, rows: int, columns: int, targets: int, device: torch.device
+) -> Requirements:
+    """Needs of training on one part of a batch.
+
+    PyTorch counts what the passes keep and multiply on tensors without content, for any family of
+    backbones, with or without checkpointing.
+
+    Parameters
+    ----------
+    network : HeLLMNetwork
+        An :func:`outline`, which is of no other use afterwards.
+    rows, columns, targets : int
+        Rows of the part, tokens in each, and targets in all of them.
+    device : torch.device
+        Where the network is to run.
+    """
+    settings = network.settings
+    every = list(network.parameters())
+    trained = sum(p.numel() for p in every if p.requires_grad)
+    weights = _weight_bytes(network, settings)
+    kept, forward, training = _passes(network.train(), rows, columns, targets, device)
+    return Requirements(
+        parameters=sum(p.numel() for p in every),
+        trained=trained,
+        weights=weights,
+        optimiser=3 * 4 * trained,
+        activations=kept,
+        forward=forward,
+        training=training,
+    )
+
+
+def _weight_bytes(network: HeLLMNetwork, settings: LLMSettings) -> int:
+    packed = next((size for key, size in QUANTISED.items() if getattr(settings, key)), None)
+    total = 0.0
+    for name, weight in network.named_parameters():
+        inside = packed is not None and ".layers." in name and weight.ndim == 2
+        frozen = inside and not weight.requires_grad
+        total += weight.numel() * (packed if frozen and packed else weight.element_size())
+    return int(total)
+
+
+def _passes(
+    network: HeLLMNetwork, rows: int, columns: int, targets: int, device: torch.device
+) -> tuple[int, int, int]:
+    """Bytes kept for the backward pass; operations forward, and of both passes."""
+    settings = network.settings
+    sizes: dict[int, int] = {}
+    single = settings.targets == "last" and not settings.multi_target
+    last_layer = network.last_layer if single else None
+
+    def keep(value: Tensor) -> Tensor:
+        storage = value.untyped_storage()
+        if storage._cdata not in own:
+            sizes[storage._cdata] = storage.nbytes()
+        return value
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _move(network, device)
+        own = {p.untyped_storage()._cdata for p in network.parameters()}
+        hidden = network.backbone.hidden_size
+        inputs = torch.zeros(rows, columns, hidden, device=device, requires_grad=True)
+        positions = torch.arange(columns, device=device).expand(rows, -1)
+        visible = torch.ones(rows, columns, columns, dtype=torch.bool, device=device).tril()
+        with FlopCounterMode(display=False) as counter:
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+                prefix = _prefix(network, rows, visible)
+                context = AttentionContext(prefix, last_layer=last_layer)
+                states = network._run(inputs, visible, positions, context)
+                read = states[:, -1] if single else states.flatten(0, 1)[:targets]
+                target = torch.ones(len(read), dtype=torch.long, device=device)
+                loss = network._cross_entropy(read, target, network._table())
+            forward = counter.get_total_flops()
+            loss.backward()  # type: ignore[no-untyped-call]
+        return sum(sizes.values()), forward, counter.get_total_flops()
+
+
+def _prefix(network: HeLLMNetwork, rows: int, visible: Tensor) -> BoundPrefix | None:
+    if network.prefix is None:
+        return None
+    pooled: Tensor | None = None
+    if network.pooling is not None:
+        if network.settings.targets == "every":
+            width = network.tokens.table("graph").embedding_dim
+            items = torch.zeros(*visible.shape[:2], width, device=visible.device)
+            return network.prefix.running(network.pooling, items, visible)
+        pooled = torch.zeros(rows, 1, network.pooling.size, device=visible.device)
+    bound: BoundPrefix = network.prefix(pooled)
+    return bound
+
+
+def _move(network: nn.Module, device: torch.device) -> None:
+    """Give every parameter and buffer a place on a device, though no content."""
+    for module in network.modules():
+        for held in (module._parameters, module._buffers):
+            for name, value in held.items():
+                if value is None:
+                    continue
+                empty = torch.empty(value.shape, dtype=value.dtype, device=device)
+                trained = isinstance(value, nn.Parameter)
+                held[name] = nn.Parameter(empty, value.requires_grad) if trained else empty  # type: ignore[assignment]
