@@ -7,7 +7,7 @@ from typing import Any
 from recbole_hellm import compat
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_run", "run"]
+__all__ = ["__version__", "load_run", "recommend", "run"]
 
 compat.supply_numpy_aliases()
 
@@ -18,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from recbole_hellm import quick_start
 
         return getattr(quick_start, name)
+    if name == "recommend":
+        from recbole_hellm import recommending
+
+        return recommending.recommend
     raise AttributeError(f"module 'recbole_hellm' has no attribute {name!r}")

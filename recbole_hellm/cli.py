@@ -28,6 +28,12 @@ commands
   encode    make item features:        --dataset=Beauty [--text_encoder=auto|minilm|tfidf|PATH]
   tune      search settings on validation: --model=VBPR --dataset=Beauty [--trials=12]
               [--space=FILE.yaml] [--studies_dir=studies]; several processes may share a study
+  recommend what a finished run's model recommends: --run=RUN --user=TOKEN[,TOKEN] [--topk=10]
+              --users=FILE             a user token per line; --all_users for every user
+              --history=ITEM1,ITEM2    for a user the model has not seen (sequential, LLM models)
+              [--exclude_seen=False --recent=5 --format=table|json|csv|parquet --output=FILE]
+  report    one HTML page of finished runs: RUN [RUN ...] [--output=report.html]
+              [--users=12 --topk=10 --images=FOLDER]
   models    list the models, or one model's settings: [--model=HeLLM --dataset=Beauty]
 
 `torchrun --nproc_per_node=2 run_hellm.py ...` shares a run among processes (--parallel=ddp|fsdp).
@@ -35,6 +41,14 @@ Without a model, `run` trains Pop and HeLLM. Values are YAML. See runs: tensorbo
 """
 
 Command = Callable[[dict[str, Any]], str]
+
+# Arguments that are no options: the key under which a command gets the list of them.
+POSITIONAL = {"report": "runs"}
+# Options that stay the texts they are: tokens and files may look like numbers.
+TEXTS = {
+    "recommend": ("run", "user", "users", "history", "format", "output", "data_path", "backbone"),
+    "report": ("runs", "output", "images", "data_path", "backbone"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Tokenizers would otherwise warn about forks that DataLoader workers may make.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        options = parse_options(given)
+        options = parse_options(given, command)
         if command == "help" or "help" in options or "h" in options:
             print(USAGE, end="")
             return 0
@@ -76,28 +90,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse_options(arguments: Sequence[str]) -> dict[str, Any]:
-    """Read ``--key=value``, ``--key value`` and ``--flag``; values are YAML.
+def parse_options(arguments: Sequence[str], command: str = "run") -> dict[str, Any]:
+    """Read ``--key=value``, ``--key value`` and ``--flag`` for a command; values are YAML.
+
+    Options in :data:`TEXTS` are texts instead. Where :data:`POSITIONAL` names a key for it,
+    arguments that are no options are a list under that key.
 
     Raises
     ------
     ConfigError
-        If an argument is no option, a key is given twice or a value is not YAML.
+        If an argument is no option, a key is given twice, a text is missing or a value is not YAML.
     """
     from recbole_hellm.yaml_files import parse_yaml
 
     options: dict[str, Any] = {}
+    positional: list[str] = []
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("-") or argument in ("-", "--"):
+            if command in POSITIONAL and not argument.startswith("-"):
+                positional.append(argument)
+                continue
             raise ConfigError(f"Unexpected argument '{argument}'; options look like --key=value.")
         key, equals, text = argument.lstrip("-").partition("=")
         key = "dry_run" if key == "dry-run" else key
+        plain = key in TEXTS.get(command, ())
         if not equals:
-            text = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+            found = bool(rest) and not rest[0].startswith("--")
+            if plain and not found:
+                raise ConfigError(f"Option --{key} needs a value; write --{key}=VALUE.")
+            text = rest.pop(0) if found else "true"
         if key in options:
             raise ConfigError(f"Option --{key} is given twice; keep one of them.")
+        if plain:
+            options[key] = text
+            continue
         try:
             options[key] = parse_yaml(text)
         except Exception as error:  # PyYAML's errors share no public base with its resolvers'
@@ -105,6 +133,9 @@ def parse_options(arguments: Sequence[str]) -> dict[str, Any]:
                 f"--{key}={text!r} is not a YAML value; put quotes inside to make it a text, for "
                 f"example --{key}='\"{text}\"'."
             ) from error
+    if positional:
+        key = POSITIONAL[command]
+        options[key] = [*positional, *_names(options.get(key, []))]
     return options
 
 
@@ -183,6 +214,25 @@ def _encode(options: dict[str, Any]) -> str:
     return f"Features: {encode_dataset(name, directory, encoder, force)}"
 
 
+def _recommend(options: dict[str, Any]) -> str:
+    from recbole_hellm.listing import Wanted, listing
+
+    _only(options, "run", *Wanted.keys())
+    if "run" not in options:
+        raise ConfigError("recommend needs a finished run; name its directory with --run=RUN.")
+    return listing(options.pop("run"), Wanted.from_config(options))
+
+
+def _report(options: dict[str, Any]) -> str:
+    from recbole_hellm.benchmark.report import ReportSettings, write_report
+
+    _only(options, "runs", *ReportSettings.keys())
+    runs = _names(options.pop("runs", []))
+    if not runs:
+        raise ConfigError("report needs finished runs; name their directories: report RUN [RUN].")
+    return f"Report: {write_report(runs, ReportSettings.from_config(options))}"
+
+
 def _models(options: dict[str, Any]) -> str:
     from recbole_hellm.benchmark.tables import model_list, model_settings
 
@@ -199,5 +249,7 @@ COMMANDS: dict[str, Command] = {
     "prepare": _prepare,
     "encode": _encode,
     "tune": _tune,
+    "recommend": _recommend,
+    "report": _report,
     "models": _models,
 }

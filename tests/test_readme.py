@@ -38,7 +38,7 @@ def test_commands_of_the_readme_are_accepted(command: str) -> None:
     words = shlex.split(command.removeprefix(prefix))
     name = words.pop(0) if words and not words[0].startswith("-") else "run"
     assert name in (*COMMANDS, "help")
-    options = parse_options(words)
+    options = parse_options(words, name)
     if name == "run":
         models = str(options.pop("model", "Pop,HeLLM")).split(",")
         dataset = options.pop("dataset", "sample")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -31,15 +31,7 @@ def comparison(results: Iterable[RunResult]) -> str:
     RunError
         If the runs differ in dataset, split, candidate items, masking or number of test users.
     """
-    rows: dict[str, RunResult] = {}
-    for result in results:
-        for found in (*result.stages, result):
-            rows.setdefault(str(found.path), found)
-    runs = list(rows.values())
-    for key in COMPARED:
-        values = {run.record[key] for run in runs}
-        if len(values) > 1:
-            raise RunError(f"These runs differ in {key} ({values}) and cannot be compared.")
+    runs = comparable(results)
     record = runs[0].record
     own = record["masking"]
     blocks = [
@@ -55,12 +47,34 @@ def comparison(results: Iterable[RunResult]) -> str:
     return "\n".join(blocks)
 
 
+def comparable(results: Iterable[RunResult]) -> list[RunResult]:
+    """Runs, each once, with the stages they stand on before them.
+
+    Raises
+    ------
+    RunError
+        If they differ in dataset, split, candidate items, masking or number of test users.
+    """
+    rows: dict[str, RunResult] = {}
+    for result in results:
+        for found in (*result.stages, result):
+            rows.setdefault(str(found.path), found)
+    runs = list(rows.values())
+    for key in COMPARED:
+        values = {run.record[key] for run in runs}
+        if len(values) > 1:
+            raise RunError(f"These runs differ in {key} ({values}) and cannot be compared.")
+    return runs
+
+
+def common_metrics(runs: Sequence[RunResult], masking: str) -> list[str]:
+    """Names of the test metrics that all of `runs` have, in the first one's order."""
+    found = [run.metrics("test", masking) for run in runs]
+    return [name for name in found[0] if all(name in metrics for metrics in found)]
+
+
 def _metrics_table(runs: list[RunResult], masking: str) -> str:
-    names = [
-        name
-        for name in runs[0].metrics("test", masking)
-        if all(name in run.metrics("test", masking) for run in runs)
-    ]
+    names = common_metrics(runs, masking)
     body = [
         [
             run.record["model"],

@@ -170,7 +170,7 @@ class Evaluator:
             )
             for masking in maskings
         ]
-        scores = self._score(model, inputs.to(device))
+        scores = self.score(model, inputs.to(device))
         try:
             counted = count_above(scores, targets, known)  # type: ignore[arg-type]
         except FloatingPointError as error:
@@ -203,7 +203,14 @@ class Evaluator:
     def _suffix(self) -> str:
         return self.config["LIST_SUFFIX"]
 
-    def _score(self, model: Any, rows: Interaction) -> Tensor:
+    def score(self, model: Any, rows: Interaction) -> Tensor:
+        """Scores of all items for each of `rows`, [B, N + 1]; column 0 is padding and may be any.
+
+        Raises
+        ------
+        RunError
+            If the model's scores have the wrong shape.
+        """
         if self.config["bucket_by_length"] and self._length_field in rows:
             from recbole_hellm.data.loaders import trim_histories
 

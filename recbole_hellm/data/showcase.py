@@ -1,0 +1,134 @@
+"""What people want to see of an item: its title, its categories and, where there is one, a picture.
+
+Texts come from the dataset's item table, as do names of picture files. Pictures are local files:
+nothing is ever fetched from an address.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recbole_hellm.data.atomic import read_items
+
+TITLE_COLUMNS = ("title", "name", "movie_title")
+CATEGORY_COLUMNS = ("categories", "category", "genres", "genre", "class")
+IMAGE_COLUMNS = ("image", "image_path", "image_file")
+IMAGES = "images"  # folder of a dataset with a picture per item, named by its token
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+_SIGNATURES = {
+    b"\xff\xd8\xff": "image/jpeg",
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"GIF8": "image/gif",
+    b"RIFF": "image/webp",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A local picture: its file and its media type."""
+
+    path: Path
+    kind: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Showcase:
+    """Texts and pictures of items, by token; an item that is not known has empty ones.
+
+    Attributes
+    ----------
+    titles, categories : mapping of str to str
+        Categories of one path are joined by `` > ``.
+    folders : tuple of Path
+        Where pictures may lie.
+    files : mapping of str to str
+        Picture files that the item table names, relative to a folder.
+    """
+
+    titles: Mapping[str, str]
+    categories: Mapping[str, str]
+    folders: tuple[Path, ...] = ()
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def read(
+        cls, directory: Path, name: str, item_field: str = "item_id", images: Path | None = None
+    ) -> Showcase:
+        """The showcase of a dataset; an empty one where the dataset has no item table.
+
+        Parameters
+        ----------
+        directory, name : Path, str
+            The dataset's folder, and the name in ``<name>.item``.
+        item_field : str
+            The column with item tokens.
+        images : Path, optional
+            A folder with pictures in place of the dataset's own ``images``.
+
+        Raises
+        ------
+        DataError
+            If there is an item table and it cannot be read.
+        """
+        folders = tuple(folder for folder in (images, directory / IMAGES, directory) if folder)
+        if not (directory / f"{name}.item").is_file():
+            return cls({}, {}, folders)
+        frame = read_items(directory, name, item_field)
+        tokens = frame["item_id"].tolist()
+
+        def column(names: Iterable[str]) -> dict[str, str]:
+            found = next((key for key in names if key in frame), None)
+            cells = [] if found is None else map(_joined, frame[found])
+            return dict(zip(tokens, cells, strict=False))
+
+        return cls(column(TITLE_COLUMNS), column(CATEGORY_COLUMNS), folders, column(IMAGE_COLUMNS))
+
+    def title(self, token: str) -> str:
+        """The item's title, or ''."""
+        return self.titles.get(token, "")
+
+    def category(self, token: str) -> str:
+        """The item's categories, or ''."""
+        return self.categories.get(token, "")
+
+    def describe(self, items: Iterable[str]) -> pd.DataFrame:
+        """Columns item, title, categories; one row an item, in the given order."""
+        rows = [(item, self.title(item), self.category(item)) for item in items]
+        return pd.DataFrame(rows, columns=["item", "title", "categories"])
+
+    def picture(self, token: str) -> Picture | None:
+        """The item's picture, if there is a local file with one."""
+        named = self.files.get(token)
+        for folder in self.folders:
+            names = [named] if named else []
+            if folder.name == IMAGES or folder == self.folders[0]:
+                names += [f"{token}{suffix}" for suffix in _SUFFIXES]
+            for name in names:
+                kind = _image_kind(folder, name)
+                if kind:
+                    return Picture(folder / name, kind)
+        return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _image_kind(folder: Path, name: str) -> str | None:
+    """Media type of a picture within `folder`; None for anything else."""
+    if "://" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
+        return None
+    try:
+        with (folder / name).open("rb") as file:
+            start = file.read(12)
+    except (OSError, ValueError):
+        return None
+    kind = next((kind for mark, kind in _SIGNATURES.items() if start.startswith(mark)), None)
+    return None if kind == "image/webp" and start[8:] != b"WEBP" else kind
+
+
+def _joined(cell: Any) -> str:
+    return cell if isinstance(cell, str) else " > ".join(cell)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recbole_hellm.data.showcase import Showcase
+from recbole_hellm.errors import DataError
+
+PNG, JPEG = b"\x89PNG\r\n\x1a\n" + bytes(20), b"\xff\xd8\xff" + bytes(20)
+
+
+def test_texts_and_pictures_of_items(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    (folder / "images").mkdir(parents=True)
+    rows = [
+        "item_id:token\ttitle:token_seq\tcategories:token_seq\timage:token",
+        "a\tRed Kettle\tHome Small_Kettles\t",
+        "b\t\t\tpics/b.bin",
+        "c\tC\tHome\thttps://example.org/c.jpg",
+        "d\tD\tHome\t../outside.png",
+        "e\tE\tHome\t",
+    ]
+    (folder / "shop.item").write_text("\n".join(rows) + "\n")
+    (folder / "pics").mkdir()
+    (folder / "pics/b.bin").write_bytes(JPEG)
+    (folder / "images/a.jpg").write_bytes(PNG)  # the content counts
+    (folder / "images/e.jpg").write_text("<svg onload=alert(1)>")
+    (tmp_path / "outside.png").write_bytes(PNG)
+    found = Showcase.read(folder, "shop")
+    assert found.describe(["a", "b", "x"]).to_numpy().tolist() == [
+        ["a", "Red Kettle", "Home > Small Kettles"],
+        ["b", "", ""],
+        ["x", "", ""],
+    ]
+    pictures = {token: found.picture(token) for token in "abcde"}
+    assert pictures["a"] is not None and pictures["a"].kind == "image/png"
+    assert pictures["b"] is not None and pictures["b"].path == folder / "pics/b.bin"
+    assert [pictures[token] for token in "cde"] == [None, None, None]
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/c.webp").write_bytes(b"RIFF\0\0\0\0WEBPVP8 ")
+    other = Showcase.read(folder, "shop", images=tmp_path / "more")
+    picture = other.picture("c")
+    assert picture is not None and picture.kind == "image/webp"
+    assert other.picture("a") == pictures["a"]
+    # A table may name whole paths; they count within the folder that is given.
+    whole = Showcase({}, {}, (tmp_path / "more",), {"c": str(tmp_path / "more/c.webp")})
+    assert whole.picture("c") == picture
+    outside = Showcase({}, {}, (tmp_path / "more",), {"d": str(tmp_path / "outside.png")})
+    assert outside.picture("d") is None
+
+
+def test_a_dataset_without_an_item_table_has_an_empty_showcase(tmp_path: Path) -> None:
+    found = Showcase.read(tmp_path, "shop")
+    assert (found.title("a"), found.category("a"), found.picture("a")) == ("", "", None)
+    (tmp_path / "shop.item").write_text("token\nx\n")
+    with pytest.raises(DataError, match="line 1: the header must name 'item_id:token'"):
+        Showcase.read(tmp_path, "shop")
