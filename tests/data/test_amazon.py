@@ -10,14 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from recbole_hellm.data.amazon import (
-    CATALOGUE,
-    find_raw_files,
-    prepare_amazon,
-    read_meta,
-    read_reviews,
-)
+from recbole_hellm.data.amazon import prepare_amazon, read_meta, read_reviews
 from recbole_hellm.data.atomic import read_items, read_manifest
+from recbole_hellm.data.catalogue import CATALOGUE, RawFiles, find_raw_files
 from recbole_hellm.data.splits import split_fingerprint
 from recbole_hellm.errors import ConfigError, DataError
 
@@ -89,6 +84,7 @@ def test_prepare(tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture) 
     ]
     assert manifest["notes"] == {
         "category": "Toys_and_Games",
+        "layout": "amazon2014",
         "duplicates_dropped": 1,
         "items_without_metadata": 1,
         "items_without_title": 1,
@@ -188,35 +184,9 @@ def test_unwanted_items_are_left_out_however_their_line_begins(tmp_path: Path) -
     assert items["item_id"].tolist() == ["A"]
 
 
-def test_raw_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = write_raw(tmp_path / "here")
-    below = write_raw(tmp_path / "below" / "Toys_and_Games", "")
-    assert find_raw_files("Toys", here).meta == here / "meta_Toys_and_Games.json.gz"
-    found = find_raw_files("Toys", tmp_path / "below")
-    assert found.reviews == below / "reviews_Toys_and_Games_5.json"
-    monkeypatch.setenv("HELLM_RAW_DIR", str(here))
-    assert find_raw_files("Toys").reviews.parent == here
-    assert find_raw_files("Toys", tmp_path / "below").reviews.parent == below
-    assert find_raw_files("Toys", tmp_path).reviews.parent == here
-    (below / "meta_Toys_and_Games.json").unlink()
-    assert find_raw_files("Toys", tmp_path / "below").reviews.parent == here
-
-
-def test_missing_raw_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        find_raw_files("Sports", tmp_path)
-    for part in ("reviews_Sports_and_Outdoors_5.json.gz", "meta_Sports_and_Outdoors.json.gz"):
-        assert part in str(caught.value)
-    assert "--raw_dir" in str(caught.value)
-    assert "HELLM_RAW_DIR" in str(caught.value)
-    assert str(tmp_path) in str(caught.value)
-    with pytest.raises(DataError, match="no folder is set"):
-        find_raw_files("Sports")
-
-
 def test_unknown_category(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'Books'.*Beauty, Toys, Sports"):
-        prepare_amazon("Books", tmp_path)
+    with pytest.raises(ConfigError, match=r"'Boks'.*Beauty, Toys, Sports"):
+        prepare_amazon("Boks", tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -228,12 +198,11 @@ def real_folder() -> Path:
     return folder
 
 
-def real_raw(folder: Path, name: str) -> Path:
-    try:
-        find_raw_files(name, folder)
-    except DataError as error:
-        pytest.skip(str(error))
-    return folder
+def real_raw(folder: Path, name: str) -> RawFiles:
+    found = find_raw_files(name, folder)
+    if found is None:
+        pytest.skip(f"{folder} lacks the files of {name}")
+    return found
 
 
 @pytest.mark.realdata
@@ -243,12 +212,21 @@ def test_real_counts(
 ) -> None:
     started = time.perf_counter()
     with caplog.at_level(logging.WARNING):
-        manifest = prepare_amazon(name, tmp_path, real_raw(real_folder, name), progress=False)
+        raw = real_raw(real_folder, name)
+        manifest = prepare_amazon(name, tmp_path, real_folder, progress=False)
     assert time.perf_counter() - started < 30
     expected = CATALOGUE[name]
     counted = (manifest["users"], manifest["items"], manifest["interactions"])
     assert counted == (expected.users, expected.items, expected.interactions)
     assert manifest["users_with_tied_test"] == tied
+    times: dict[str, list[int]] = {}
+    for line in gzip.open(raw.reviews, "rt"):
+        record = json.loads(line)
+        times.setdefault(record["reviewerID"], []).append(record["unixReviewTime"])
+    ordered = [sorted(whole) for whole in times.values()]
+    assert tied == sum(whole[-1] == whole[-2] for whole in ordered)
+    validation = sum(whole.count(whole[-2]) > 1 for whole in ordered)
+    assert manifest["users_with_tied_validation"] == validation
     assert manifest["users_below_three"] == 0
     assert manifest["notes"]["duplicates_dropped"] == 0
     assert manifest["notes"]["items_without_metadata"] == 0
@@ -262,7 +240,7 @@ def test_real_counts(
 
 @pytest.mark.realdata
 def test_real_fingerprint_does_not_depend_on_row_order(tmp_path: Path, real_folder: Path) -> None:
-    raw = find_raw_files("Beauty", real_raw(real_folder, "Beauty"))
+    raw = real_raw(real_folder, "Beauty")
     with gzip.open(raw.reviews, "rt") as file:
         lines = file.read().splitlines()
     shuffled = pd.Series(lines).sample(frac=1, random_state=0).tolist()

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def config(folder: Path, **overrides: Any) -> dict[str, Any]:
-    options = {"raw_dir": None, "features": None, "text_encoder": "auto"}
+    options = {"raw_dir": None, "mirrors": None, "features": None, "text_encoder": "auto"}
     return {"data_path": str(folder), "dataset": folder.name} | options | overrides
 
 
@@ -39,7 +39,7 @@ def test_unknown_dataset_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepare.prepare_dataset("Beuty", tmp_path / "Beuty")
     message = str(caught.value)
-    assert message.startswith("Unknown dataset 'Beuty' (did you mean Beauty?); use one of sample,")
+    assert message.startswith("Unknown dataset 'Beuty' (did you mean Beauty?); use sample,")
     assert str(tmp_path / "Beuty") in message
 
 
@@ -47,7 +47,7 @@ def test_a_known_dataset_is_made_where_it_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Any] = []
-    monkeypatch.setattr(prepare, "prepare_amazon", lambda *given: made.append(given))
+    monkeypatch.setattr(prepare, "prepare_amazon", lambda *given, **_: made.append(given))
     monkeypatch.setattr(prepare, "generate_sample", lambda *given: made.append(given))
     beauty = tmp_path / "Beauty"
     prepare.ensure_dataset(config(beauty, raw_dir="/raw"))
