@@ -133,8 +133,9 @@ def download(
                     os.replace(partial.path, target)
                     partial.forget()
                     return target
-                reasons.append(f"{url}: {reason}")
-                logger.warning("%s cannot be had from %s: %s", target.name, url, reason)
+                host = urllib3.util.parse_url(url)
+                reasons.append(f"{host.scheme}://{host.netloc}: {reason}")
+                logger.warning("%s gives no file: %s.", url, reason)
     except OSError as error:  # requests' own errors are told apart before this
         raise DataError(
             f"{target} cannot be written ({error.strerror or error}); make room or name another "
@@ -344,7 +345,7 @@ def _root(error: BaseException) -> tuple[BaseException, str]:
         following = getattr(inner, "reason", None)
         parts = (following, *inner.args)
         inner = next((part for part in parts if isinstance(part, BaseException)), inner)
-    text = str(inner).rpartition(": ")[2]
+    text = str(inner).rpartition(": ")[2].partition(" ([Errno")[0]
     return inner, " ".join(text.split())[:120].rstrip(".") or type(inner).__name__
 
 

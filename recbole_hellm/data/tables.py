@@ -182,19 +182,21 @@ def _opened(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[return-value]
 
 
-def _delimiter(path: Path) -> str:
+def _first_line(path: Path) -> bytes:
     with _opened(path) as file:
-        header = file.readline().decode("utf-8", "replace")
-    return max(_DELIMITERS, key=header.count)
+        return next((line for line in file if line.strip()), b"")
+
+
+def _delimiter(path: Path) -> str:
+    return max(_DELIMITERS, key=_first_line(path).decode("utf-8", "replace").count)
 
 
 def _header(path: Path) -> tuple[str, ...]:
     """Names in line 1 of delimited text; RecBole's ``user_id:token`` is ``user_id``."""
     try:
-        with _opened(path) as file:
-            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-            cells = next(csv.reader(text, delimiter=_delimiter(path)))
-    except (csv.Error, StopIteration, ValueError, *_UNREADABLE) as error:
+        text = _first_line(path).decode("utf-8-sig").strip("\r\n")
+        cells = next(csv.reader([text], delimiter=_delimiter(path)))
+    except (csv.Error, ValueError, *_UNREADABLE) as error:
         raise DataError(f"{path}, line 1 names no columns ({_reason(error)}); add them.") from error
     names = [re.sub(r":(token|float)(_seq)?$", "", name.strip()) for name in cells]
     double = next((name for name in names if names.count(name) > 1), None)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import functools
 import gzip
+import http.server
 import json
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +16,9 @@ import pytest
 from recbole_hellm.data.amazon import prepare_amazon, read_meta, read_reviews
 from recbole_hellm.data.atomic import read_items, read_manifest
 from recbole_hellm.data.catalogue import CATALOGUE, RawFiles, find_raw_files
+from recbole_hellm.data.kcore import k_core
+from recbole_hellm.data.mirrors import Mirrors
+from recbole_hellm.data.prepare import PrepareSettings, prepare_files
 from recbole_hellm.data.splits import split_fingerprint
 from recbole_hellm.errors import ConfigError, DataError
 
@@ -184,6 +190,54 @@ def test_unwanted_items_are_left_out_however_their_line_begins(tmp_path: Path) -
     assert items["item_id"].tolist() == ["A"]
 
 
+SERVED = {
+    "Toys": {
+        "reviews_Toys_and_Games_5.json.gz": [review("U1", "A1", 10), review("U2", "A2", 20)],
+        "meta_Toys_and_Games.json.gz": ["{'asin': 'A1', 'title': 'Top', 'categories': [['T']]}"],
+    },
+    "Toys_and_Games-2018": {
+        "Toys_and_Games_5.json.gz": [review("U1", "A1", 10), review("U2", "A2", 20)],
+        "meta_Toys_and_Games.json.gz": ['{"category": ["T"], "title": "Top", "asin": "A1"}'],
+    },
+    "Toys_and_Games-2023": {
+        "Toys_and_Games.csv.gz": [
+            "user_id,parent_asin,rating,timestamp",
+            "U1,A1,5.0,10",
+            "U2,A2,5.0,20",
+        ],
+        "meta_Toys_and_Games.jsonl.gz": [
+            '{"title": "Top", "categories": ["T"], "parent_asin": "A1", "asin": null}'
+        ],
+    },
+}
+
+
+class SilentHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_download_and_prepare(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    for file, lines in SERVED[name].items():
+        write_lines(tmp_path / "served" / file, lines)
+    handler = functools.partial(SilentHandler, directory=str(tmp_path / "served"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        mirrors = Mirrors([f"http://127.0.0.1:{server.server_address[1]}/{{file}}"])
+        made = prepare_amazon(name, tmp_path / name, progress=False, mirrors=mirrors)
+        server.shutdown()
+    assert [source["file"] for source in made["sources"]] == list(SERVED[name])
+    rows = (tmp_path / name / f"{name}.inter").read_text().splitlines()[1:]
+    assert rows == ["U1\tA1\t0\t10", "U2\tA2\t0\t20"]
+    items = read_items(tmp_path / name, name)
+    assert items["title"].tolist() == ["Top", ""]
+    assert items["categories"].tolist() == [["T"], []]
+    assert made["notes"]["layout"] == f"amazon{name[-4:] if '-' in name else 2014}"
+
+
 def test_unknown_category(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'Boks'.*Beauty, Toys, Sports"):
         prepare_amazon("Boks", tmp_path)
@@ -220,9 +274,9 @@ def test_real_counts(
     assert counted == (expected.users, expected.items, expected.interactions)
     assert manifest["users_with_tied_test"] == tied
     times: dict[str, list[int]] = {}
-    for line in gzip.open(raw.reviews, "rt"):
-        record = json.loads(line)
-        times.setdefault(record["reviewerID"], []).append(record["unixReviewTime"])
+    with gzip.open(raw.reviews, "rt") as lines:
+        for record in map(json.loads, lines):
+            times.setdefault(record["reviewerID"], []).append(record["unixReviewTime"])
     ordered = [sorted(whole) for whole in times.values()]
     assert tied == sum(whole[-1] == whole[-2] for whole in ordered)
     validation = sum(whole.count(whole[-2]) > 1 for whole in ordered)
@@ -252,3 +306,27 @@ def test_real_fingerprint_does_not_depend_on_row_order(tmp_path: Path, real_fold
     second = prepare_amazon("Beauty", tmp_path / "two", tmp_path / "raw", progress=False)
     assert first["split_fingerprint"] == second["split_fingerprint"]
     assert first["files"] == second["files"]
+
+
+@pytest.mark.realdata
+def test_real_files_read_as_any_files_make_the_same_dataset(
+    tmp_path: Path, real_folder: Path
+) -> None:
+    raw = real_raw(real_folder, "Beauty")
+    by_name = prepare_amazon("Beauty", tmp_path / "Beauty", real_folder, progress=False)
+    settings = PrepareSettings(interactions=str(raw.reviews), items=str(raw.meta))
+    as_files = prepare_files("mine", tmp_path / "mine", settings, progress=False)
+    assert as_files["notes"]["layout"] == "amazon2014"
+    same = ("split_fingerprint", "candidate_fingerprint", "users_with_tied_validation", "sources")
+    for key in same:
+        assert as_files[key] == by_name[key]
+    for kind in ("inter", "item"):
+        content = (tmp_path / f"Beauty/Beauty.{kind}").read_bytes()
+        assert (tmp_path / f"mine/mine.{kind}").read_bytes() == content
+
+
+@pytest.mark.realdata
+def test_the_real_five_core_is_one(real_folder: Path) -> None:
+    reviews = read_reviews(real_raw(real_folder, "Beauty").reviews, progress=False)
+    assert len(k_core(reviews, 5)) == len(reviews)
+    assert 0 < len(k_core(reviews, 8)) < len(reviews)
