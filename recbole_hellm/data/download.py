@@ -249,9 +249,7 @@ def _receive(
         unit_divisor=1024,
         disable=not progress,
     )
-    with bar, path.open("r+b" if offset else "wb") as file:
-        file.seek(offset)
-        file.truncate()
+    with bar, path.open("ab" if offset else "wb") as file:
         for block in response.raw.stream(_BLOCK, decode_content=False):
             file.write(block)
             size += len(block)

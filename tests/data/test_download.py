@@ -214,10 +214,35 @@ def test_a_server_that_sends_another_part(tmp_path: Path, server: Server) -> Non
     wrong = status(206, Content_Range=f"bytes 7-9/{len(CONTENT)}")
     server.script = [send(stop=1_000), wrong, send()]
     assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=1000-", "bytes=1000-"]
     server.script = [wrong]
     (tmp_path / "file.gz").unlink()
     with pytest.raises(DownloadError, match="another part than the one asked for"):
         fetch(server, tmp_path)
+
+
+def test_a_server_that_sends_less_than_the_rest(tmp_path: Path, server: Server) -> None:
+    def some(handler: Handler) -> None:
+        first = int(handler.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes {first}-{first + 499}/{len(CONTENT)}")
+        handler.send_header("Content-Length", "500")
+        handler.send_header("ETag", '"v1"')
+        handler.end_headers()
+        handler.wfile.write(CONTENT[first : first + 500])
+
+    server.script = [send(stop=1_000), some, some, send()]
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=1000-", "bytes=1500-", "bytes=2000-"]
+
+
+def test_a_part_longer_than_the_file_is_no_file(tmp_path: Path, server: Server) -> None:
+    (tmp_path / "plain.part").write_bytes(CONTENT + b"x")
+    note = {"url": server.url(), "validator": '"v1"'}
+    (tmp_path / "plain.part.json").write_text(json.dumps(note))
+    server.script = [send()]
+    download([server.url()], tmp_path / "plain", progress=False, patience=QUICK)
+    assert (tmp_path / "plain").read_bytes() == CONTENT
 
 
 def test_truncation_without_a_length_shows_in_gzip(tmp_path: Path, server: Server) -> None:
