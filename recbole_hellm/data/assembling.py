@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from recbole_hellm.data.atomic import TEXT_COLUMNS, describe_source, write_atomic_dataset
+from recbole_hellm.data.features import FOLDER, list_features
 from recbole_hellm.data.kcore import k_core as k_core_of
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def assemble(
         kept["items_without_metadata"] = len(tokens) - len(items)
         for column in TEXT_COLUMNS:
             kept[f"items_without_{column}"] = len(tokens) - int(items[column].map(bool).sum())
+    before = _content(directory / f"{name}.item")
     described = [describe_source(path) for path in sources]
     manifest = write_atomic_dataset(name, interactions, items, directory, described, kept)
     if manifest["users_below_three"]:
@@ -67,4 +69,16 @@ def assemble(
             manifest["users_below_three"],
             name,
         )
+    if before and before != _content(directory / f"{name}.item") and list_features(directory):
+        logger.warning(
+            "The item texts of '%s' changed, and features made from the earlier ones are in %s; "
+            "`recbole-hellm encode --dataset=%s` makes text features anew.",
+            name,
+            directory / FOLDER,
+            name,
+        )
     return manifest
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""

@@ -137,6 +137,22 @@ def test_files_of_ones_own(tmp_path: Path) -> None:
     assert set(table.index) == {"i0", "i1", "i2", "i3", "rare"}
 
 
+def test_features_of_earlier_texts_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log, items = write_files(tmp_path)
+    settings = PrepareSettings(interactions=str(log), items=str(items))
+    folder = tmp_path / "mine"
+    prepare_files("mine", folder, settings, progress=False)
+    save_features(folder, "text", "old", ["i0", "i1", "i2", "i3", "rare"], np.ones((5, 1)))
+    prepare_files("mine", folder, settings, progress=False)
+    assert "item texts" not in caplog.text
+    items.write_text("item,title\ni0,Green hat\n")
+    prepare_files("mine", folder, settings, progress=False)
+    assert "The item texts of 'mine' changed" in caplog.text
+    assert "recbole-hellm encode --dataset=mine" in caplog.text
+
+
 def test_a_k_core_of_ones_own(tmp_path: Path) -> None:
     log, items = write_files(tmp_path)
     settings = PrepareSettings(interactions=str(log), k_core=3)
