@@ -19,12 +19,15 @@ usage: recbole-hellm [command] [--key=value ...]
 commands
   run       train and evaluate models (the default command)
               --model=HeLLM            one name, or several: LightGCN,SASRec,HeLLM
-              --dataset=sample         sample, Beauty, Toys, Sports, or a folder under data_path
+              --dataset=sample         sample, Beauty, Toys, Sports, ... or a folder under data_path
               --config=FILE.yaml       settings from a file; several: a.yaml,b.yaml
               --resume --force         go on after a kill; train again although finished
               --dry_run                tell what the runs will need, and train nothing
               --KEY=VALUE              any setting; --MODEL.KEY=VALUE for one model or stage
-  prepare   make a dataset's files:    --dataset=Beauty [--raw_dir=FOLDER]
+  prepare   make a dataset's files:    --dataset=Beauty [--raw_dir=FOLDER] [--k_core=5]
+              [--mirrors=FILE.yaml|none]; raw files that are in no folder are downloaded
+              --dataset=NAME --interactions=FILE [--items=FILE]: CSV, TSV, Parquet or JSON lines of
+              your own [--user_column= --item_column= --time_column= --layout=amazon2023|...]
   encode    make item features:        --dataset=Beauty [--text_encoder=auto|minilm|tfidf|PATH]
   tune      search settings on validation: --model=VBPR --dataset=Beauty [--trials=12]
               [--space=FILE.yaml] [--studies_dir=studies]; several processes may share a study
@@ -197,12 +200,19 @@ def _directory(options: dict[str, Any]) -> tuple[str, Path]:
 
 def _prepare(options: dict[str, Any]) -> str:
     from recbole_hellm.data.atomic import describe
-    from recbole_hellm.data.prepare import prepare_dataset
+    from recbole_hellm.data.mirrors import Mirrors
+    from recbole_hellm.data.prepare import PrepareSettings, prepare_dataset, prepare_files
 
-    _only(options, "dataset", "data_path", "raw_dir")
+    _only(options, "dataset", "data_path", *PrepareSettings.keys())
     name, directory = _directory(options)
-    raw_dir = Path(options["raw_dir"]) if options.get("raw_dir") else None
-    return describe(prepare_dataset(name, directory, raw_dir))
+    settings = PrepareSettings.from_config(options)
+    if settings.interactions is not None:
+        if "dataset" not in options:
+            raise ConfigError("--interactions needs a name for the dataset: --dataset=NAME.")
+        return describe(prepare_files(name, directory, settings))
+    raw_dir = Path(settings.raw_dir) if settings.raw_dir else None
+    mirrors = Mirrors(settings.mirrors)
+    return describe(prepare_dataset(name, directory, raw_dir, mirrors, settings.k_core))
 
 
 def _encode(options: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from recbole.utils import ModelType, dataset_arguments
 from recbole_hellm import registry
 from recbole_hellm.data.item_tables import ItemTableFile
 from recbole_hellm.errors import ConfigError
-from recbole_hellm.settings import Settings, require
+from recbole_hellm.settings import Settings, added, require
 from recbole_hellm.training.settings import TrainingSettings
 from recbole_hellm.yaml_files import YamlLoader, packaged, read_yaml
 
@@ -44,6 +44,7 @@ PASSED_ON = (
     *dataset_arguments,
     "data_path",
     "raw_dir",
+    "mirrors",
     "features",
     "text_encoder",
     "mask_history",
@@ -82,6 +83,7 @@ class RunSettings(Settings):
 
     data_path: str = "dataset"
     raw_dir: str | None = None
+    mirrors: str | tuple[str, ...] | None = added(None)
     load_col: dict | None = None
     unload_col: dict | None = None
     features: tuple[str, ...] | None = None

@@ -26,6 +26,7 @@ NOT_IDENTIFYING = frozenset(
     [
         "data_path",
         "raw_dir",
+        "mirrors",
         "runs_dir",
         "resume",
         "force",

@@ -28,6 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
+@pytest.fixture(autouse=True)
+def no_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is fetched from anywhere; tests of downloads name a server of their own."""
+    monkeypatch.setenv("HELLM_MIRRORS", "none")
+
+
 @pytest.fixture
 def raw_dir() -> Path:
     """The folder of the real Amazon files, for tests marked ``realdata``."""

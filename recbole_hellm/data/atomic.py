@@ -3,7 +3,8 @@
 A prepared dataset is three files in one folder:
 
 - ``<name>.inter``: user_id, item_id, position, timestamp, rows in canonical order;
-- ``<name>.item``: item_id, title, brand, categories, description, items in ascending token order;
+- ``<name>.item``: item_id, title, brand, categories, description, and image where an item has one;
+  items in ascending token order;
 - ``manifest.json``: counts, checksums and fingerprints; it is written last, so a folder that has
   one is complete.
 """
@@ -28,6 +29,7 @@ from recbole_hellm.data.splits import (
     leave_one_out_targets,
     split_fingerprint,
     tied_test_users,
+    tied_validation_users,
 )
 from recbole_hellm.errors import DataError
 
@@ -42,12 +44,13 @@ _ITEM_HEADER = (
     "categories:token_seq",
     "description:token_seq",
 )
+IMAGE = "image"
 
 
 def write_atomic_dataset(
     name: str,
     interactions: pd.DataFrame,
-    items: pd.DataFrame,
+    items: pd.DataFrame | None,
     directory: Path,
     sources: Sequence[Mapping[str, Any]],
     notes: Mapping[str, Any] | None = None,
@@ -60,10 +63,11 @@ def write_atomic_dataset(
         The dataset's name, which RecBole wants to be the folder's name as well.
     interactions : DataFrame
         Columns user_id, item_id, timestamp; rows in any order.
-    items : DataFrame
-        Column item_id and any of title, brand, categories, description; others are left out.
-        Categories are the elements of one path (a list of str). Items without interactions are
-        left out, items without a row get empty texts.
+    items : DataFrame or None
+        Column item_id and any of title, brand, categories, description, image (an address or a
+        path); others are left out. Categories are the elements of one path (a list of str). Items
+        without interactions are left out, items without a row get empty texts. None writes no
+        ``<name>.item``.
     directory : Path
         Created if absent; files of the same names are replaced.
     sources : sequence of mapping
@@ -96,20 +100,24 @@ def write_atomic_dataset(
     lengths = ordered["user_id"].value_counts()
     evaluated = ordered[ordered["user_id"].isin(targets["user"])]
 
+    density = len(ordered) / (len(lengths) * len(candidates))
     columns = [ordered[key].tolist() for key in ("user_id", "item_id", POSITION, "timestamp")]
     contents = {
         f"{name}.inter": _table(_INTER_HEADER, zip(*columns, strict=True)),
-        f"{name}.item": _table(_ITEM_HEADER, _item_rows(items, candidates)),
     }
+    if items is not None:
+        contents[f"{name}.item"] = _item_table(items, candidates)
     manifest = {
         "format_version": FORMAT_VERSION,
         "name": name,
         "users": len(lengths),
         "items": len(candidates),
         "interactions": len(ordered),
-        "sparsity": 1.0 - len(ordered) / (len(lengths) * len(candidates)),
+        "density": density,
+        "sparsity": 1.0 - density,
         "users_below_three": int((lengths < MIN_INTERACTIONS).sum()),
         "users_with_tied_test": tied_test_users(evaluated, "user_id", "timestamp"),
+        "users_with_tied_validation": tied_validation_users(evaluated, "user_id", "timestamp"),
         "split_fingerprint": split_fingerprint(
             targets["user"].tolist(), targets["valid"].tolist(), targets["test"].tolist()
         ),
@@ -123,6 +131,8 @@ def write_atomic_dataset(
     }
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     _replace_files(Path(directory), {**contents, MANIFEST: text.encode()})
+    if items is None:
+        (Path(directory) / f"{name}.item").unlink(missing_ok=True)  # of other data
     return manifest
 
 
@@ -225,40 +235,60 @@ def read_items(directory: Path, name: str, item_field: str = "item_id") -> pd.Da
 
 
 def describe(manifest: Mapping[str, Any]) -> str:
-    """A dataset's row of the statistics table (the paper's Table 2), with its heading."""
+    """A dataset's row of the statistics table (the paper's Table 2), and what ties decide.
+
+    Interactions are all of them: the paper's table leaves one of each user out (METHOD, D1).
+    """
     cells = {
         "Dataset": manifest["name"],
         "Users": f"{manifest['users']:,}",
         "Items": f"{manifest['items']:,}",
         "Interactions": f"{manifest['interactions']:,}",
+        "Density": f"{100 * (1.0 - manifest['sparsity']):.3f} %",
         "Sparsity": f"{100 * manifest['sparsity']:.3f} %",
-        "Tied test": f"{manifest['users_with_tied_test']:,}",
-        "Below three": f"{manifest['users_below_three']:,}",
     }
     widths = [max(len(key), len(value)) for key, value in cells.items()]
     rows: list[Iterable[str]] = [cells.keys(), cells.values()]
-    return "\n".join(
+    table = "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     )
+    below = manifest["users_below_three"]
+    evaluated = manifest["users"] - below
+    lines = [f"\nOf {evaluated:,} evaluated users, equal times leave to the rule for ties"]
+    for part in ("test", "validation"):
+        count = manifest.get(f"users_with_tied_{part}")
+        if count is not None:
+            lines.append(f"  the {part} item of {_share(count, evaluated)}")
+    if below:
+        lines.append(f"{below:,} users have fewer than three interactions: they train only")
+    return "\n".join([table, *lines])
 
 
-def _item_rows(items: pd.DataFrame, candidates: Sequence[str]) -> Iterable[list[str]]:
+def _share(count: int, total: int) -> str:
+    return f"{count:,} ({100 * count / max(total, 1):.1f} %)"
+
+
+def _item_table(items: pd.DataFrame, candidates: Sequence[str]) -> bytes:
     if "item_id" not in items.columns:
         raise DataError("The item table has no column 'item_id'; add it.")
     tokens = items["item_id"].astype(str).tolist()
     if len(set(tokens)) != len(tokens):
         double = items["item_id"].astype(str).duplicated().tolist().index(True)
         raise DataError(f"Item '{tokens[double]}' has two rows in the item table; keep one.")
+    fields = (*TEXT_COLUMNS, IMAGE)
     columns = [
-        items[key].tolist() if key in items.columns else [None] * len(tokens)
-        for key in TEXT_COLUMNS
+        items[key].tolist() if key in items.columns else [None] * len(tokens) for key in fields
     ]
     texts = dict(zip(tokens, zip(*columns, strict=True), strict=True))
+    rows = []
     for token in candidates:
-        title, brand, categories, description = texts.get(token, (None,) * 4)
+        title, brand, categories, description, image = texts.get(token, (None,) * len(fields))
         path = "" if _is_missing(categories) else _words(categories)
-        yield [token, _text(title), _text(brand), path, _text(description)]
+        rows.append([token, _text(title), _text(brand), path, _text(description), _text(image)])
+    header = (*_ITEM_HEADER, f"{IMAGE}:token")
+    width = len(header) if any(row[-1] for row in rows) else len(_ITEM_HEADER)
+    return _table(header[:width], (row[:width] for row in rows))
 
 
 def _words(categories: Any) -> str:

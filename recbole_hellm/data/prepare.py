@@ -2,24 +2,87 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from recbole_hellm.data.amazon import CATALOGUE, prepare_amazon
+import pandas as pd
+
+from recbole_hellm.data.amazon import prepare_amazon
+from recbole_hellm.data.assembling import assemble
 from recbole_hellm.data.atomic import read_items
+from recbole_hellm.data.catalogue import CATALOGUE, names_told
 from recbole_hellm.data.encoders.text import encode_text
 from recbole_hellm.data.features import list_features
+from recbole_hellm.data.layouts import Columns, read_interactions, read_item_table
+from recbole_hellm.data.mirrors import Mirrors
 from recbole_hellm.data.sample import generate_sample
-from recbole_hellm.errors import DataError, FeatureError
+from recbole_hellm.errors import ConfigError, DataError, FeatureError
 from recbole_hellm.registry import nearest
+from recbole_hellm.settings import Settings, require
 
 logger = logging.getLogger(__name__)
 
 SAMPLE = "sample"
 
 
-def prepare_dataset(name: str, directory: Path, raw_dir: Path | None = None) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class PrepareSettings(Settings):
+    """What `prepare` is told.
+
+    Attributes
+    ----------
+    raw_dir : str, optional
+        Where raw Amazon files are, and are downloaded to.
+    mirrors : str or tuple of str, optional
+        See :class:`recbole_hellm.data.mirrors.Mirrors`.
+    k_core : int, optional
+        Keep users and items with this many interactions.
+    interactions, items : str, optional
+        Files of one's own.
+    layout : str
+        What the columns of `interactions` mean; ``auto`` goes by their names.
+    user_column, item_column, time_column : str, optional
+        Names that win over those known.
+    """
+
+    raw_dir: str | None = None
+    mirrors: str | tuple[str, ...] | None = None
+    k_core: int | None = None
+    interactions: str | None = None
+    items: str | None = None
+    layout: Literal["auto", "table", "amazon2014", "amazon2018", "amazon2023"] = "auto"
+    user_column: str | None = None
+    item_column: str | None = None
+    time_column: str | None = None
+
+    def validate(self) -> None:
+        """Check that no option is without effect.
+
+        Raises
+        ------
+        ConfigError
+            If one is, or `k_core` is negative.
+        """
+        require(self.k_core is None or self.k_core >= 0, f"k_core={self.k_core} is negative.")
+        own = ("items", "user_column", "item_column", "time_column")
+        if self.interactions is None:
+            given = [key for key in own if getattr(self, key) is not None]
+            given += ["layout"] if self.layout != "auto" else []
+            require(not given, f"{', '.join(given)} needs --interactions=FILE beside it.")
+        else:
+            given = [key for key in ("raw_dir", "mirrors") if getattr(self, key) is not None]
+            require(not given, f"{', '.join(given)} is for datasets by name; remove it.")
+
+
+def prepare_dataset(
+    name: str,
+    directory: Path,
+    raw_dir: Path | None = None,
+    mirrors: Mirrors | None = None,
+    k_core: int | None = None,
+) -> dict[str, Any]:
     """Make the atomic files of a dataset this package knows by name.
 
     Returns
@@ -30,16 +93,64 @@ def prepare_dataset(name: str, directory: Path, raw_dir: Path | None = None) -> 
     Raises
     ------
     DataError
-        If the name is unknown or raw files are missing or malformed.
+        If the name is unknown, or raw files are missing and cannot be downloaded, or malformed.
     """
     if name == SAMPLE:
+        require(k_core is None, "k_core is not for the sample; remove it.")
         return generate_sample(directory)
     if name in CATALOGUE:
-        return prepare_amazon(name, directory, raw_dir)
+        return prepare_amazon(name, directory, raw_dir, mirrors=mirrors, k_core=k_core)
     raise DataError(
-        f"Unknown dataset '{name}'{nearest(name, [SAMPLE, *CATALOGUE])} use one of "
-        f"{', '.join([SAMPLE, *CATALOGUE])}, or put RecBole atomic files into {directory}."
+        f"Unknown dataset '{name}'{nearest(name, [SAMPLE, *CATALOGUE])} use {SAMPLE}, "
+        f"{names_told()}, make it from files of your own with `recbole-hellm prepare "
+        f"--dataset={name} --interactions=FILE`, or put RecBole atomic files into {directory}."
     )
+
+
+def prepare_files(
+    name: str, directory: Path, settings: PrepareSettings, progress: bool = True
+) -> dict[str, Any]:
+    """Make the atomic files of a dataset from a table of interactions, and one of items if given.
+
+    Returns
+    -------
+    dict
+        The manifest; its notes say which layout was read.
+
+    Raises
+    ------
+    ConfigError
+        If the name belongs to a dataset that this package makes, or is no name.
+    DataError
+        If a file is missing or malformed, or a column is not found.
+    """
+    require(settings.interactions is not None, "prepare_files needs interactions.")
+    if name == SAMPLE or name in CATALOGUE:
+        raise ConfigError(
+            f"'{name}' is a dataset that this package makes; give yours another name, for "
+            f"example --dataset=my{name}."
+        )
+    if not name or name in (".", "..") or not name.isprintable() or set(name) & set("/\\:"):
+        raise ConfigError(f"--dataset={name!r} cannot name a folder; use letters and digits.")
+    source = Path(str(settings.interactions)).expanduser()
+    columns = Columns(settings.user_column, settings.item_column, settings.time_column)
+    interactions, layout = read_interactions(source, settings.layout, columns, progress)
+    sources, read_items = [source], None
+    if settings.items is not None:
+        table = Path(settings.items).expanduser()
+        sources.append(table)
+
+        def read_items(wanted: set[str]) -> pd.DataFrame:
+            found = read_item_table(table, wanted, layout, settings.item_column, progress)
+            if found.empty:
+                raise DataError(
+                    f"{table} has none of the {len(wanted)} items of {source}; correct "
+                    "--item_column, or name another file."
+                )
+            return found
+
+    notes = {"layout": layout}
+    return assemble(name, directory, interactions, read_items, sources, notes, settings.k_core)
 
 
 def ensure_dataset(config: Any) -> None:
@@ -48,7 +159,7 @@ def ensure_dataset(config: Any) -> None:
     if not (directory / f"{name}.inter").is_file():
         logger.info("Preparing dataset '%s' in %s.", name, directory)
         raw_dir = Path(config["raw_dir"]) if config["raw_dir"] else None
-        prepare_dataset(name, directory, raw_dir)
+        prepare_dataset(name, directory, raw_dir, Mirrors(config["mirrors"]))
 
 
 def ensure_features(config: Any) -> None:

@@ -67,11 +67,24 @@ def tied_test_users(frame: pd.DataFrame, user: str, time: str) -> int:
     DataError
         If a column is absent, a token is missing, or a time is missing or no number.
     """
-    users, times = _ranks(_tokens(frame, user)), _times(frame, time)
-    order = np.lexsort((times, users))
-    starts, lengths = _runs(users[order])
-    last = (starts + lengths - 1)[lengths >= 2]
-    return int((times[order][last] == times[order][last - 1]).sum())
+    times, last = _last_times(frame, user, time, 2)
+    return int((times[last] == times[last - 1]).sum())
+
+
+def tied_validation_users(frame: pd.DataFrame, user: str, time: str) -> int:
+    """Number of users whose second last interaction shares its time stamp with a neighbour.
+
+    Their validation item depends on the rule for ties: it could have been the one before, or the
+    test item. Of users with fewer than three interactions, who have none, nobody is counted.
+
+    Raises
+    ------
+    DataError
+        If a column is absent, a token is missing, or a time is missing or no number.
+    """
+    times, last = _last_times(frame, user, time, MIN_INTERACTIONS)
+    valid = times[last - 1]
+    return int(((valid == times[last]) | (valid == times[last - 2])).sum())
 
 
 def leave_one_out_targets(frame: pd.DataFrame, user: str, item: str) -> pd.DataFrame:
@@ -171,6 +184,16 @@ def _times(frame: pd.DataFrame, name: str) -> np.ndarray:
         ) from error
     # int64 stays as it is: float64 would merge times above 2^53 (nanoseconds).
     return values.astype(np.int64 if values.dtype.kind in "iu" else np.float64)
+
+
+def _last_times(
+    frame: pd.DataFrame, user: str, time: str, least: int
+) -> tuple[np.ndarray, npt.NDArray[np.int64]]:
+    """Times by user and time, and the last place of each user with `least` interactions."""
+    users, times = _ranks(_tokens(frame, user)), _times(frame, time)
+    order = np.lexsort((times, users))
+    starts, lengths = _runs(users[order])
+    return times[order], (starts + lengths - 1)[lengths >= least]
 
 
 def _ranks(tokens: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:

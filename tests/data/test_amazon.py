@@ -1,23 +1,24 @@
 from __future__ import annotations
 
+import functools
 import gzip
+import http.server
 import json
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from recbole_hellm.data.amazon import (
-    CATALOGUE,
-    find_raw_files,
-    prepare_amazon,
-    read_meta,
-    read_reviews,
-)
+from recbole_hellm.data.amazon import prepare_amazon, read_meta, read_reviews
 from recbole_hellm.data.atomic import read_items, read_manifest
+from recbole_hellm.data.catalogue import CATALOGUE, RawFiles, find_raw_files
+from recbole_hellm.data.kcore import k_core
+from recbole_hellm.data.mirrors import Mirrors
+from recbole_hellm.data.prepare import PrepareSettings, prepare_files
 from recbole_hellm.data.splits import split_fingerprint
 from recbole_hellm.errors import ConfigError, DataError
 
@@ -89,6 +90,7 @@ def test_prepare(tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture) 
     ]
     assert manifest["notes"] == {
         "category": "Toys_and_Games",
+        "layout": "amazon2014",
         "duplicates_dropped": 1,
         "items_without_metadata": 1,
         "items_without_title": 1,
@@ -188,35 +190,57 @@ def test_unwanted_items_are_left_out_however_their_line_begins(tmp_path: Path) -
     assert items["item_id"].tolist() == ["A"]
 
 
-def test_raw_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = write_raw(tmp_path / "here")
-    below = write_raw(tmp_path / "below" / "Toys_and_Games", "")
-    assert find_raw_files("Toys", here).meta == here / "meta_Toys_and_Games.json.gz"
-    found = find_raw_files("Toys", tmp_path / "below")
-    assert found.reviews == below / "reviews_Toys_and_Games_5.json"
-    monkeypatch.setenv("HELLM_RAW_DIR", str(here))
-    assert find_raw_files("Toys").reviews.parent == here
-    assert find_raw_files("Toys", tmp_path / "below").reviews.parent == below
-    assert find_raw_files("Toys", tmp_path).reviews.parent == here
-    (below / "meta_Toys_and_Games.json").unlink()
-    assert find_raw_files("Toys", tmp_path / "below").reviews.parent == here
+SERVED = {
+    "Toys": {
+        "reviews_Toys_and_Games_5.json.gz": [review("U1", "A1", 10), review("U2", "A2", 20)],
+        "meta_Toys_and_Games.json.gz": ["{'asin': 'A1', 'title': 'Top', 'categories': [['T']]}"],
+    },
+    "Toys_and_Games-2018": {
+        "Toys_and_Games_5.json.gz": [review("U1", "A1", 10), review("U2", "A2", 20)],
+        "meta_Toys_and_Games.json.gz": ['{"category": ["T"], "title": "Top", "asin": "A1"}'],
+    },
+    "Toys_and_Games-2023": {
+        "Toys_and_Games.csv.gz": [
+            "user_id,parent_asin,rating,timestamp",
+            "U1,A1,5.0,10",
+            "U2,A2,5.0,20",
+        ],
+        "meta_Toys_and_Games.jsonl.gz": [
+            '{"title": "Top", "categories": ["T"], "parent_asin": "A1", "asin": null}'
+        ],
+    },
+}
 
 
-def test_missing_raw_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as caught:
-        find_raw_files("Sports", tmp_path)
-    for part in ("reviews_Sports_and_Outdoors_5.json.gz", "meta_Sports_and_Outdoors.json.gz"):
-        assert part in str(caught.value)
-    assert "--raw_dir" in str(caught.value)
-    assert "HELLM_RAW_DIR" in str(caught.value)
-    assert str(tmp_path) in str(caught.value)
-    with pytest.raises(DataError, match="no folder is set"):
-        find_raw_files("Sports")
+class SilentHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_download_and_prepare(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    for file, lines in SERVED[name].items():
+        write_lines(tmp_path / "served" / file, lines)
+    handler = functools.partial(SilentHandler, directory=str(tmp_path / "served"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        mirrors = Mirrors([f"http://127.0.0.1:{server.server_address[1]}/{{file}}"])
+        made = prepare_amazon(name, tmp_path / name, progress=False, mirrors=mirrors)
+        server.shutdown()
+    assert [source["file"] for source in made["sources"]] == list(SERVED[name])
+    rows = (tmp_path / name / f"{name}.inter").read_text().splitlines()[1:]
+    assert rows == ["U1\tA1\t0\t10", "U2\tA2\t0\t20"]
+    items = read_items(tmp_path / name, name)
+    assert items["title"].tolist() == ["Top", ""]
+    assert items["categories"].tolist() == [["T"], []]
+    assert made["notes"]["layout"] == f"amazon{name[-4:] if '-' in name else 2014}"
 
 
 def test_unknown_category(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'Books'.*Beauty, Toys, Sports"):
-        prepare_amazon("Books", tmp_path)
+    with pytest.raises(ConfigError, match=r"'Boks'.*Beauty, Toys, Sports"):
+        prepare_amazon("Boks", tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -228,12 +252,11 @@ def real_folder() -> Path:
     return folder
 
 
-def real_raw(folder: Path, name: str) -> Path:
-    try:
-        find_raw_files(name, folder)
-    except DataError as error:
-        pytest.skip(str(error))
-    return folder
+def real_raw(folder: Path, name: str) -> RawFiles:
+    found = find_raw_files(name, folder)
+    if found is None:
+        pytest.skip(f"{folder} lacks the files of {name}")
+    return found
 
 
 @pytest.mark.realdata
@@ -243,12 +266,21 @@ def test_real_counts(
 ) -> None:
     started = time.perf_counter()
     with caplog.at_level(logging.WARNING):
-        manifest = prepare_amazon(name, tmp_path, real_raw(real_folder, name), progress=False)
+        raw = real_raw(real_folder, name)
+        manifest = prepare_amazon(name, tmp_path, real_folder, progress=False)
     assert time.perf_counter() - started < 30
     expected = CATALOGUE[name]
     counted = (manifest["users"], manifest["items"], manifest["interactions"])
     assert counted == (expected.users, expected.items, expected.interactions)
     assert manifest["users_with_tied_test"] == tied
+    times: dict[str, list[int]] = {}
+    with gzip.open(raw.reviews, "rt") as lines:
+        for record in map(json.loads, lines):
+            times.setdefault(record["reviewerID"], []).append(record["unixReviewTime"])
+    ordered = [sorted(whole) for whole in times.values()]
+    assert tied == sum(whole[-1] == whole[-2] for whole in ordered)
+    validation = sum(whole.count(whole[-2]) > 1 for whole in ordered)
+    assert manifest["users_with_tied_validation"] == validation
     assert manifest["users_below_three"] == 0
     assert manifest["notes"]["duplicates_dropped"] == 0
     assert manifest["notes"]["items_without_metadata"] == 0
@@ -262,7 +294,7 @@ def test_real_counts(
 
 @pytest.mark.realdata
 def test_real_fingerprint_does_not_depend_on_row_order(tmp_path: Path, real_folder: Path) -> None:
-    raw = find_raw_files("Beauty", real_raw(real_folder, "Beauty"))
+    raw = real_raw(real_folder, "Beauty")
     with gzip.open(raw.reviews, "rt") as file:
         lines = file.read().splitlines()
     shuffled = pd.Series(lines).sample(frac=1, random_state=0).tolist()
@@ -274,3 +306,27 @@ def test_real_fingerprint_does_not_depend_on_row_order(tmp_path: Path, real_fold
     second = prepare_amazon("Beauty", tmp_path / "two", tmp_path / "raw", progress=False)
     assert first["split_fingerprint"] == second["split_fingerprint"]
     assert first["files"] == second["files"]
+
+
+@pytest.mark.realdata
+def test_real_files_read_as_any_files_make_the_same_dataset(
+    tmp_path: Path, real_folder: Path
+) -> None:
+    raw = real_raw(real_folder, "Beauty")
+    by_name = prepare_amazon("Beauty", tmp_path / "Beauty", real_folder, progress=False)
+    settings = PrepareSettings(interactions=str(raw.reviews), items=str(raw.meta))
+    as_files = prepare_files("mine", tmp_path / "mine", settings, progress=False)
+    assert as_files["notes"]["layout"] == "amazon2014"
+    same = ("split_fingerprint", "candidate_fingerprint", "users_with_tied_validation", "sources")
+    for key in same:
+        assert as_files[key] == by_name[key]
+    for kind in ("inter", "item"):
+        content = (tmp_path / f"Beauty/Beauty.{kind}").read_bytes()
+        assert (tmp_path / f"mine/mine.{kind}").read_bytes() == content
+
+
+@pytest.mark.realdata
+def test_the_real_five_core_is_one(real_folder: Path) -> None:
+    reviews = read_reviews(real_raw(real_folder, "Beauty").reviews, progress=False)
+    assert len(k_core(reviews, 5)) == len(reviews)
+    assert 0 < len(k_core(reviews, 8)) < len(reviews)

@@ -113,9 +113,11 @@ def test_manifest_counts_and_fingerprints(tmp_path: Path) -> None:
         "users": 3,
         "items": 4,
         "interactions": 8,
+        "density": 8 / 12,
         "sparsity": 1 - 8 / 12,
         "users_below_three": 1,
         "users_with_tied_test": 1,  # a; b is tied as well and has no test item
+        "users_with_tied_validation": 1,
         "split_fingerprint": split_fingerprint(["a", "c"], ["i2", "i3"], ["i3", "i1"]),
         "candidate_fingerprint": candidate_fingerprint(["i1", "i2", "i3", "i9"]),
         "sources": [{"file": "raw.txt", "bytes": 3, "sha256": hashlib.sha256(b"raw").hexdigest()}],
@@ -229,6 +231,31 @@ def test_absent_item_file(tmp_path: Path) -> None:
 
 def test_description_is_aligned(tmp_path: Path) -> None:
     manifest = json.loads(json.dumps(write(tmp_path))) | {"interactions": 198_502}
-    heading, row = describe(manifest).split("\n")
+    heading, row, *rest = describe(manifest).split("\n")
     assert len(heading) == len(row)
-    assert row.split() == ["demo", "3", "4", "198,502", "33.333", "%", "1", "1"]
+    assert heading.split()[3:] == ["Interactions", "Density", "Sparsity"]
+    assert row.split() == ["demo", "3", "4", "198,502", "66.667", "%", "33.333", "%"]
+    assert rest == [
+        "",
+        "Of 2 evaluated users, equal times leave to the rule for ties",
+        "  the test item of 1 (50.0 %)",
+        "  the validation item of 1 (50.0 %)",
+        "1 users have fewer than three interactions: they train only",
+    ]
+    old = {key: manifest[key] for key in manifest if key != "users_with_tied_validation"}
+    assert "validation item" not in describe(old)  # written before it was counted
+
+
+def test_pictures_and_absent_tables(tmp_path: Path) -> None:
+    items = pd.DataFrame({"item_id": ["i1", "i2"], "image": ["http://x/1.jpg", None]})
+    write(tmp_path, items=items)
+    lines = (tmp_path / "demo.item").read_text().split("\n")
+    assert lines[0].endswith("description:token_seq\timage:token")
+    assert [line.split("\t")[-1] for line in lines[1:3]] == ["http://x/1.jpg", ""]
+    assert read_items(tmp_path, "demo")["image"].tolist()[:2] == ["http://x/1.jpg", ""]
+    write(tmp_path, items=pd.DataFrame({"item_id": ["i1"], "image": [""]}))
+    assert "image" not in (tmp_path / "demo.item").read_text()
+    frame = pd.DataFrame({"user_id": ["a"], "item_id": ["b"], "timestamp": [1]})
+    manifest = write_atomic_dataset("demo", frame, None, tmp_path, [])
+    assert [entry["file"] for entry in manifest["files"]] == ["demo.inter"]
+    assert not (tmp_path / "demo.item").exists()

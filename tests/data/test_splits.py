@@ -12,6 +12,7 @@ from recbole_hellm.data.splits import (
     leave_one_out_targets,
     split_fingerprint,
     tied_test_users,
+    tied_validation_users,
 )
 from recbole_hellm.errors import DataError
 
@@ -177,3 +178,24 @@ def test_candidate_fingerprint_is_a_hash_of_the_set() -> None:
     assert candidate_fingerprint(np.array(["a", "b", "a"])) == expected
     assert candidate_fingerprint(["a", "c"]) != expected
     assert candidate_fingerprint(["ab"]) != expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tied_validation_equals_what_other_orders_of_ties_could_choose(seed: int) -> None:
+    frame = random_frame(seed, rows=500, days=12)
+    expected = 0
+    for _, rows in frame.groupby("u"):
+        times = sorted(rows["t"].tolist())
+        if len(times) >= 3:
+            # The item is fixed if no other row has the second last time.
+            expected += times.count(times[-2]) > 1
+    assert 0 < expected < frame["u"].nunique()
+    assert tied_validation_users(frame, "u", "t") == expected
+
+
+def test_tied_validation_by_hand() -> None:
+    times = {"a": [1, 2, 2], "b": [1, 1, 2], "c": [1, 2, 3], "d": [1, 1], "e": [1, 1, 2, 3]}
+    rows = [(user, time) for user, whole in times.items() for time in whole]
+    frame = pd.DataFrame(rows, columns=["u", "t"])
+    assert tied_validation_users(frame, "u", "t") == 2  # a and b; d has no validation item
+    assert tied_validation_users(frame.iloc[:0], "u", "t") == 0
