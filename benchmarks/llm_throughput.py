@@ -362,10 +362,11 @@ def main() -> None:
         share = passes * operations * figure.tokens / rate
         first.setdefault(task, figure)
         ratio = figure.samples / first[task].samples
+        memory = f"{figure.memory:.2f}" if device.type == "cuda" else "-"
         shown = "" if options.skip_reference else f"{ratio:6.2f}x"
         print(
             f"{task:<11} {path:<35} {figure.samples:>10.1f} {figure.tokens:>10.0f} {share:>11.1%} "
-            f"{figure.memory:>9.2f} {shown:>7}",
+            f"{memory:>9} {shown:>7}",
             flush=True,
         )
 

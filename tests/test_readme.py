@@ -47,6 +47,10 @@ def test_commands_of_the_readme_are_accepted(command: str) -> None:
         check_addressed([HellmConfig(model, dataset, options) for model in models])
 
 
+def test_no_figure_is_left_to_be_filled_in() -> None:
+    assert re.findall(r"\b(SPEED\w*|TODO|TBD|XXX)\b", SHOWN) == []
+
+
 def test_tables_are_those_of_the_kept_records() -> None:
     for title, table in tables(read_records(ROOT / "docs/records/Beauty")).items():
         assert table in README, f"{title}: python benchmarks/readme_tables.py docs/records/Beauty"
