@@ -150,8 +150,9 @@ Recent = dict[str, list[str]]  # item tokens by user, newest first
 
 def _table(frame: pd.DataFrame, recent: Recent, showcase: Showcase) -> str:
     blocks = []
-    for user, found in frame.groupby("user", sort=False):
-        shown = showcase.describe(recent[str(user)])
+    for name, found in frame.groupby("user", sort=False):
+        user = str(name)
+        shown = showcase.describe(recent[user])
         blocks.append(f"User {user}" if user else "Ad-hoc history")
         if len(shown):
             blocks += ["", "Recent history, newest first", _grid(shown)]

@@ -292,7 +292,8 @@ def _browser(
         lists = dict(iter(found.groupby("user", sort=False)))
         for user in users:
             rows = lists[user["token"]].to_dict("records") if user["token"] in lists else []
-            cards = [_card(row["item"], showcase, pictures, row) for row in rows]
+            named = [{str(key): value for key, value in row.items()} for row in rows]
+            cards = [_card(row["item"], showcase, pictures, row) for row in named]
             user["lists"].append({"name": name, "cards": cards})
     return users, notes
 

@@ -256,8 +256,8 @@ def _dates(table: Table, column: str) -> pd.Series:
             "date such as 2014-07-23 or 2014-07-23T12:30:00Z; mend it, or give Unix times."
         )
     micros = moments.dt.as_unit("us").astype(np.int64).reset_index(drop=True)
-    seconds, fraction = np.divmod(micros, 1_000_000)
-    return micros if fraction.any() else seconds
+    whole = bool((micros % 1_000_000 == 0).all())
+    return micros // 1_000_000 if whole else micros
 
 
 def _is_number(value: Any) -> bool:
