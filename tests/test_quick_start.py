@@ -284,7 +284,9 @@ def test_a_token_limit_changes_memory_only(
     for name, values in weights[1].items():
         assert weights[0][name] == pytest.approx(values, rel=1e-4, abs=1e-6), name
     costs = [run.record["cost"] for run in (cut, whole)]
-    assert 0 <= costs[0]["padding_share"] <= costs[1]["padding_share"] < 1
+    assert all(0 <= cost["padding_share"] < 1 for cost in costs)
+    if targets == "last":  # packed rows have room for more than such a part holds
+        assert costs[0]["padding_share"] <= costs[1]["padding_share"]
     assert all(cost["tokens_per_second"] > 0 for cost in costs)
     assert "padding_share" not in whole.stages[1].record["cost"]
 
