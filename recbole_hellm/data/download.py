@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import hashlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
+from recbole_hellm.data.checksums import file_sha256
 from recbole_hellm.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -267,7 +267,7 @@ def _check(partial: _Partial, known: KnownFile) -> None:
     problem = ""
     if known.bytes is not None and size != known.bytes:
         problem = f"{size:,} bytes came where {known.bytes:,} are expected"
-    elif known.sha256 is not None and _sha256(path) != known.sha256.lower():
+    elif known.sha256 is not None and file_sha256(path) != known.sha256.lower():
         problem = "what came has another SHA-256 than the file should"
     elif partial._name.endswith(".gz"):
         problem = _gzip_problem(path)
@@ -345,11 +345,3 @@ def _root(error: BaseException) -> tuple[BaseException, str]:
         inner = next((part for part in parts if isinstance(part, BaseException)), inner)
     text = str(inner).rpartition(": ")[2].partition(" ([Errno")[0]
     return inner, " ".join(text.split())[:120].rstrip(".") or type(inner).__name__
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recbole_hellm.data.checksums import file_sha256
 from recbole_hellm.errors import FeatureError
 
 logger = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ def save_features(
             "missing": list(lifted["missing"] or []),
             "rows": values.shape[0],
             "dim": values.shape[1],
-            "matrix_sha256": _sha256(staged_matrix),
+            "matrix_sha256": file_sha256(staged_matrix),
             "tokens_sha256": tokens_digest(tokens),
             "details": rest,
         }
@@ -275,7 +276,7 @@ def _load(info: FeatureInfo, tokens: Sequence[str], way_out: str) -> Features:
     path, manifest = info.path, read_manifest(info.path)
     stored = _read_tokens(path, manifest, way_out)
     try:
-        if _sha256(path) != manifest["matrix_sha256"]:
+        if file_sha256(path) != manifest["matrix_sha256"]:
             raise FeatureError(
                 f"{path} differs from the checksum in {_manifest_path(path).name}, so it is "
                 f"damaged or was replaced; to make it again {way_out}."
@@ -363,14 +364,6 @@ def _tokens_path(path: Path) -> Path:
 
 def _manifest_path(path: Path) -> Path:
     return path.with_suffix(".json")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager
