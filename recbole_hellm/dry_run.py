@@ -100,7 +100,7 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
     once = instruction if packed else 0  # read once for all rows of a batch
     tokens = int(epoch.tokens.sum()) + once * len(batches)
     operations = need.training / (rows * longest + once) * tokens
-    rate = _matrix_rate(settings, device)
+    rate = _matrix_rate(network.products or torch.float32, device)
     samples = int(epoch.targets.sum())
     return [
         ("parameters", f"{need.parameters:,}, of which {need.trained:,} are trained"),
@@ -146,12 +146,8 @@ def _rows(tokens: np.ndarray, packed: bool) -> tuple[int, int]:
     return rows, rows * int(tokens.max())
 
 
-def _matrix_rate(settings: LLMSettings, device: torch.device) -> float:
-    """Operations a second of a large matrix product in the type of the decoder's products."""
-    half = settings.autocast if settings.autocast != "auto" else settings.backbone_dtype
-    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(half, torch.float32)
-    if half == "auto" and not settings.tiny and device.type == "cuda":
-        dtype = torch.bfloat16
+def _matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of a large matrix product."""
     size = 8192 if device.type == "cuda" else 1024
     one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = []

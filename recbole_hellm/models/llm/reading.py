@@ -14,6 +14,7 @@ from recbole_hellm.models.llm.attention import AttentionContext
 from recbole_hellm.models.llm.backbone import Backbone
 from recbole_hellm.models.llm.item_tokens import ItemTokens
 from recbole_hellm.models.llm.last_position import LastPosition
+from recbole_hellm.models.llm.loading import DTYPES, HALVES
 from recbole_hellm.models.llm.masks import Masks, causal, layer_masks
 from recbole_hellm.models.llm.packing import Branches, Packing, pack
 from recbole_hellm.models.llm.pooling import SecondOrderPooling
@@ -21,7 +22,6 @@ from recbole_hellm.models.llm.prefix import BoundPrefix, GraphPrefix
 from recbole_hellm.models.llm.prompt import PromptTokens, align_right, trim
 from recbole_hellm.models.llm.settings import LLMSettings
 
-HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 # What Dynamo must be told to trace the decoder whole: what layers note down about a pass need not
 # be noted again when checkpointing runs them again; and training, evaluation and the shared
 # instruction are variants of one code.
@@ -56,8 +56,8 @@ class HistoryReader(nn.Module):
         """Choose the type of products and what is read; to be called once all parts are there."""
         settings = self.settings
         stored = next(p.dtype for p in model.parameters() if p.is_floating_point())
-        own = stored if stored in HALF.values() else None
-        self.products = own if settings.autocast == "auto" else HALF[settings.autocast]
+        own = stored if stored in HALVES else None
+        self.products = own if settings.autocast == "auto" else DTYPES[settings.autocast]
         self.loss_scaling = self.products == torch.float16
         LastPosition(model, self.backbone.attention_layers[-1])
         # A pass reads the last position where no padding can stand behind it.
