@@ -149,6 +149,8 @@ def score(trained: Trained) -> None:
         "test": test.metrics,
         "cost": {
             "train_seconds": trainer.train_seconds,
+            # Of all threads together; other work on the machine hardly moves it.
+            "train_cpu_seconds": sum(current().gather(trainer.train_cpu_seconds)),
             "test_seconds": test_seconds,
             "total_seconds": time.perf_counter() - trained.started,
             "samples_per_second": trainer.seen_samples / max(trainer.train_seconds, 1e-9),

@@ -107,6 +107,7 @@ def test_the_record_tells_what_was_measured(bpr: RunResult, interactions: pd.Dat
     cost = record["cost"]
     assert cost["parameters"] == cost["trainable_parameters"] == (41 + 31) * 8
     assert cost["train_seconds"] > 0
+    assert cost["train_cpu_seconds"] > 0
     assert cost["samples_per_second"] > 0
     assert bpr.metrics() == record["test"]["seen"]
     assert bpr.metrics("test", "none") == record["test"]["none"]

@@ -38,6 +38,7 @@ class Checkpoints:
     device: torch.device
     parallel: Whole
     scaler: torch.amp.GradScaler
+    train_cpu_seconds: float
     seen_tokens: TokenCount
     best_valid_score: float
     start_epoch: int
@@ -71,6 +72,7 @@ class Checkpoints:
             "loose_values": loose_values(self.model),
             **{name: getattr(self, name) for name in COUNTERS},
             "best_valid_score": float(self.best_valid_score),
+            "train_cpu_seconds": self.train_cpu_seconds,
             "seen_tokens": dataclasses.asdict(self.seen_tokens),
             "scaler": self.scaler.state_dict(),
             "loader": train_data.state_dict() if train_data is not None else None,
@@ -104,7 +106,8 @@ class Checkpoints:
         restore_loose_values(self.model, state["loose_values"])
         for name in COUNTERS:
             setattr(self, name, state[name])
-        # Checkpoints of earlier versions hold neither of these.
+        # Checkpoints of earlier versions hold none of these.
+        self.train_cpu_seconds = state.get("train_cpu_seconds", 0.0)
         self.seen_tokens = TokenCount(**state.get("seen_tokens", {}))
         self.scaler.load_state_dict(state.get("scaler", {}))
         self.start_epoch = state["epoch"] + 1

@@ -94,6 +94,7 @@ class RunTrainer(Checkpoints, Trainer):
         self.finished_training = False
         self.history: list[dict[str, float]] = []
         self.train_seconds = 0.0
+        self.train_cpu_seconds = 0.0
         self.seen_samples = 0
         self.seen_tokens = TokenCount()
         self.loss_parts: dict[str, float] = {}
@@ -170,7 +171,7 @@ class RunTrainer(Checkpoints, Trainer):
         for epoch in range(self.start_epoch, self.epochs):
             if self.finished_training:
                 break
-            started = time.perf_counter()
+            started, computed = time.perf_counter(), time.process_time()
             self.cutter.tokens = TokenCount()
             found = self._train_epoch(train_data, epoch, show_progress=show_progress)
             # Where RecBole's special trainers make two passes of an epoch they return both losses.
@@ -178,6 +179,7 @@ class RunTrainer(Checkpoints, Trainer):
             losses = {"total": float(total), **self.loss_parts}
             seconds = time.perf_counter() - started
             self.train_seconds += seconds
+            self.train_cpu_seconds += time.process_time() - computed
             self.seen_tokens += self.cutter.tokens
             self._log_epoch(epoch, losses, seconds, train_data)
             if (epoch + 1) % self.eval_step == 0 or epoch + 1 == self.epochs:
