@@ -21,10 +21,10 @@ from recbole_hellm.errors import ConfigError
 from recbole_hellm.evaluation.evaluator import Evaluation, Evaluator
 from recbole_hellm.tracking import RunDirectory, environment
 from recbole_hellm.training.distributed import current
+from recbole_hellm.training.memory import peak_memory_mb
 from recbole_hellm.training.model_state import embedding_tables, parameter_counts
 from recbole_hellm.training.parallel import building_device, check_shareable
 from recbole_hellm.training.settings import TrainingSettings
-from recbole_hellm.training.trainer import peak_memory_mb
 
 logger = logging.getLogger(__name__)
 

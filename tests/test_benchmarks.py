@@ -32,3 +32,12 @@ def test_throughput_script_checks_the_reference_and_prints_ratios(
     lines = [line for line in done.stdout.splitlines() if line.startswith(("training", "evaluat"))]
     assert len(lines) == rows
     assert all(line.endswith("x") for line in lines)
+
+
+def test_scale_of_neighbours_is_measured_and_checked() -> None:
+    options = ["--items=3000", "--dim=8", "--k=4", "--threads=1", "--checked=20"]
+    command = [sys.executable, str(BENCHMARKS / "knn_scale.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    assert "3,000 items x 8, K=4" in done.stdout
+    assert done.stdout.rstrip().endswith("0 wrong of 80 neighbours checked")

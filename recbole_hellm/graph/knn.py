@@ -22,6 +22,10 @@ of identical features tie exactly and the smaller index wins everywhere.
 """
 _SHOW_PROGRESS_FROM = 10_000
 _SPARE = 8
+# Catalogues up to this size are compared in one product per chunk, larger ones in blocks of
+# columns: a block stays in a processor's cache, and memory stays linear in the items.
+_WHOLE = 32_768
+_BLOCK = 4_096
 
 
 class NearestNeighbours(NamedTuple):
@@ -53,7 +57,8 @@ def knn_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) -> Neares
     k : int
         K, at most N.
     chunk : int
-        Rows compared at a time; memory is O(chunk x N).
+        Rows compared at a time. Beyond the features and the result, memory is that of `chunk` x
+        32,768 similarities at most, whatever N.
 
     Returns
     -------
@@ -86,8 +91,36 @@ def knn_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) -> Neares
     starts = range(0, n, chunk)
     for start in tqdm(starts, desc="nearest items", disable=n < _SHOW_PROGRESS_FROM, leave=False):
         part = slice(start, min(start + chunk, n))
-        indices[part], similarities[part] = _top_k(unit[part] @ unit.T, k)
+        indices[part], similarities[part] = _nearest(unit[part], unit, k)
     return NearestNeighbours(indices, similarities)
+
+
+def _nearest(rows: Tensor, unit: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Columns and similarities of the K rows of `unit` [N, D] nearest to each of `rows` [B, D].
+
+    Blocks come in the order of their columns, so that an item of a later block has to be better,
+    not just as good, to take a place; few rows of a block have one that is.
+    """
+    n = len(unit)
+    # The first block must fill all K places.
+    first = n if n <= _WHOLE else max(_BLOCK, k)
+    columns, similarities = _top_k(rows @ unit[:first].T, k)
+    for start in range(first, n, _BLOCK):
+        block = rows @ unit[start : start + _BLOCK].T
+        better = (_levels(block.amax(dim=1)) > _levels(similarities[:, -1])).nonzero()[:, 0]
+        if not len(better):
+            continue
+        more, values = _top_k(block[better], min(k, block.shape[1]))
+        more = torch.cat([columns[better], more + start], dim=1)
+        values = torch.cat([similarities[better], values], dim=1)
+        order = _levels(values).argsort(dim=1, descending=True, stable=True)[:, :k]
+        columns[better], similarities[better] = more.gather(1, order), values.gather(1, order)
+    return columns, similarities
+
+
+def _levels(similarities: Tensor) -> Tensor:
+    """Similarities in whole steps of :data:`RESOLUTION`."""
+    return torch.div(similarities, RESOLUTION).round_()
 
 
 def _top_k(similarities: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -99,7 +132,7 @@ def _top_k(similarities: Tensor, k: int) -> tuple[Tensor, Tensor]:
     some = min(k + _SPARE, similarities.shape[1])
     columns = similarities.topk(some, dim=1).indices.sort(dim=1).values
     values = similarities.gather(1, columns)
-    levels = torch.div(values, RESOLUTION).round_()
+    levels = _levels(values)
     order = levels.argsort(dim=1, descending=True, stable=True)
     columns, levels = columns.gather(1, order), levels.gather(1, order)
     if some < similarities.shape[1]:
@@ -112,7 +145,7 @@ def _top_k(similarities: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def _top_k_of_all(similarities: Tensor, k: int) -> Tensor:
     """Columns of the K largest entries, however many are tied."""
-    levels = torch.div(similarities, RESOLUTION).round_()
+    levels = _levels(similarities)
     # Which value comes K-th does not depend on ties.
     last = levels.topk(k, dim=1).values[:, -1:]
     above, level = levels > last, levels == last

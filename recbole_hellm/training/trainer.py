@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-import psutil
 import torch
 from recbole.trainer import Trainer
 from torch.utils.tensorboard import SummaryWriter
@@ -20,6 +18,7 @@ from recbole_hellm.training.batching import Cutter, TokenCount
 from recbole_hellm.training.checkpoints import Checkpoints
 from recbole_hellm.training.distributed import Processes, current
 from recbole_hellm.training.epoch import TrainingPass
+from recbole_hellm.training.memory import peak_memory_mb
 from recbole_hellm.training.parallel import Whole, share_out
 from recbole_hellm.training.settings import TrainingSettings
 
@@ -32,18 +31,6 @@ OPTIMIZERS = {  # the keys are settings.LEARNERS
     "adagrad": torch.optim.Adagrad,
     "rmsprop": torch.optim.RMSprop,
 }
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MiB: of the GPU where one is used, else of this process since its start."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows, whose peak is in psutil
-        return psutil.Process().memory_info().peak_wset / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 class RunTrainer(Checkpoints, Trainer):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from recbole_hellm.errors import ConfigError, FeatureError
+from recbole_hellm.graph import knn
 from recbole_hellm.graph.knn import knn_graph, knn_incidence
 
 
@@ -41,6 +42,41 @@ def test_ties_go_to_the_smaller_index(features: np.ndarray, chunk: int) -> None:
     assert near.indices.tolist() == literal_neighbours(features, 3)
     # Five copies, three places: the later ones miss themselves.
     assert near.indices[31].tolist() == [3, 8, 9]
+
+
+@pytest.mark.parametrize("block", [1, 4, 7, 64])
+@pytest.mark.parametrize("k", [1, 3, 12])
+def test_blocks_of_columns_equal_brute_force(
+    features: np.ndarray, monkeypatch: pytest.MonkeyPatch, k: int, block: int
+) -> None:
+    features[[3, 8, 9, 20, 31]] = features[3] * np.array([[1], [2], [0.3], [7], [1]])
+    features[[0, 39]] = 0.0  # similar to nothing: every other item ties for them
+    whole = knn_graph(features, k, chunk=16)
+    monkeypatch.setattr(knn, "_WHOLE", 8)
+    monkeypatch.setattr(knn, "_BLOCK", block)
+    near = knn_graph(features, k, chunk=16)
+    assert near.indices.tolist() == literal_neighbours(features, k) == whole.indices.tolist()
+    torch.testing.assert_close(near.similarities, whole.similarities)
+
+
+def test_large_catalogues_take_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = []
+    real = knn._top_k
+
+    def top_k(similarities: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        widths.append(similarities.shape[1])
+        return real(similarities, k)
+
+    monkeypatch.setattr(knn, "_top_k", top_k)
+    n = knn._WHOLE + 100
+    clustered = np.random.default_rng(3).integers(0, 3, size=(n, 4)).astype(np.float32)
+    near = knn_graph(clustered, 5, chunk=n // 2)
+    assert max(widths) == knn._BLOCK
+    row = n - 1
+    unit = torch.nn.functional.normalize(torch.from_numpy(clustered), dim=1)
+    levels = (unit[row] @ unit.T / knn.RESOLUTION).round()
+    expected = np.lexsort((np.arange(n), -levels.numpy()))[:5]
+    assert near.indices[row].tolist() == expected.tolist()
 
 
 def test_rows_of_zeros_have_no_hyperedge(features: np.ndarray) -> None:
