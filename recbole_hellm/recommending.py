@@ -52,7 +52,8 @@ def recommend(
     Parameters
     ----------
     run : path or RunResult
-        A finished run of any model; it is restored once.
+        A finished run of any model, or a model's folder of runs for the newest; it is restored
+        once.
     users : str or iterable of str, optional
         User tokens, or ``"all"``.
     history : sequence of str, optional

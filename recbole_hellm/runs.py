@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from recbole_hellm.errors import RunError
 from recbole_hellm.tracking import RunDirectory
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +93,12 @@ def load_run(path: str | Path) -> RunResult:
 
     Stages that do not lie where they did are passed over: the run's own files hold all it needs.
 
+    Parameters
+    ----------
+    path : path
+        A run directory, or the folder of a model's runs (``runs/<dataset>/<model>``), of which the
+        one that was finished last is taken.
+
     Raises
     ------
     RunError
@@ -97,9 +106,21 @@ def load_run(path: str | Path) -> RunResult:
     """
     directory = RunDirectory(Path(path))
     if not directory.finished:
-        raise RunError(f"{path} holds no finished run (metrics.json is missing).")
+        directory = _newest(directory.path)
     record = directory.read_json("metrics.json")
     # Relative to this directory, so that a folder of runs can be moved.
     places = (os.path.normpath(directory.path / stage) for stage in record["stages"].values())
     stages = tuple(load_run(place) for place in places if RunDirectory(Path(place)).finished)
     return RunResult(directory.path, record, stages)
+
+
+def _newest(folder: Path) -> RunDirectory:
+    finished = sorted(
+        folder.glob("*/metrics.json"), key=lambda file: (file.stat().st_mtime_ns, file)
+    )
+    if not finished:
+        raise RunError(f"{folder} holds no finished run (metrics.json is missing).")
+    newest = finished[-1].parent
+    if len(finished) > 1:
+        logger.info("%s is the newest of %d finished runs in %s.", newest, len(finished), folder)
+    return RunDirectory(newest)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,8 +21,14 @@ SHOWN = README + (ROOT / "docs/llm.md").read_text(encoding="utf-8")
 PREFIXES = ("python run_hellm.py", "recbole-hellm", "python -m recbole_hellm")
 
 
+def shell_blocks(text: str) -> list[str]:
+    # Every fence is matched with its end, or the text between two blocks would pass for one.
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [block for language, block in blocks if not language]
+
+
 def commands() -> list[str]:
-    blocks = re.findall(r"```\n(.*?)```", SHOWN, flags=re.DOTALL)
+    blocks = shell_blocks(SHOWN)
     inline = re.findall(r"`([^`\n]+)`", SHOWN)
     lines = [line for block in blocks for line in block.splitlines()] + inline
     shown = (re.sub(r"^(\w+=\S+ )+", "", line.partition(" #")[0].strip()) for line in lines)
@@ -30,6 +39,7 @@ def commands() -> list[str]:
 def test_the_readme_shows_the_main_commands() -> None:
     assert "python run_hellm.py" in commands()
     assert "python run_hellm.py --model=HeLLM --dataset=Beauty" in commands()
+    assert "recbole-hellm run --model=HeLLM --dataset=shop" in commands()
 
 
 @pytest.mark.parametrize("command", commands())
@@ -45,6 +55,46 @@ def test_commands_of_the_readme_are_accepted(command: str) -> None:
         options.pop("dry_run", None)
         options.pop("config", None)  # a file that an earlier command writes
         check_addressed([HellmConfig(model, dataset, options) for model in models])
+
+
+def own_files(folder: Path) -> set[str]:
+    """Write ``log.csv`` and ``items.csv`` of a small shop; the titles in it."""
+    drawn = random.Random(1)  # noqa: S311
+    kinds = ("kettle", "lamp", "tent", "novel")
+    titles = {f"{kind}-{n}": f"{kind.title()} No. {n}" for kind in kinds for n in range(15)}
+    lines = ["user,item,time"]
+    for user in ["ada", *(f"user {n}" for n in range(79))]:
+        liked = drawn.sample(kinds, 2)
+        bought = drawn.sample([item for item in titles if item.split("-")[0] in liked], 7)
+        lines += [
+            f"{user},{item},{1_700_000_000 + 86_400 * day}" for day, item in enumerate(bought)
+        ]
+    (folder / "log.csv").write_text("\n".join(lines) + "\n")
+    rows = [f"{item},{title},Goods|{item.split('-')[0]}" for item, title in titles.items()]
+    (folder / "items.csv").write_text("\n".join(["item,title,categories", *rows]) + "\n")
+    return set(titles.values())
+
+
+def test_from_files_to_recommendations_in_three_commands(tmp_path: Path) -> None:
+    (block,) = (block for block in shell_blocks(README) if "--interactions=log.csv" in block)
+    titles = own_files(tmp_path)
+    shown = []
+    for line in block.splitlines():
+        name, *words = shlex.split(line)
+        assert name == "recbole-hellm"
+        command = [sys.executable, "-m", "recbole_hellm", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)  # noqa: S603
+        assert done.returncode == 0, done.stderr
+        shown.append(done.stdout)
+    assert len(shown) == 3
+    prepared, trained, recommended = shown
+    assert re.search(r"shop\s+80\s+60\s+560\b", prepared)
+    assert re.search(r"^HeLLM ", trained, flags=re.MULTILINE)
+    listed = [title for title in titles if title in recommended]
+    bought = [line.split(",")[1] for line in (tmp_path / "log.csv").read_text().splitlines()[1:8]]
+    assert len(listed) >= 10
+    ranked = re.findall(r"^ *\d+ +(\S+)", recommended, flags=re.MULTILINE)
+    assert len(set(ranked) - set(bought)) >= 10, recommended
 
 
 def test_no_figure_is_left_to_be_filled_in() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -414,3 +415,19 @@ def test_files_that_cannot_be_used_are_told_before_training(
     fails("graph_embeddings is given, and HeLLM makes no use of graph", ConfigError, **unused)
     fails("is for a model that is not run here", ConfigError, **{"HeLLMPre.tau": 0.3})
     fails("graph_embeddings=3 must be of type str", ConfigError, graph_embeddings=3)
+
+
+def test_a_folder_of_runs_stands_for_the_newest(
+    train: Callable[..., RunResult], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = train("BPR", epochs=1, seed=1)
+    assert load_run(first.path.parent).path == first.path
+    assert "newest" not in caplog.text
+    second = train("BPR", epochs=1, seed=2)
+    with caplog.at_level("INFO"):
+        assert load_run(first.path.parent).path == second.path
+    assert f"{second.path} is the newest of 2 finished runs" in caplog.text
+    os.utime(first.path / "metrics.json")
+    assert load_run(first.path.parent).path == first.path
+    with pytest.raises(RunError, match="holds no finished run"):
+        load_run(first.path.parent.parent)  # models, not runs
