@@ -48,6 +48,8 @@ class CanonicalMixin(ModernPandasMixin):
     num: Any
     id2token: Any
     histories: Histories
+    tied_tests: np.ndarray
+    """Whether each evaluated user's test item has the time of the one before, bool [E]."""
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         """Answers dataset.py:253: RecBole downloads, or exits, where files are missing."""
@@ -98,8 +100,8 @@ class CanonicalMixin(ModernPandasMixin):
 
     def _order_canonically(self) -> None:
         uid, iid = self.uid_field, self.iid_field
-        by_time, frame = self._time_column(), self.inter_feat
-        ordered = canonical_order(frame, uid, iid, by_time)
+        self._ordered_by, frame = self._time_column(), self.inter_feat
+        ordered = canonical_order(frame, uid, iid, self._ordered_by)
         ordered[POSITION] = ordered[POSITION].astype(np.float64)
         self.inter_feat = ordered
         self.field2type[POSITION] = FeatureType.FLOAT
@@ -119,6 +121,10 @@ class CanonicalMixin(ModernPandasMixin):
         users = self.inter_feat[self.uid_field].to_numpy()
         items = self.inter_feat[self.iid_field].to_numpy()
         self.histories = Histories.from_pairs(users, items, self.num(self.uid_field))
+        # Times are exact here; RecBole makes them float32 next.
+        times = self.inter_feat[self._ordered_by].to_numpy()[np.argsort(users, kind="stable")]
+        last = self.histories.offsets[self.histories.evaluated_users + 1] - 1
+        self.tied_tests = times[last] == times[last - 1]
         short = int(((self.histories.lengths > 0) & (self.histories.lengths < 3)).sum())
         if short:
             logger.warning(
@@ -195,6 +201,12 @@ class CanonicalMixin(ModernPandasMixin):
     def candidates(self) -> str:
         """Hash of the item tokens that are ranked."""
         return candidate_fingerprint(list(self.item_tokens))
+
+    @property
+    def training_counts(self) -> np.ndarray:
+        """Training interactions of each item by id, int64 [N + 1]."""
+        _, items = self.histories.training(np.arange(len(self.histories.lengths)))
+        return np.bincount(items, minlength=self.num(self.iid_field))
 
     @property
     def item_tokens(self) -> np.ndarray:

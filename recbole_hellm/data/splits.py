@@ -148,6 +148,20 @@ def candidate_fingerprint(items: Iterable[str]) -> str:
     return _digest(sorted(set(items)))
 
 
+def token_order(tokens: Sequence[str] | np.ndarray) -> npt.NDArray[np.int64]:
+    """Rows by ascending token, compared by code point; the fingerprint's order of users.
+
+    Parameters
+    ----------
+    tokens : sequence of str, length n
+
+    Returns
+    -------
+    ndarray of int64, shape [n]
+    """
+    return np.argsort(np.asarray(tokens, dtype=object), kind="stable")
+
+
 def _digest(lines: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for line in lines:

@@ -200,6 +200,7 @@ def test_positions_are_used_where_times_are_missing(
     make_dataset(tmp_path / "tiny", frame)
     found = create_dataset(make_config("SASRec", data_path=str(tmp_path)))
     assert found.fingerprint == create_dataset(make_config("BPR")).fingerprint
+    assert not found.tied_tests.any()
 
 
 def test_features_follow_the_items(make_parts: Parts, tiny_data: Path) -> None:
@@ -302,3 +303,4 @@ def test_beauty_is_the_published_dataset_in_both_families(
         assert len(dataset.histories.items) == 198_502
         assert dataset.fingerprint == manifest["split_fingerprint"]
         assert dataset.candidates == manifest["candidate_fingerprint"]
+        assert dataset.tied_tests.sum() == 9_719

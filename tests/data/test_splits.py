@@ -13,6 +13,7 @@ from recbole_hellm.data.splits import (
     split_fingerprint,
     tied_test_users,
     tied_validation_users,
+    token_order,
 )
 from recbole_hellm.errors import DataError
 
@@ -199,3 +200,10 @@ def test_tied_validation_by_hand() -> None:
     frame = pd.DataFrame(rows, columns=["u", "t"])
     assert tied_validation_users(frame, "u", "t") == 2  # a and b; d has no validation item
     assert tied_validation_users(frame.iloc[:0], "u", "t") == 0
+
+
+def test_token_order_is_that_of_the_fingerprint() -> None:
+    tokens = ["b", "10", "\U0001f600", "9", "\uff5e", "B", "a"]
+    for given in (tokens, np.array(tokens), np.array(tokens, dtype=object)):
+        assert [tokens[row] for row in token_order(given)] == sorted(tokens)
+    assert token_order([]).tolist() == []
