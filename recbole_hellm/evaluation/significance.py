@@ -1,0 +1,364 @@
+"""Whether one method is better than another, tested over users.
+
+A user is the sampling unit: each brings one value per method, the mean over the method's seeds, and
+methods are compared on the same users. RecBole's ``significance_test.py`` pairs seeds instead, of
+which there are few and which pair nothing, and asks for ``alternative="less"``, so that its small
+p-values say that one's own model is worse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from scipy import stats
+
+from recbole_hellm.errors import ConfigError, DataError
+
+Alternative = Literal["greater", "two-sided"]
+
+DECIMALS = 12  # of differences: means over seeds in another order must not differ by rounding
+_CELLS = 1 << 20  # resampled counts that are held at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedComparison:
+    """Method A against method B on one metric.
+
+    Attributes
+    ----------
+    metric : str
+        Whatever the caller calls it, for example ``ndcg@10``.
+    alternative : {"greater", "two-sided"}
+        What the p-values test: A is better, or A and B differ.
+    users, seeds_a, seeds_b : int
+    mean_a, mean_b, difference : float
+        Means over users and seeds; ``difference = mean_a - mean_b``.
+    level, ci_low, ci_high : float
+        Two-sided bootstrap interval of the difference, whatever `alternative` is.
+    p_t, p_wilcoxon : float
+        Paired t test, and Wilcoxon's signed-rank test.
+    d_z : float
+        Cohen's effect size: mean over standard deviation of the differences.
+    rank_biserial : float
+        Matched-pairs rank-biserial correlation in [-1, 1]; 1 where every change is a gain.
+    zeros : int
+        Users without a difference in the signed-rank test.
+    p_t_holm, p_wilcoxon_holm : float
+        Adjusted for a family of `family` comparisons.
+    family : int
+    """
+
+    metric: str
+    alternative: Alternative
+    users: int
+    seeds_a: int
+    seeds_b: int
+    mean_a: float
+    mean_b: float
+    difference: float
+    level: float
+    ci_low: float
+    ci_high: float
+    p_t: float
+    p_wilcoxon: float
+    d_z: float
+    rank_biserial: float
+    zeros: int
+    p_t_holm: float
+    p_wilcoxon_holm: float
+    family: int = 1
+
+
+def user_means(values: np.ndarray) -> np.ndarray:
+    """Each user's mean over seeds, float64, shape [U].
+
+    Parameters
+    ----------
+    values : ndarray, shape [U] or [S, U]
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two users, or a value is not finite.
+    """
+    return _by_seed(values).mean(axis=0)
+
+
+def compare_pairs(
+    a: np.ndarray,
+    b: np.ndarray,
+    alternative: Alternative = "greater",
+    *,
+    metric: str = "",
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> PairedComparison:
+    r"""Compare two methods over users.
+
+    With :math:`d_u = \bar a_u - \bar b_u`, where a bar is a mean over seeds:
+
+    - t: :math:`t = \bar d \sqrt U / s_d`, the paired t test.
+    - Wilcoxon: :math:`|d_u|` are ranked, zeros among them, and :math:`W^\pm` sum the ranks of gains
+      and losses (Pratt 1959, ``zero_method="pratt"``); normal approximation with corrections for
+      zeros (Cureton 1967) and ties, none for continuity. ``zsplit`` would take its variance as if
+      zeros had random signs, and with nine zeros in ten hardly ever reject.
+    - :math:`d_z = \bar d / s_d` (Cohen 1988); :math:`r = (W^+ - W^-) / (W^+ + W^-)` (Kerby 2014).
+
+    The tests are about the models as trained: they generalise to other users, not to other seeds.
+    Averaging over more seeds makes a user's value less noisy and leaves its expectation as it is,
+    so the t test and the interval use all seeds, also where A has more than B. The signed-rank test
+    asks whether differences are symmetric around zero, which those of means over three seeds and
+    one are not: it would find equally good methods different. So it takes the first
+    min(S_a, S_b) seeds of each, as does everything that is made of its ranks.
+
+    Parameters
+    ----------
+    a, b : ndarray, shape [U] or [S_a, U] and [S_b, U]
+        Values by user (and seed), the same users in the same order; higher is better.
+    alternative : {"greater", "two-sided"}
+        ``greater`` tests that A is better than B.
+    metric : str
+    level : float
+        Of the interval.
+    resamples, seed : int
+        Of the bootstrap.
+
+    Raises
+    ------
+    ConfigError
+        If `alternative`, `level` or `resamples` is out of range.
+    DataError
+        If the users differ in number or are fewer than two, or a value is not finite.
+
+    Examples
+    --------
+    >>> a, b = np.array([1.0, 0.5, 0.0, 1.0]), np.array([0.5, 0.5, 0.0, 0.0])
+    >>> found = compare_pairs(a, b, metric="ndcg@10")
+    >>> found.difference, found.zeros, found.rank_biserial
+    (0.375, 2, 1.0)
+    """
+    if alternative not in get_args(Alternative):
+        raise ConfigError(f"alternative={alternative!r} is neither 'greater' nor 'two-sided'.")
+    ours, theirs = _by_seed(a), _by_seed(b)
+    if ours.shape[1] != theirs.shape[1]:
+        raise DataError(
+            f"A paired test needs the same users, not {ours.shape[1]} and {theirs.shape[1]}."
+        )
+    seeds = min(len(ours), len(theirs))
+    differences = _differences(ours, theirs)
+    matched = _differences(ours[:seeds], theirs[:seeds])
+    low, high = bootstrap_interval(differences, level, resamples, seed)
+    p_t, p_wilcoxon = _p_t(differences, alternative), _p_wilcoxon(matched, alternative)
+    return PairedComparison(
+        metric=metric,
+        alternative=alternative,
+        users=len(differences),
+        seeds_a=len(ours),
+        seeds_b=len(theirs),
+        mean_a=float(ours.mean()),
+        mean_b=float(theirs.mean()),
+        difference=float(differences.mean()),
+        level=level,
+        ci_low=low,
+        ci_high=high,
+        p_t=p_t,
+        p_wilcoxon=p_wilcoxon,
+        d_z=_d_z(differences),
+        rank_biserial=_rank_biserial(matched),
+        zeros=int((matched == 0).sum()),
+        p_t_holm=p_t,
+        p_wilcoxon_holm=p_wilcoxon,
+    )
+
+
+def compare_to_rest(
+    values: Mapping[str, np.ndarray],
+    reference: str,
+    alternative: Alternative = "greater",
+    *,
+    metric: str = "",
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, PairedComparison]:
+    """Compare `reference`, as method A, with each other method; p-values adjusted over these.
+
+    Parameters
+    ----------
+    values : mapping of str to ndarray
+        By method, as in :func:`compare_pairs`, which has the other parameters too.
+    reference : str
+
+    Returns
+    -------
+    dict of str to PairedComparison
+        By the other method's name, in the order of `values`.
+
+    Raises
+    ------
+    ConfigError
+        If `reference` is not in `values`, or as in :func:`compare_pairs`.
+    DataError
+        As in :func:`compare_pairs`.
+    """
+    if reference not in values:
+        raise ConfigError(f"'{reference}' is none of the methods {', '.join(values)}.")
+    found = {
+        name: compare_pairs(
+            values[reference],
+            other,
+            alternative,
+            metric=metric,
+            level=level,
+            resamples=resamples,
+            seed=seed,
+        )
+        for name, other in values.items()
+        if name != reference
+    }
+    p_t = holm([comparison.p_t for comparison in found.values()])
+    p_wilcoxon = holm([comparison.p_wilcoxon for comparison in found.values()])
+    return {
+        name: dataclasses.replace(
+            comparison,
+            p_t_holm=float(p_t[place]),
+            p_wilcoxon_holm=float(p_wilcoxon[place]),
+            family=len(found),
+        )
+        for place, (name, comparison) in enumerate(found.items())
+    }
+
+
+def best_and_second(means: Mapping[str, float]) -> tuple[str, str]:
+    """Names of the two highest means; of equal ones the first named comes first.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two.
+    """
+    if len(means) < 2:
+        raise DataError(f"A best and a second method need two, not {len(means)}.")
+    best, second, *_ = sorted(means, key=lambda name: -means[name])
+    return best, second
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    r"""p-values adjusted by Holm's step-down procedure, in the given order.
+
+    With :math:`p_{(1)} \le \dots \le p_{(m)}`, the i-th becomes
+    :math:`\max_{j \le i} \min(1, (m - j + 1) p_{(j)})`: rejecting those below a level keeps the
+    chance of any false rejection below it, however the tests depend on each other (Holm 1979).
+    """
+    if len(p_values) == 0:
+        return np.empty(0)
+    # Deferred: it takes a second to import.
+    from statsmodels.stats.multitest import multipletests
+
+    return multipletests(p_values, method="holm")[1]
+
+
+def bootstrap_interval(
+    differences: np.ndarray, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    r"""Percentile bootstrap interval of a mean over users.
+
+    Values repeat, so a resample is drawn as the counts of the distinct values, multinomial with
+    their shares: the same distribution as drawing U users with replacement (Efron 1979), faster,
+    and independent of the order of users.
+
+    Parameters
+    ----------
+    differences : ndarray, shape [U]
+    level : float
+        Between 0 and 1.
+    resamples, seed : int
+
+    Raises
+    ------
+    ConfigError
+        If `level` or `resamples` is out of range.
+    DataError
+        If there are fewer than two users, or a value is not finite.
+    """
+    if not 0 < level < 1 or resamples < 1:
+        raise ConfigError(
+            f"An interval of level={level} from resamples={resamples} cannot be had; level is "
+            "between 0 and 1, resamples at least 1."
+        )
+    values, counts = np.unique(user_means(differences).round(DECIMALS), return_counts=True)
+    users = counts.sum()
+    if len(values) == 1:
+        return float(values[0]), float(values[0])
+    generator = np.random.default_rng(seed)
+    step = max(1, _CELLS // len(values))
+    drawn = (
+        generator.multinomial(users, counts / users, size=min(step, resamples - start)) @ values
+        for start in range(0, resamples, step)
+    )
+    means = np.concatenate(list(drawn)) / users
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def mean_interval(
+    values: np.ndarray, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of one method's mean, `values` [U] or [S, U]; see :func:`bootstrap_interval`."""
+    return bootstrap_interval(user_means(values), level, resamples, seed)
+
+
+def _by_seed(values: np.ndarray) -> np.ndarray:
+    """Values as float64 [S, U], checked."""
+    table = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    if table.ndim != 2 or table.shape[0] < 1 or table.shape[1] < 2:
+        raise DataError(
+            f"Statistics over users need values of shape [users] or [seeds, users] for two users "
+            f"or more, not {np.shape(values)}."
+        )
+    if not np.isfinite(table).all():
+        raise DataError("Statistics over users need finite values, and some are not.")
+    return table
+
+
+def _differences(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    return (ours.mean(axis=0) - theirs.mean(axis=0)).round(DECIMALS)
+
+
+def _p_t(differences: np.ndarray, alternative: Alternative) -> float:
+    if np.ptp(differences) == 0:  # t is 0/0 or infinite
+        shift = differences[0] if alternative == "greater" else abs(differences[0])
+        return 0.0 if shift > 0 else 1.0
+    return float(stats.ttest_1samp(differences, 0.0, alternative=alternative).pvalue)
+
+
+def _p_wilcoxon(differences: np.ndarray, alternative: Alternative) -> float:
+    if not differences.any():
+        return 1.0
+    return float(
+        stats.wilcoxon(
+            differences,
+            zero_method="pratt",
+            correction=False,
+            alternative=alternative,
+            method="approx",
+        ).pvalue
+    )
+
+
+def _d_z(differences: np.ndarray) -> float:
+    mean, deviation = float(differences.mean()), float(differences.std(ddof=1))
+    if np.ptp(differences) == 0:
+        return math.copysign(math.inf, mean) if mean else 0.0
+    return mean / deviation
+
+
+def _rank_biserial(differences: np.ndarray) -> float:
+    ranks = stats.rankdata(np.abs(differences)) * np.sign(differences)
+    total = np.abs(ranks).sum()
+    return float(ranks.sum() / total) if total else 0.0
