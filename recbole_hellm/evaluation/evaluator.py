@@ -11,21 +11,15 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.data.transform import construct_transform
-from recbole.evaluator.collector import DataStruct
-from recbole.evaluator.register import metrics_dict
 from torch import Tensor
 from tqdm import tqdm
 
 from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.evaluation.beyond import LIST_METRICS, list_metrics
 from recbole_hellm.evaluation.ranking import GAINS, Ranks, count_above, mask_known, summarise
 from recbole_hellm.training.distributed import current
 
 logger = logging.getLogger(__name__)
-
-# Metrics that RecBole computes from the recommended lists alone.
-LIST_METRICS = frozenset(
-    name for name, cls in metrics_dict.items() if next(iter(cls.metric_need)) == "rec.items"
-)
 
 
 @dataclasses.dataclass
@@ -243,13 +237,5 @@ class Evaluator:
     def _list_metrics(self, lists: np.ndarray) -> dict[str, float]:
         if not self.list_metrics:
             return {}
-        data = DataStruct()
-        data.set("rec.items", torch.from_numpy(lists))
-        data.set("data.num_items", self.dataset.item_num)
-        trained = self.dataset.histories.training(np.arange(self.dataset.user_num))[1]
-        values, counts = np.unique(trained, return_counts=True)
-        data.set("data.count_items", dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        results: dict[str, float] = {}
-        for name in self.list_metrics:
-            results.update(metrics_dict[name](self.config).calculate_metric(data))
-        return {key.lower(): float(value) for key, value in results.items()}
+        counts, tail_ratio = self.dataset.training_counts, self.config["tail_ratio"]
+        return list_metrics(self.list_metrics, lists, counts, self.topk, tail_ratio)
