@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -137,11 +137,13 @@ class RunDirectory:
         except (OSError, json.JSONDecodeError) as error:
             raise RunError(f"{self.file(name)} cannot be read; is this a finished run?") from error
 
-    def write_table(self, name: str, frame: pd.DataFrame) -> None:
+    def write_table(
+        self, name: str, frame: pd.DataFrame, compression: Literal["snappy", "zstd"] = "snappy"
+    ) -> None:
         """Write a Parquet table atomically."""
         self.path.mkdir(parents=True, exist_ok=True)
         temporary = self.file(f".{name}.tmp")
-        frame.to_parquet(temporary, index=False)
+        frame.to_parquet(temporary, index=False, compression=compression)
         os.replace(temporary, self.file(name))
 
     def save_checkpoint(self, path: Path, state: Mapping[str, Any]) -> None:
@@ -229,7 +231,9 @@ class SilentDirectory(RunDirectory):
     def clear(self) -> None:
         """Do nothing, like all that follows."""
 
-    def write_table(self, name: str, frame: pd.DataFrame) -> None:
+    def write_table(
+        self, name: str, frame: pd.DataFrame, compression: Literal["snappy", "zstd"] = "snappy"
+    ) -> None:
         """Do nothing."""
 
     def save_checkpoint(self, path: Path, state: Mapping[str, Any]) -> None:
