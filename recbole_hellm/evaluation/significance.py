@@ -21,7 +21,7 @@ from recbole_hellm.errors import ConfigError, DataError
 Alternative = Literal["greater", "two-sided"]
 
 DECIMALS = 12  # of differences: means over seeds in another order must not differ by rounding
-_CELLS = 1 << 20  # resampled counts that are held at a time
+_CELLS = 1 << 20  # resampled users that are held at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,9 +268,9 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     r"""Percentile bootstrap interval of a mean over users.
 
-    Values repeat, so a resample is drawn as the counts of the distinct values, multinomial with
-    their shares: the same distribution as drawing U users with replacement (Efron 1979), faster,
-    and independent of the order of users.
+    Most users have one and the same value, often no difference at all. So of a resample it is drawn
+    how many of the other users come, which is binomial, and then these: the same distribution as
+    drawing U users with replacement (Efron 1979), faster, and independent of the order of users.
 
     Parameters
     ----------
@@ -291,17 +291,21 @@ def bootstrap_interval(
             f"An interval of level={level} from resamples={resamples} cannot be had; level is "
             "between 0 and 1, resamples at least 1."
         )
-    values, counts = np.unique(user_means(differences).round(DECIMALS), return_counts=True)
-    users = counts.sum()
-    if len(values) == 1:
-        return float(values[0]), float(values[0])
+    every = np.sort(user_means(differences).round(DECIMALS))
+    values, counts = np.unique(every, return_counts=True)
+    common = values[counts.argmax()]
+    others = every[every != common] - common
+    if len(others) == 0:
+        return float(common), float(common)
     generator = np.random.default_rng(seed)
-    step = max(1, _CELLS // len(values))
-    drawn = (
-        generator.multinomial(users, counts / users, size=min(step, resamples - start)) @ values
-        for start in range(0, resamples, step)
-    )
-    means = np.concatenate(list(drawn)) / users
+    drawn = generator.binomial(len(every), len(others) / len(every), size=resamples)
+    step = max(1, _CELLS // len(others))
+    sums = []
+    for start in range(0, resamples, step):
+        ends = np.cumsum(drawn[start : start + step])
+        chosen = others[generator.integers(len(others), size=ends[-1])]
+        sums.append(np.diff(np.append(0.0, np.cumsum(chosen))[ends], prepend=0.0))
+    means = common + np.concatenate(sums) / len(every)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
