@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +241,30 @@ def identifying_settings(config: Any) -> dict[str, Any]:
     replaced = {f"{role}_model" for role in config.imported}
     left_out = NOT_IDENTIFYING | config.untouched_additions() | replaced
     return {key: value for key, value in settings.items() if key not in left_out}
+
+
+def recipe(config: Any) -> dict[str, Any]:
+    """What determines a run's result but for the data: settings, those of its stages, and version.
+
+    A run's id also holds hashes of the data and of item features, whose last bits differ between
+    processors; a recipe is the same on every machine.
+    """
+    imported = {role: {"sha256": file.sha256} for role, file in config.imported.items()}
+    stages = {role: recipe(stage) for role, stage in config.stages().items()}
+    settings = identifying_settings(config)
+    return {"settings": settings, "stages": stages | imported, "version": __version__}
+
+
+def recipe_of(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of a run from its ``identity.json``; an imported file's part stays as it is."""
+    if "settings" not in identity:
+        return dict(identity)
+    stages = {role: recipe_of(stage) for role, stage in identity["stages"].items()}
+    return {
+        "settings": identity["settings"],
+        "stages": stages,
+        "version": identity["version"],
+    }
 
 
 def _identity(config: Any, dataset: Any) -> dict[str, Any]:

@@ -120,6 +120,10 @@ class RunDirectory:
         """Write a JSON file atomically."""
         self._replace(name, json.dumps(content, indent=2, default=str) + "\n")
 
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file atomically."""
+        self._replace(name, text)
+
     def write_yaml(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a YAML file atomically."""
         self._replace(name, yaml.safe_dump(dict(content), sort_keys=True, allow_unicode=True))
