@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import pytest
+
+from recbole_hellm import registry
+from recbole_hellm.benchmark.paper import TABLE_1, TABLE_3
+from recbole_hellm.benchmark.plans import (
+    BENCHMARKS,
+    Family,
+    Figure,
+    Panel,
+    Table,
+    ad_hoc,
+    named,
+    paper_masking,
+)
+from recbole_hellm.config import HellmConfig
+from recbole_hellm.errors import ConfigError
+
+
+def test_table_1_has_every_method_of_the_papers() -> None:
+    table = BENCHMARKS["table1"]
+    assert isinstance(table, Table)
+    assert set(TABLE_1) < set(table.models)
+    assert set(table.models) - set(TABLE_1) == {"HeLLMPre", "SASRec"}
+    assert table.figures("FREEDOM", "Beauty")["recall@20"] == 0.0805
+    assert table.figures("HeLLMPre", "Beauty") == {"recall@20": 0.0820, "ndcg@20": 0.0342}
+    assert table.figures("SASRec", "Beauty") == {}
+    assert table.families[0].reference == "HeLLM"
+
+
+def test_table_3_compares_each_ablation_with_its_own_stage() -> None:
+    table = BENCHMARKS["table3"]
+    assert isinstance(table, Table)
+    assert set(table.models) == set(TABLE_3)
+    for family in table.families:
+        assert family.models[-1] == family.reference
+        assert all(name.startswith(f"{family.reference}-wo-") for name in family.models[:-1])
+        assert len(family.models) == 4
+    first, second = table.families
+    # All of a family alike.
+    assert set(table.settings) == set(first.models)
+    assert all(given == {"stopping_step": 29} for given in table.settings.values())
+    assert not set(second.models) & set(table.settings)
+
+
+@pytest.mark.parametrize("name", ["fig3", "fig4"])
+def test_every_point_of_a_figure_is_a_valid_setting(name: str) -> None:
+    figure = BENCHMARKS[name]
+    assert isinstance(figure, Figure)
+    for panel in figure.panels:
+        points = list(panel.points())
+        assert len({tuple(point.values()) for point in points}) == len(points)
+        for point in points:
+            config = HellmConfig(figure.model, "Beauty", point)
+            assert {key: config[key] for key in point} == point
+
+
+def test_figures_hold_the_papers_grids() -> None:
+    fig3, fig4 = BENCHMARKS["fig3"], BENCHMARKS["fig4"]
+    assert isinstance(fig3, Figure) and isinstance(fig4, Figure)
+    sizes = [len(list(panel.points())) for panel in fig3.panels]
+    assert [panel.title for panel in fig3.panels] == ["K", "τ", "λ", "d"]
+    assert sizes == [7, 10, 5, 6]
+    (panel,) = fig4.panels
+    assert len(list(panel.points())) == 36
+    # The defaults are among the points, so that their run serves both.
+    config = HellmConfig("HeLLMPre", "Beauty")
+    for one in (*fig3.panels, panel):
+        assert {key: config[key] for key in one.axes} in list(one.points())
+
+
+@pytest.mark.parametrize(
+    ("model", "masking"),
+    [
+        *((model, "train") for model in ("LightGCN", "VBPR", "HeLLMPre-wo-CL", "Pop")),
+        *((model, "none") for model in ("SASRec", "CoLLM", "HeLLM-wo-Seq_ID", "GRU4Rec")),
+    ],
+)
+def test_the_paper_masks_by_kind_of_model(model: str, masking: str) -> None:
+    assert paper_masking(model) == masking
+
+
+def test_every_method_runs_under_its_name() -> None:
+    for benchmark in BENCHMARKS.values():
+        models = benchmark.models if isinstance(benchmark, Table) else (benchmark.model,)
+        assert all(registry.model_class(model) for model in models)
+
+
+def test_the_last_model_of_an_ad_hoc_table_is_its_reference() -> None:
+    assert ad_hoc(("A", "B"), None).families == (Family("B", ("A", "B")),)
+    assert ad_hoc(("A", "B"), "A").families[0].reference == "A"
+    with pytest.raises(ConfigError, match="The reference 'C' is not among the models"):
+        ad_hoc(("A", "B"), "C")
+    with pytest.raises(ConfigError, match="names no model"):
+        ad_hoc((), None)
+
+
+def test_unknown_names_are_told_with_near_ones() -> None:
+    assert named("fig4") is BENCHMARKS["fig4"]
+    with pytest.raises(ConfigError, match=r"Unknown benchmark 'tabel1' \(did you mean table1"):
+        named("tabel1")
+
+
+def test_a_panel_crosses_its_axes() -> None:
+    points = list(Panel("ab", {"a": (1, 2), "b": (3, 4)}).points())
+    assert points == [{"a": 1, "b": 3}, {"a": 1, "b": 4}, {"a": 2, "b": 3}, {"a": 2, "b": 4}]
