@@ -1,0 +1,141 @@
+"""Carry out many runs, each in a process of its own.
+
+A process of its own gives a run its true peak of memory and its memory back, and keeps a crash from
+ending the others. Every run is resumable, so an interrupted benchmark goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+from recbole_hellm.config import HellmConfig
+from recbole_hellm.errors import HellmError, RunError
+from recbole_hellm.logs import configure_logging
+from recbole_hellm.quick_start import execute, recipe
+from recbole_hellm.runs import RunResult, load_run
+from recbole_hellm.tracking import content_hash
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run to carry out, as the command line would name it.
+
+    Attributes
+    ----------
+    model, dataset : str
+    overrides : Mapping
+    files : tuple of Path
+        Settings files.
+    """
+
+    model: str
+    dataset: str
+    overrides: Mapping[str, Any]
+    files: tuple[Path, ...] = ()
+
+    def config(self) -> HellmConfig:
+        """The run's configuration."""
+        return HellmConfig(self.model, self.dataset, self.overrides, self.files)
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.dataset}, seed {self.config()['seed']}"
+
+
+def carry_out(
+    jobs: Iterable[Job],
+    parallel: int = 1,
+    on_done: Callable[[Job, RunResult | HellmError], None] = lambda job, outcome: None,
+) -> None:
+    """Carry out `jobs`, so many at a time, in their order as far as that can be.
+
+    Two jobs that would train the same run, or the same stage, wait for each other.
+
+    Parameters
+    ----------
+    jobs : iterable of Job
+    parallel : int
+        The processor's cores are shared out among so many, unless ``threads`` is set.
+    on_done : callable
+        Called with a job and its run, or the error that ended it. A benchmark goes on without a
+        run that failed.
+    """
+    waiting = [(job, _claims(job.config())) for job in jobs]
+    running: dict[Any, _Worker] = {}
+    try:
+        while waiting or running:
+            for job, claims in list(waiting):
+                taken = set().union(*(worker.claims for worker in running.values()))
+                if len(running) >= parallel or claims & taken:
+                    continue
+                waiting.remove((job, claims))
+                worker = _Worker(job, claims, parallel)
+                running[worker.process.sentinel] = worker
+            for sentinel in wait(list(running)):
+                worker = running.pop(sentinel)
+                on_done(worker.job, worker.outcome())
+    finally:
+        for worker in running.values():
+            worker.process.terminate()
+
+
+def _claims(config: HellmConfig) -> frozenset[str]:
+    """Runs that a job may write: its own and those of its stages."""
+    claims = {content_hash(recipe(config))}
+    return frozenset(claims.union(*(_claims(stage) for stage in config.stages().values())))
+
+
+class _Worker:
+    """A process that carries out a job."""
+
+    def __init__(self, job: Job, claims: frozenset[str], parallel: int) -> None:
+        self.job, self.claims = job, claims
+        overrides = dict(job.overrides) | {"resume": True}
+        if parallel > 1:
+            overrides["show_progress"] = False
+            overrides.setdefault("threads", max(1, (os.cpu_count() or 1) // parallel))
+        # Spawned: a fork would copy torch's threads in an unknown state.
+        context = multiprocessing.get_context("spawn")
+        self._inbox, outbox = context.Pipe(duplex=False)
+        self.process: SpawnProcess = context.Process(
+            target=_work, args=(dataclasses.replace(job, overrides=overrides), outbox), daemon=True
+        )
+        logger.info("%s.", job)
+        self.process.start()
+        outbox.close()
+
+    def outcome(self) -> RunResult | HellmError:
+        try:
+            kind, text = self._inbox.recv() if self._inbox.poll() else ("died", "")
+        except EOFError:
+            kind, text = "died", ""
+        self.process.join()
+        if kind == "done":
+            return load_run(text)
+        if kind == "died":
+            text = (
+                f"{self.job} ended without a word (exit code {self.process.exitcode}), perhaps for "
+                "want of memory; run the benchmark again to go on from its last epoch."
+            )
+        return RunError(text)
+
+
+def _work(job: Job, outbox: Connection) -> None:
+    configure_logging()
+    try:
+        outbox.send(("done", str(execute(job.config()).path)))
+    except HellmError as error:
+        outbox.send(("failed", str(error)))
+    except KeyboardInterrupt:
+        return
+    finally:
+        outbox.close()

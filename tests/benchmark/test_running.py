@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from recbole_hellm.benchmark import running
+from recbole_hellm.benchmark.running import Job, carry_out
+from recbole_hellm.errors import HellmError, RunError
+from recbole_hellm.runs import RunResult
+
+Outcomes = dict[str, RunResult | HellmError]
+
+
+def carried_out(jobs: list[Job], parallel: int = 1) -> Outcomes:
+    outcomes: Outcomes = {}
+    carry_out(jobs, parallel, lambda job, outcome: outcomes.update({job.model: outcome}))
+    return outcomes
+
+
+def test_jobs_run_in_processes_of_their_own_and_failures_do_not_end_the_others(
+    quick: dict[str, Any],
+) -> None:
+    wild = {**quick, "learning_rate": 1e30, "learner": "sgd", "epochs": 9}
+    jobs = [Job("BPR", "tiny", wild), Job("Pop", "tiny", quick), Job("LightGCN", "tiny", quick)]
+    outcomes = carried_out(jobs, parallel=2)
+    failed, pop, graph = (outcomes[job.model] for job in jobs)
+    assert isinstance(failed, RunError)
+    assert "BPR" in str(failed)
+    assert isinstance(pop, RunResult) and isinstance(graph, RunResult)
+    assert graph.metrics()["recall@10"] >= 0
+    # A peak of its own, not that of whatever ran before in this process.
+    assert graph.record["cost"]["peak_memory_mb"] > 50
+
+
+class FakeProcess:
+    """A process that ends when it is waited for."""
+
+    alive: ClassVar[list[str]] = []
+    together: ClassVar[list[tuple[str, ...]]] = []
+    most = 0
+
+    def __init__(self, job: Job, claims: frozenset[str], parallel: int) -> None:
+        self.job, self.claims = job, claims
+        self.process = self
+        self.sentinel = object()
+        FakeProcess.alive.append(job.model)
+        FakeProcess.most = max(FakeProcess.most, len(FakeProcess.alive))
+        FakeProcess.together.append(tuple(FakeProcess.alive))
+
+    def outcome(self) -> HellmError:
+        FakeProcess.alive.remove(self.job.model)
+        return RunError("none")
+
+    def terminate(self) -> None:
+        FakeProcess.alive.remove(self.job.model)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeProcess]:
+    FakeProcess.alive, FakeProcess.together, FakeProcess.most = [], [], 0
+    monkeypatch.setattr(running, "_Worker", FakeProcess)
+    monkeypatch.setattr(running, "wait", lambda sentinels: sentinels[:1])
+    return FakeProcess
+
+
+def test_jobs_that_share_a_stage_wait_for_each_other(fake: type[FakeProcess]) -> None:
+    models = ("HeLLM", "LLaRA", "VBPR", "SASRec", "HeLLMPre", "CoLLM")
+    assert set(carried_out([Job(name, "sample", {}) for name in models], 3)) == set(models)
+    for group in fake.together:
+        # HeLLM stands on SASRec and HeLLMPre, LLaRA on SASRec.
+        assert len({"HeLLM", "LLaRA", "SASRec"} & set(group)) <= 1
+        assert not {"HeLLM", "HeLLMPre"} <= set(group)
+    assert ("HeLLM", "VBPR") in fake.together  # a later job goes ahead of one that waits
+    assert 1 < fake.most <= 3
+
+
+def test_seeds_do_not_wait_for_each_other(fake: type[FakeProcess]) -> None:
+    jobs = [Job("HeLLM", "sample", {"seed": seed}) for seed in (1, 2)]
+    carry_out(jobs, 2)
+    assert fake.most == 2
+
+
+def test_what_runs_is_ended_with_the_benchmark(fake: type[FakeProcess]) -> None:
+    def interrupt(job: Job, outcome: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        carry_out([Job(name, "sample", {}) for name in ("VBPR", "Pop", "BPR")], 2, interrupt)
+    assert fake.alive == []
+
+
+def test_a_process_that_is_killed_is_told(quick: dict[str, Any], tmp_path: Path) -> None:
+    worker = running._Worker(Job("BPR", "tiny", quick | {"epochs": 1000}), frozenset(), 1)
+    worker.process.kill()
+    outcome = worker.outcome()
+    assert isinstance(outcome, RunError)
+    assert "BPR on tiny, seed 2024 ended without a word (exit code -9)" in str(outcome)
