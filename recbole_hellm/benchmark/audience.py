@@ -1,0 +1,119 @@
+"""The test users of a dataset: who they are apart from what any model does for them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_hellm import quick_start
+from recbole_hellm.config import PASSED_ON, HellmConfig
+from recbole_hellm.data.features import list_features
+from recbole_hellm.errors import RunError
+from recbole_hellm.evaluation.beyond import beyond_accuracy
+from recbole_hellm.evaluation.slices import UserSlices
+from recbole_hellm.runs import RunResult
+
+LIST_LENGTHS = (10, 20)
+
+
+class Audience:
+    """A dataset's test users, its items and their features, loaded once for many runs.
+
+    Parameters
+    ----------
+    dataset : CanonicalMixin
+        All interactions.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    @classmethod
+    def open(cls, dataset: str, overrides: Mapping[str, Any]) -> Audience:
+        """Load a dataset, prepared where it is not; of `overrides`, those about data count."""
+        shared = {key: value for key, value in overrides.items() if key in PASSED_ON}
+        config = HellmConfig("Pop", dataset, shared)
+        return cls(quick_start.open_dataset(config, features=False))
+
+    @property
+    def split(self) -> str:
+        """The fingerprint of validation and test items."""
+        return self.dataset.fingerprint
+
+    @functools.cached_property
+    def encoders(self) -> dict[str, str]:
+        """What made the item features that models are given, by modality."""
+        return {
+            modality: feature.encoder for modality, feature in self.dataset.item_features().items()
+        }
+
+    @functools.cached_property
+    def _content(self) -> np.ndarray | None:
+        """Item features [N, D] whose cosine is the mean over modalities; None without features."""
+        config = self.dataset.config
+        if not list_features(config["data_path"]):
+            return None
+        blocks = [feature.matrix for feature in self.dataset.item_features().values()]
+        norms = [np.linalg.norm(block, axis=1, keepdims=True) for block in blocks]
+        scaled = [
+            block / np.where(norm > 0, norm, 1) for block, norm in zip(blocks, norms, strict=True)
+        ]
+        return np.hstack(scaled) / np.sqrt(len(scaled))
+
+    @functools.cached_property
+    def _user_tokens(self) -> np.ndarray:
+        return self.dataset.user_tokens[self.dataset.histories.evaluated_users - 1]
+
+    def slices_of(self, tokens: Sequence[str]) -> UserSlices:
+        """Groups of the users `tokens`, in ascending order, that a run was tested on.
+
+        Raises
+        ------
+        RunError
+            If they are not this dataset's test users.
+        """
+        if list(tokens) != sorted(self._user_tokens):
+            raise RunError(
+                f"The run was tested on {len(tokens)} users and dataset "
+                f"'{self.dataset.config['dataset']}' now has {len(self._user_tokens)} others; "
+                "restore the data it was trained on."
+            )
+        return self._slices
+
+    @functools.cached_property
+    def _slices(self) -> UserSlices:
+        return UserSlices.from_dataset(self.dataset).in_token_order(self._user_tokens)
+
+    def lists_of(self, run: RunResult) -> dict[str, float] | None:
+        """What a run's lists of recommendations are like; None where too few items were kept.
+
+        The lists are those of the test, under the run's masking (``save_topk``).
+        """
+        path = run.path / f"topk-{run.record['masking']}.parquet"
+        if not path.is_file():
+            return None
+        frame = pd.read_parquet(path).sort_values(["user", "place"], kind="stable")
+        ids = frame["item"].map(self.dataset.field2token_id[self.dataset.iid_field])
+        lists = ids.to_numpy(dtype=np.int64, copy=True).reshape(frame["user"].nunique(), -1)
+        ranked = pd.read_parquet(run.path / f"ranks-{run.record['masking']}.parquet")["candidates"]
+        # A list that is longer than what was ranked ends with items that were masked.
+        longest = min(lists.shape[1], int(ranked.min()))
+        lengths = [k for k in LIST_LENGTHS if k <= longest]
+        if not lengths:
+            return None
+        users = frame["user"].drop_duplicates()
+        known = self.dataset.field2token_id[self.dataset.uid_field]
+        histories = self.dataset.histories
+        had = histories.training(users.map(known).to_numpy(dtype=np.int64))
+        return beyond_accuracy(
+            lists[:, : max(lengths)],
+            self.dataset.training_counts,
+            len(self.dataset.user_tokens),
+            had,
+            self._content,
+            topk=lengths,
+        )

@@ -1,0 +1,189 @@
+"""Records of runs that can be published: what was run, where, and what came of it.
+
+A record is a folder ``<records>/<dataset>/<model>/<id>/``:
+
+- ``config.yaml``: the settings that determine the result;
+- ``identity.json``: those of the stages, the split and hashes of data and features;
+- ``environment.json``: versions, hardware, git commit;
+- ``ranks.parquet``, ``slices.csv``, ``lists.json``: per-user ranks without tokens, metrics by
+  groups of users, metrics of the recommended lists (for tables; a figure's points have none);
+- ``metrics.json``: all metrics, masking policy and cost; written last.
+
+It holds no checkpoint, no token of a user or an item, and no path of the machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recbole_hellm import quick_start
+from recbole_hellm.benchmark.audience import Audience
+from recbole_hellm.benchmark.kept_ranks import (
+    compress_ranks,
+    read_kept_ranks,
+    read_run_ranks,
+    write_kept_ranks,
+)
+from recbole_hellm.errors import RunError
+from recbole_hellm.evaluation.ranking import Ranks
+from recbole_hellm.evaluation.slices import metrics_by_slice
+from recbole_hellm.runs import RunResult
+from recbole_hellm.tracking import RunDirectory, content_hash
+from recbole_hellm.yaml_files import read_yaml
+
+RANKS, SLICES, LISTS = "ranks.parquet", "slices.csv", "lists.json"
+SLICED = ("recall", "ndcg")
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptRun:
+    """A kept record.
+
+    Attributes
+    ----------
+    path : Path
+    record : dict
+        Content of ``metrics.json``.
+    recipe : str
+        Hash of what determines the result but for the data; the same on every machine.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    recipe: str
+
+    @property
+    def seed(self) -> int:
+        """The run's random seed."""
+        return int(self.record["seed"])
+
+    @property
+    def detailed(self) -> bool:
+        """Whether per-user ranks and slices were kept."""
+        return (self.path / RANKS).is_file() and (self.path / SLICES).is_file()
+
+    def metrics(self, masking: str) -> dict[str, float]:
+        """Test metrics under a masking."""
+        return self.record["test"][masking]
+
+    def ranks(self) -> dict[str, Ranks]:
+        """Per-user ranks by masking, users in ascending order of their tokens.
+
+        Raises
+        ------
+        RunError
+            If there are none.
+        """
+        return read_kept_ranks(self.path / RANKS)
+
+    def slices(self) -> pd.DataFrame:
+        """Metrics by groups of users: masking, grouping, group, users, metric, value."""
+        return pd.read_csv(self.path / SLICES)
+
+    def lists(self) -> dict[str, float]:
+        """Metrics of the recommended lists; empty where the lists were not kept."""
+        path = self.path / LISTS
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def keep(run: RunResult, folder: Path, audience: Audience | None = None) -> KeptRun:
+    """Write the record of a finished run.
+
+    Parameters
+    ----------
+    run : RunResult
+    folder : Path
+        Of all records.
+    audience : Audience, optional
+        The run's test users; with it, ranks, slices and metrics of lists are kept.
+
+    Raises
+    ------
+    RunError
+        If a file of the run is missing or damaged.
+    """
+    source, record = RunDirectory(run.path), run.record
+    identity = source.read_json("identity.json")
+    settings = identity.pop("settings")
+    recipe = content_hash(quick_start.recipe_of({**identity, "settings": settings}))
+    kept = RunDirectory(folder / record["dataset"] / record["model"] / run.path.name)
+    kept.clear()
+    kept.write_yaml("config.yaml", settings)
+    kept.write_json("identity.json", identity)
+    kept.write_json("environment.json", _without_paths(source.read_json("environment.json")))
+    if audience is not None:
+        _keep_details(run, kept, audience)
+    stages = [stage.record["cost"] for stage in run.stages]
+    cost = record["cost"]
+    with_stages = {
+        key: cost[key] + sum(stage[key] for stage in stages)
+        for key in ("train_seconds", "train_cpu_seconds")
+        if all(key in part for part in (cost, *stages)) and len(stages) == len(record["stages"])
+    }
+    metrics = record | {
+        "recipe": recipe,
+        "features": audience.encoders if audience is not None and identity["features"] else None,
+        "cost_with_stages": with_stages,
+    }
+    kept.write_json("metrics.json", metrics)
+    return KeptRun(kept.path, metrics, recipe)
+
+
+def _keep_details(run: RunResult, kept: RunDirectory, audience: Audience) -> None:
+    ranks = read_run_ranks(run.path)
+    users = pd.read_parquet(run.path / f"ranks-{run.record['masking']}.parquet", columns=["user"])
+    tokens = sorted(users["user"])
+    write_kept_ranks(kept.file(RANKS), compress_ranks(ranks, tokens))
+    slices = audience.slices_of(tokens)
+    frames = [
+        metrics_by_slice(found, slices, SLICED, (10, 20)).assign(masking=masking)
+        for masking, found in ranks.items()
+    ]
+    kept.write_text(SLICES, pd.concat(frames).to_csv(index=False, float_format="%.8g"))
+    lists = audience.lists_of(run)
+    if lists is not None:
+        kept.write_json(LISTS, lists)
+
+
+def read_kept(folder: Path, dataset: str) -> dict[str, KeptRun]:
+    """Kept records of a dataset by recipe.
+
+    Raises
+    ------
+    RunError
+        If a record is damaged.
+    """
+    return {run.recipe: run for run in _records(folder / dataset)}
+
+
+def _records(folder: Path) -> Iterator[KeptRun]:
+    for path in sorted(folder.glob("*/*/metrics.json")):
+        if not path.with_name("identity.json").is_file():
+            continue  # a record of another kind
+        record = RunDirectory(path.parent).read_json("metrics.json")
+        if "recipe" in record:
+            yield KeptRun(path.parent, record, _checked_recipe(path.parent, record))
+
+
+def _checked_recipe(path: Path, record: Mapping[str, Any]) -> str:
+    identity = RunDirectory(path).read_json("identity.json")
+    settings = read_yaml(path / "config.yaml")
+    found = content_hash(quick_start.recipe_of({**identity, "settings": settings}))
+    if found != record["recipe"]:
+        raise RunError(
+            f"{path}/config.yaml or identity.json does not fit metrics.json beside it; they were "
+            "changed by hand, so take the record out or restore it."
+        )
+    return found
+
+
+def _without_paths(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment, with nothing of the machine's folders in its command."""
+    command = [Path(word).name if "/" in word else word for word in environment["command"]]
+    return dict(environment) | {"command": command}

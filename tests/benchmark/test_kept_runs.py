@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_hellm import run
+from recbole_hellm.benchmark.audience import Audience
+from recbole_hellm.benchmark.kept_runs import KeptRun, keep, read_kept
+from recbole_hellm.config import HellmConfig
+from recbole_hellm.errors import RunError
+from recbole_hellm.evaluation.ranking import summarise
+from recbole_hellm.quick_start import recipe
+from recbole_hellm.runs import RunResult
+from recbole_hellm.tracking import content_hash
+
+
+@pytest.fixture
+def train(quick: dict[str, Any]) -> Callable[..., RunResult]:
+    return lambda model, **options: run(model, "tiny", **quick | {"save_topk": 12} | options)
+
+
+@pytest.fixture
+def audience(quick: dict[str, Any]) -> Audience:
+    return Audience.open("tiny", quick | {"learning_rate": 0.1, "HeLLM.epochs": 3})
+
+
+def test_a_record_holds_what_was_run_and_what_came_of_it(
+    train: Callable[..., RunResult], quick: dict[str, Any], audience: Audience, tmp_path: Path
+) -> None:
+    result = train("BPR", learning_rate=0.02)
+    kept = keep(result, tmp_path / "records", audience)
+    assert kept.path == tmp_path / "records/tiny/BPR" / result.path.name
+    names = "config.yaml environment.json identity.json lists.json metrics.json ranks.parquet"
+    assert sorted(file.name for file in kept.path.iterdir()) == [*names.split(), "slices.csv"]
+    config = HellmConfig("BPR", "tiny", quick | {"learning_rate": 0.02})
+    assert kept.recipe == content_hash(recipe(config))
+    assert kept.seed == 2024
+    assert kept.metrics("none") == result.metrics("test", "none")
+    assert kept.record["features"] is None  # BPR reads none
+    for masking, ranks in kept.ranks().items():
+        found = summarise(ranks, ["recall", "ndcg"], [10, 20])
+        assert found.items() <= kept.metrics(masking).items()
+    slices = kept.slices()
+    assert set(slices["masking"]) == {"seen", "train", "none"}
+    everyone = slices[slices["grouping"].eq("all") & slices["masking"].eq("seen")]
+    by_metric = dict(zip(everyone["metric"], everyone["value"], strict=True))
+    assert by_metric == pytest.approx({k: kept.metrics("seen")[k] for k in by_metric}, abs=1e-6)
+    assert kept.lists()["itemcoverage@10"] > 0
+    assert "diversity@10" in kept.lists()
+
+
+def test_a_record_names_no_user_item_or_folder(
+    train: Callable[..., RunResult], audience: Audience, tmp_path: Path
+) -> None:
+    result = train("BPR")
+    kept = keep(result, tmp_path / "records", audience)
+    texts = [f.read_text() for f in kept.path.iterdir() if f.suffix != ".parquet"]
+    frame = pd.read_parquet(kept.path / "ranks.parquet")
+    assert all(np.issubdtype(kind, np.integer) for kind in frame.dtypes)
+    tokens = [*audience.dataset.user_tokens, *audience.dataset.item_tokens]
+    for text in texts:
+        assert str(tmp_path) not in text
+        assert not any(f'"{token}"' in text or f",{token}," in text for token in tokens)
+    command = json.loads((kept.path / "environment.json").read_text())["command"]
+    assert not any("/" in word for word in command)
+
+
+def test_costs_of_stages_are_added(
+    train: Callable[..., RunResult], small_model: dict[str, Any], audience: Audience, tmp_path: Path
+) -> None:
+    result = train("HeLLM", **small_model)
+    kept = keep(result, tmp_path / "records", audience)
+    stages = {stage.record["model"]: stage.record["cost"] for stage in result.stages}
+    assert set(stages) == {"HeLLMPre", "SASRec"}
+    for key in ("train_seconds", "train_cpu_seconds"):
+        parts = [result.record["cost"][key], *(cost[key] for cost in stages.values())]
+        assert kept.record["cost_with_stages"][key] == pytest.approx(sum(parts))
+    assert kept.record["features"] == {"text": "toy"}
+    whole = HellmConfig("HeLLM", "tiny", small_model | {"epochs": 2})
+    assert kept.recipe == content_hash(recipe(whole))
+
+
+def test_points_of_a_figure_are_kept_without_details(
+    train: Callable[..., RunResult], tmp_path: Path
+) -> None:
+    kept = keep(train("BPR"), tmp_path / "records")
+    assert not kept.detailed
+    assert not (kept.path / "ranks.parquet").exists()
+    assert kept.lists() == {}
+
+
+def test_short_lists_are_left_out(
+    train: Callable[..., RunResult], audience: Audience, tmp_path: Path
+) -> None:
+    kept = keep(train("BPR", save_topk=0), tmp_path / "records", audience)
+    assert kept.detailed and kept.lists() == {}
+
+
+def test_records_are_found_by_recipe_and_others_passed_over(
+    make_kept: Callable[..., KeptRun], good: list[int], tmp_path: Path
+) -> None:
+    first, second = make_kept("A", good), make_kept("A", good, seed=7)
+    (tmp_path / "records/tiny/A/old").mkdir()
+    (tmp_path / "records/tiny/A/old/metrics.json").write_text("{}")
+    found = read_kept(tmp_path / "records", "tiny")
+    assert {key: kept.path for key, kept in found.items()} == {
+        first.recipe: first.path,
+        second.recipe: second.path,
+    }
+    assert read_kept(tmp_path / "records", "other") == {}
+
+
+def test_a_record_that_was_changed_by_hand_is_refused(
+    make_kept: Callable[..., KeptRun], good: list[int], tmp_path: Path
+) -> None:
+    kept = make_kept("A", good)
+    (kept.path / "config.yaml").write_text("model: A\nseed: 2025\n")
+    with pytest.raises(RunError, match=r"config.yaml or identity.json does not fit metrics.json"):
+        read_kept(tmp_path / "records", "tiny")
+
+
+def test_other_users_than_the_runs_are_refused(
+    train: Callable[..., RunResult],
+    make_dataset: Callable[[Path, pd.DataFrame], None],
+    interactions: pd.DataFrame,
+    quick: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    make_dataset(tmp_path / "data/tiny", interactions[interactions["user_id"] != "u39"])
+    other = Audience.open("tiny", quick | {"data_path": str(tmp_path / "data")})
+    with pytest.raises(RunError, match="dataset 'tiny' now has 35 others"):
+        keep(train("BPR"), tmp_path / "records", other)
