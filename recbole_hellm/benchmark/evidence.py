@@ -1,0 +1,344 @@
+"""What a benchmark's kept runs show: results, the paper's figures, significance, slices, lists.
+
+Every function makes one :class:`Sheet` of the methods of one dataset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_hellm.benchmark.methods import Method
+from recbole_hellm.benchmark.plans import Family, Table, paper_masking
+from recbole_hellm.benchmark.sheets import Cell, Sheet
+from recbole_hellm.evaluation.significance import (
+    PairedComparison,
+    best_and_second,
+    compare_to_rest,
+    mean_interval,
+)
+
+LEVEL = 0.05
+BETTER, WORSE = "†", "‡"
+SLICED_METRIC = "ndcg@10"
+GROUPINGS = {
+    "history_length": "by the number of training interactions",
+    "target_popularity": "by the popularity of the test item",
+    "target_warmth": "by how often the test item was trained on (cold never, few under 5 times)",
+    "target_ties": "by whether the rule for equal times chose the test item",
+}
+_SHORT = {"recall": "R", "ndcg": "N", "mrr": "MRR", "hit": "HR"}
+
+Comparisons = Mapping[str, Mapping[str, PairedComparison]]
+"""metric -> other method -> the reference against it."""
+
+
+def results(
+    table: Table, methods: Sequence[Method], masking: str, tests: Sequence[Comparisons]
+) -> Sheet:
+    """Test metrics of all methods under one masking, with cost and marks.
+
+    Parameters
+    ----------
+    table : Table
+    methods : sequence of Method
+    masking : str
+    tests : sequence
+        For each family of the table, in its order.
+    """
+    marks = {
+        (metric, name): _mark(comparison)
+        for of in tests
+        for metric, others in of.items()
+        for name, comparison in others.items()
+    }
+    columns = {
+        metric: {method.name: float(method.values(metric, masking).mean()) for method in methods}
+        for metric in table.metrics
+    }
+    places = {metric: _leaders(means) for metric, means in columns.items()}
+    rows, data = [], []
+    for method in methods:
+        cells: list[Cell | str] = [method.name, str(len(method.runs))]
+        for metric in table.metrics:
+            values = method.values(metric, masking)
+            best, second = (name == method.name for name in places[metric])
+            mark = marks.get((metric, method.name), "")
+            cells.append(Cell(spread(values) + mark, best, second))
+            data.append(_row(method, metric, masking, values))
+        rows.append([*cells, *(show(method) for show in _COSTS.values())])
+    notes = [_counted(methods[0], masking), _PLUS_MINUS, *table.notes]
+    for family in (family for family, of in zip(table.families, tests, strict=True) if of):
+        notes.append(
+            f"{BETTER}: {family.reference} is better, {WORSE}: it is worse, by a paired t test "
+            f"over users at {LEVEL:.0%} after Holm's correction over the "
+            f"{len(family.models) - 1} comparisons of a metric."
+        )
+    notes.append(
+        "Training is processor time of all threads, in brackets with the stages a method stands "
+        "on; memory is the process's peak."
+    )
+    head = ["", "seeds", *map(short, table.metrics), *_COSTS]
+    title = f"{table.title}: {methods[0].runs[0].record['dataset']}, mask_history={masking}"
+    return Sheet(title, head, rows, notes, pd.DataFrame(data))
+
+
+def beside_the_paper(table: Table, methods: Sequence[Method]) -> Sheet | None:
+    """Each method under the paper's masking beside the paper's figure, and the difference.
+
+    None where the paper has no figure for any of them.
+    """
+    dataset = str(methods[0].runs[0].record["dataset"])
+    if not any(table.figures(method.name, dataset) for method in methods):
+        return None
+    rows, data = [], []
+    for method in methods:
+        masking, printed = paper_masking(method.name), table.figures(method.name, dataset)
+        cells: list[Cell | str] = [method.name, masking, str(len(method.runs))]
+        for metric in table.metrics:
+            values, figure = method.values(metric, masking), printed.get(metric)
+            difference = None if figure is None else float(values.mean()) - figure
+            cells += [spread(values), number(figure), signed(difference)]
+            row = _row(method, metric, masking, values)
+            data.append(row | {"paper": figure, "difference": difference})
+        rows.append(cells)
+    head = ["", "masked", "seeds"]
+    for metric in table.metrics:
+        head += [short(metric), "paper", "Δ"]
+    notes = [
+        _PLUS_MINUS,
+        *table.notes,
+        "Masked is what the ranking leaves out: the paper masks training items for general "
+        "recommenders and nothing for language models.",
+    ]
+    title = f"{table.title}: {dataset}, beside the paper"
+    return Sheet(title, head, rows, notes, pd.DataFrame(data))
+
+
+def tested(
+    table: Table, methods: Sequence[Method], masking: str
+) -> tuple[list[Comparisons], list[Sheet]]:
+    """Each family's reference against its other methods, over users.
+
+    Returns
+    -------
+    tests : list
+        By family; empty for one whose reference, or everything else, has no runs.
+    sheets : list of Sheet
+    """
+    tests: list[Comparisons] = []
+    sheets = []
+    for family in table.families:
+        members = [method for method in methods if method.name in family.models]
+        names = [method.name for method in members]
+        if family.reference not in names or len(members) < 2:
+            tests.append({})
+            continue
+        found = {
+            metric: compare_to_rest(
+                {method.name: method.per_user(metric, masking) for method in members},
+                family.reference,
+                "two-sided",
+                metric=metric,
+            )
+            for metric in table.metrics
+        }
+        tests.append(found)
+        sheets.append(_significance(family, found, members[0], masking))
+    return tests, sheets
+
+
+def _significance(family: Family, found: Comparisons, any_: Method, masking: str) -> Sheet:
+    rows, data = [], []
+    for metric, others in found.items():
+        for name, c in others.items():
+            rows.append(
+                [
+                    name,
+                    short(metric),
+                    signed(c.difference),
+                    f"{signed(c.ci_low)} to {signed(c.ci_high)}",
+                    p_value(c.p_t_holm),
+                    p_value(c.p_wilcoxon_holm),
+                    f"{c.d_z:+.3f}",
+                    f"{c.rank_biserial:+.3f}",
+                ]
+            )
+            data.append(
+                {"reference": family.reference, "other": name, "masking": masking}
+                | dataclasses.asdict(c)
+            )
+    head = ["against", "metric", "difference", "95 % interval", "p (t)", "p (Wilcoxon)"]
+    head += ["d_z", "rank-biserial"]
+    notes = [
+        _counted(any_, masking),
+        "Differences are the reference's less the other's, means over seeds paired by user, with a "
+        "bootstrap interval over users; p-values are two-sided and adjusted by Holm within a "
+        "metric.",
+    ]
+    title = f"{family.reference} against each: {any_.runs[0].record['dataset']}, {masking} masked"
+    return Sheet(title, head, rows, notes, pd.DataFrame(data))
+
+
+def slices(methods: Sequence[Method], grouping: str, masking: str) -> Sheet:
+    """One metric by groups of users: where a method's lead comes from."""
+    frames = [
+        run.slices().assign(method=method.name, seed=run.seed)
+        for method in methods
+        for run in method.runs
+    ]
+    data = pd.concat(frames, ignore_index=True)
+    data = data[data["grouping"].eq(grouping) & data["masking"].eq(masking)]
+    shown = data[data["metric"] == SLICED_METRIC]
+    groups = shown.drop_duplicates("group")[["group", "users"]]
+    means = shown.groupby(["method", "group"])["value"].mean()
+    leaders = {
+        group: _leaders({m.name: means[m.name, group] for m in methods})
+        for group in groups["group"]
+    }
+    rows: list[list[Cell | str]] = []
+    for method in methods:
+        cells: list[Cell | str] = [method.name]
+        for group in groups["group"]:
+            best, second = (name == method.name for name in leaders[group])
+            cells.append(Cell(number(means[method.name, group]), best, second))
+        rows.append(cells)
+    head = ["", *(f"{group} ({users:,})" for group, users in groups.itertuples(index=False))]
+    what = f"{short(SLICED_METRIC)} {GROUPINGS[grouping]}"
+    notes = [_counted(methods[0], masking), "In brackets, a group's users; means over seeds."]
+    return Sheet(what, head, rows, notes, data.reset_index(drop=True))
+
+
+def lists(methods: Sequence[Method], k: int = 10) -> Sheet | None:
+    """What the recommended lists are like; None where no run kept its lists."""
+    told = {m.name: [run.lists() for run in m.runs] for m in methods}
+    told = {name: of for name, of in told.items() if all(of)}
+    if not told:
+        return None
+    rows, data = [], []
+    for name, of in told.items():
+        means = {key: float(np.mean([values[key] for values in of])) for key in of[0]}
+        data += [{"method": name, "metric": key, "value": value} for key, value in means.items()]
+        rows.append([name, *(show(means[f"{key}@{k}"]) for key, show in _LISTS.values())])
+    masking = methods[0].runs[0].record["masking"]
+    notes = [
+        f"Lists of {k} items under mask_history={masking}; docs/statistics.md defines the columns."
+    ]
+    return Sheet("What is recommended", ["", *_LISTS], rows, notes, pd.DataFrame(data))
+
+
+# How figures are written -------------------------------------------------------------------------
+
+
+def number(value: float | None) -> str:
+    """Four decimals without the leading zero; a dash for what there is not."""
+    return "–" if value is None else f"{value:.4f}".replace("0.", ".", 1)
+
+
+def signed(value: float | None) -> str:
+    """The same with its sign."""
+    if value is None:
+        return "–"
+    text = number(abs(value))
+    return text if set(text) <= set(".0") else ("+" if value > 0 else "−") + text
+
+
+def spread(values: np.ndarray) -> str:
+    """Mean and, for several seeds, their standard deviation."""
+    mean = number(float(values.mean()))
+    return mean if len(values) < 2 else f"{mean} ± {number(float(values.std(ddof=1)))}"
+
+
+def p_value(value: float) -> str:
+    """Three decimals, or that it is less."""
+    return "<.001" if value < 0.001 else f"{value:.3f}".replace("0.", ".", 1)
+
+
+def short(metric: str) -> str:
+    """``R@10`` for ``recall@10``."""
+    name, _, k = metric.partition("@")
+    return f"{_SHORT.get(name, name)}@{k}"
+
+
+def _seconds(method: Method) -> str:
+    own = method.cost("train_cpu_seconds")
+    whole = method.cost("train_cpu_seconds", "cost_with_stages")
+    if own is None:
+        return "–"
+    return f"{own:,.0f}" if whole is None or whole == own else f"{own:,.0f} ({whole:,.0f})"
+
+
+def _plain(key: str, pattern: str, scale: float = 1.0) -> Callable[[Method], str]:
+    def show(method: Method) -> str:
+        value = method.cost(key)
+        return "–" if value is None else pattern.format(value * scale)
+
+    return show
+
+
+def _parameters(method: Method) -> str:
+    trained, all_ = method.cost("trainable_parameters"), method.cost("parameters")
+    if trained is None or all_ is None:
+        return "–"
+    both = [f"{trained / 1e6:.2f}", f"{all_ / 1e6:.2f}"]
+    return " of ".join(dict.fromkeys(both))
+
+
+_COSTS: dict[str, Callable[[Method], str]] = {
+    "epoch": lambda method: f"{np.mean([run.record['best_epoch'] for run in method.runs]):.0f}",
+    "training, s": _seconds,
+    "test, s": _plain("test_seconds", "{:.1f}"),
+    "memory, GB": _plain("peak_memory_mb", "{:.1f}", 2**20 / 1e9),
+    "trained, M": _parameters,
+}
+_LISTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "coverage": ("itemcoverage", number),
+    "Gini": ("giniindex", number),
+    "entropy, bits": ("entropy", lambda value: f"{value:.2f}"),
+    "novelty, bits": ("novelty", lambda value: f"{value:.2f}"),
+    "diversity": ("diversity", number),
+    "mean popularity": ("averagepopularity", lambda value: f"{value:.1f}"),
+    "popularity lift": ("popularitylift", lambda value: f"{value:+.2f}"),
+    "personalisation": ("personalisation", number),
+}
+_PLUS_MINUS = "± is the standard deviation over seeds, where there are several."
+
+
+def _counted(method: Method, masking: str) -> str:
+    record = method.runs[0].record
+    return (
+        f"{record['users']:,} test users, {record['items']:,} candidate items, split "
+        f"{record['split'][:12]}, mask_history={masking}, epochs chosen by validation."
+    )
+
+
+def _row(method: Method, metric: str, masking: str, values: np.ndarray) -> dict[str, Any]:
+    detailed = all(run.detailed for run in method.runs)
+    low, high = mean_interval(method.per_user(metric, masking)) if detailed else (float("nan"),) * 2
+    return {
+        "dataset": method.runs[0].record["dataset"],
+        "masking": masking,
+        "method": method.name,
+        "metric": metric,
+        "mean": float(values.mean()),
+        "std": float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
+        "seeds": " ".join(map(str, method.seeds)),
+        "users_ci_low": low,
+        "users_ci_high": high,
+    }
+
+
+def _leaders(means: Mapping[str, float]) -> tuple[str, str]:
+    """Names of the best and the second best; none where there is nothing to tell apart."""
+    worth = len(means) > 1 and max(means.values()) > min(means.values())
+    return best_and_second(means) if worth else ("", "")
+
+
+def _mark(comparison: PairedComparison) -> str:
+    if comparison.p_t_holm >= LEVEL:
+        return ""
+    return BETTER if comparison.difference > 0 else WORSE

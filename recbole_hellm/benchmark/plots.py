@@ -1,0 +1,128 @@
+"""Plots of benchmarks as SVG files, each with its data beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from recbole_hellm.benchmark.methods import Method
+from recbole_hellm.benchmark.plans import Figure, Panel
+
+# Texts stay texts, and the same data give the same file.
+_STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "recbole_hellm", "font.size": 9}
+_COLOURS = ("#1f5fa8", "#c2571a", "#2f7d4f", "#8a3f8f")
+_METRIC = {"recall": "Recall", "ndcg": "NDCG"}
+
+
+def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path: Path) -> Path:
+    """Quality over the processor time of training, stages included, a point a method.
+
+    Bars are one standard deviation over seeds, where there are several.
+    """
+    rows = []
+    for method in methods:
+        seconds = method.cost("train_cpu_seconds", "cost_with_stages")
+        if seconds is None:
+            continue
+        values = method.values(metric, masking)
+        deviation = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        rows.append((method.name, seconds / 60, float(values.mean()), deviation))
+    data = pd.DataFrame(rows, columns=["method", "minutes", metric, "std"])
+    with matplotlib.rc_context(_STYLE):
+        canvas = Canvas(figsize=(6.4, 4.2), layout="constrained")
+        axes = canvas.add_subplot()
+        for name, minutes, value, deviation in rows:
+            axes.errorbar(minutes, value, yerr=deviation or None, fmt="o", color=_COLOURS[0])
+            axes.annotate(name, (minutes, value), (5, 4), textcoords="offset points")
+        axes.set_xscale("log")
+        axes.set_xlabel("processor minutes of training, stages included")
+        axes.set_ylabel(f"{named(metric)}, {masking} items masked")
+        axes.grid(alpha=0.25)
+        axes.margins(x=0.15)
+    return _write(canvas, data, path)
+
+
+def sweep(figure: Figure, results: pd.DataFrame, path: Path) -> Path:
+    """A figure over settings: a line for each metric, or a map of two settings.
+
+    Parameters
+    ----------
+    figure : Figure
+    results : DataFrame
+        A row a run: ``panel``, the panel's settings, ``seed``, and a column for each metric of the
+        figure. Lines are means over seeds.
+    path : Path
+    """
+    flat = all(len(panel.axes) == 1 for panel in figure.panels)
+    columns = 2 if flat and len(figure.panels) > 1 else 1
+    lines = -(-len(figure.panels) // columns)
+    with matplotlib.rc_context(_STYLE):
+        canvas = Canvas(figsize=(4.0 * columns, 2.9 * lines), layout="constrained")
+        for place, panel in enumerate(figure.panels):
+            axes = canvas.add_subplot(lines, columns, place + 1)
+            own = results[results["panel"] == panel.title]
+            draw = _lines if len(panel.axes) == 1 else _map
+            draw(canvas, axes, panel, own, figure.metrics)
+    return _write(canvas, results, path)
+
+
+def _lines(
+    canvas: Canvas, axes: Any, panel: Panel, results: pd.DataFrame, metrics: Sequence[str]
+) -> None:
+    """Each metric over one setting; the second one has its scale on the right."""
+    ((key, values),) = panel.axes.items()
+    positions = np.arange(len(values))
+    handles = []
+    for number, metric in enumerate(metrics):
+        scale = axes if number == 0 else axes.twinx()
+        means = results.groupby(key)[metric].mean().reindex(list(values))
+        handles += scale.plot(
+            positions, means, marker="o", markersize=4, color=_COLOURS[number], label=named(metric)
+        )
+        scale.tick_params(axis="y", colors=_COLOURS[number])
+    axes.set_xticks(positions, [f"{value:g}" for value in values])
+    axes.set_xlabel(panel.title)
+    axes.grid(alpha=0.25)
+    axes.legend(handles=handles, loc="best", frameon=False)
+
+
+def _map(
+    canvas: Canvas, axes: Any, panel: Panel, results: pd.DataFrame, metrics: Sequence[str]
+) -> None:
+    """The first metric over two settings."""
+    (down, rows), (across, columns) = panel.axes.items()
+    table = results.pivot_table(index=down, columns=across, values=metrics[0])
+    table = table.reindex(index=list(rows), columns=list(columns))
+    image = axes.imshow(table, origin="lower", cmap="viridis")
+    middle = float(np.nanmean(table)) if np.isfinite(table.to_numpy()).any() else 0.0
+    for (row, column), value in np.ndenumerate(table.to_numpy()):
+        if np.isfinite(value):
+            shade = "white" if value < middle else "black"
+            axes.text(column, row, f"{value:.4f}"[1:], ha="center", va="center", color=shade)
+    axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
+    axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+    first, _, second = panel.title.partition(" x ")
+    axes.set_xlabel(second)
+    axes.set_ylabel(first)
+    canvas.colorbar(image, ax=axes, label=named(metrics[0]))
+
+
+def named(metric: str) -> str:
+    """``Recall@20`` for ``recall@20``."""
+    name, _, k = metric.partition("@")
+    return f"{_METRIC.get(name, name)}@{k}"
+
+
+def _write(canvas: Canvas, data: pd.DataFrame, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata: Mapping[str, Any] = {"Date": None, "Creator": "recbole_hellm"}
+    with matplotlib.rc_context(_STYLE):
+        canvas.savefig(path, metadata=metadata)
+    data.to_csv(path.with_suffix(".csv"), index=False, float_format="%.8g")
+    return path

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from recbole_hellm.benchmark import evidence
+from recbole_hellm.benchmark.kept_runs import KeptRun
+from recbole_hellm.benchmark.methods import Method, methods
+from recbole_hellm.benchmark.paper import TABLE_1
+from recbole_hellm.benchmark.plans import Family, Table
+from recbole_hellm.benchmark.sheets import Cell, Sheet
+
+Make = Callable[..., KeptRun]
+TABLE = Table("t", "Title", (Family("HeLLM", ("LightGCN", "SASRec", "HeLLM")),), printed=TABLE_1)
+
+
+@pytest.fixture
+def three(make_kept: Make, good: list[int], poor: list[int]) -> list[Method]:
+    nearly = [0, *good[1:]]
+    return methods(
+        {
+            "LightGCN": [make_kept("LightGCN", poor, dataset="Beauty")],
+            "SASRec": [make_kept("SASRec", nearly, dataset="Beauty")],
+            "HeLLM": [
+                make_kept("HeLLM", good, seed=1, dataset="Beauty"),
+                make_kept("HeLLM", nearly, seed=2, dataset="Beauty"),
+            ],
+        }
+    )
+
+
+def row(sheet: Sheet, name: str) -> list[Cell]:
+    return next(cells for cells in sheet.cells() if cells[0].text == name)
+
+
+def test_results_have_means_spread_marks_and_cost(three: list[Method]) -> None:
+    tests, _ = evidence.tested(TABLE, three, "seen")
+    sheet = evidence.results(TABLE, three, "seen", tests)
+    assert sheet.title == "Title: Beauty, mask_history=seen"
+    assert list(sheet.head[:3]) == ["", "seeds", "R@10"]
+    values = np.array([40 / 60, 41 / 60])
+    ours = row(sheet, "HeLLM")
+    assert ours[1].text == "2"
+    expected = f"{values.mean():.4f} ± {values.std(ddof=1):.4f}".replace("0.", ".")
+    assert (ours[2].text, ours[2].best, ours[2].second) == (expected, False, True)
+    assert row(sheet, "SASRec")[2] == Cell(".6833", best=True)
+    assert row(sheet, "LightGCN")[2] == Cell(".1000†")
+    by_name = dict(zip(sheet.head, (cell.text for cell in ours), strict=True))
+    assert by_name["training, s"] == "90 (190)"
+    assert by_name["trained, M"] == "2.00 of 3.00"
+    assert by_name["memory, GB"] == "1.0"
+    assert by_name["epoch"] == "4"
+    notes = " ".join(sheet.notes)
+    assert "split ssssssssssss, mask_history=seen" in notes
+    assert "Holm's correction over the 2 comparisons" in notes
+    assert sheet.data is not None
+    assert set(sheet.data["method"]) == {"LightGCN", "SASRec", "HeLLM"}
+    inside = sheet.data.eval("users_ci_low <= mean <= users_ci_high")
+    assert inside.all()
+
+
+def test_the_papers_figures_stand_beside_ours(three: list[Method]) -> None:
+    sheet = evidence.beside_the_paper(TABLE, three)
+    assert sheet is not None
+    texts = [cell.text for cell in row(sheet, "LightGCN")]
+    # Under the masking of the paper's general rows every rank is one lower, and 5 is still found.
+    assert texts[:6] == ["LightGCN", "train", "1", ".1000", ".0426", "+.0574"]
+    assert [cell.text for cell in row(sheet, "SASRec")][:6] == [
+        *("SASRec", "none", "1", ".6833", "–", "–"),
+    ]
+
+
+def test_no_table_beside_a_paper_that_has_no_figures(make_kept: Make, good: list[int]) -> None:
+    found = methods({"Pop": [make_kept("Pop", good)]})
+    assert evidence.beside_the_paper(TABLE, found) is None
+
+
+def test_the_reference_is_tested_against_each(three: list[Method]) -> None:
+    tests, (sheet,) = evidence.tested(TABLE, three, "seen")
+    (found,) = tests
+    ours = three[2].per_user("ndcg@10", "seen").mean(axis=0)
+    theirs = three[0].per_user("ndcg@10", "seen")[0]
+    against = found["ndcg@10"]["LightGCN"]
+    assert against.difference == pytest.approx((ours - theirs).mean())
+    # Holm: the smaller of two p-values is doubled.
+    assert against.p_t_holm == pytest.approx(2 * stats.ttest_rel(ours, theirs).pvalue)
+    rows = [[cell.text for cell in cells] for cells in sheet.cells()]
+    assert len(rows) == 2 * 4
+    shown = next(cells for cells in rows if cells[:2] == ["LightGCN", "N@10"])
+    assert shown[2].startswith("+.")
+    assert shown[4] == "<.001"
+    worse = next(cells for cells in rows if cells[:2] == ["SASRec", "R@10"])
+    assert worse[2].startswith("−")
+
+
+def test_families_without_their_reference_are_not_tested(three: list[Method]) -> None:
+    tests, sheets = evidence.tested(TABLE, three[:2], "seen")
+    assert tests == [{}]
+    assert sheets == []
+    sheet = evidence.results(TABLE, three[:2], "seen", tests)
+    assert not any("Holm" in note for note in sheet.notes)
+
+
+def test_a_method_that_is_worse_is_marked_so(
+    make_kept: Make, good: list[int], poor: list[int]
+) -> None:
+    found = methods({"SASRec": [make_kept("SASRec", good)], "HeLLM": [make_kept("HeLLM", poor)]})
+    tests, _ = evidence.tested(TABLE, found, "seen")
+    sheet = evidence.results(TABLE, found, "seen", tests)
+    assert row(sheet, "SASRec")[2].text.endswith("‡")
+
+
+def test_slices_are_means_over_seeds_by_group(three: list[Method]) -> None:
+    sheet = evidence.slices(three, "history_length", "seen")
+    assert list(sheet.head) == ["", "few (30)", "many (30)"]
+    even = np.arange(0, 60, 2)
+    expected = three[2].per_user("ndcg@10", "seen")[:, even].mean()
+    assert row(sheet, "HeLLM")[1].text == evidence.number(float(expected))
+    assert sheet.data is not None
+    assert set(sheet.data["grouping"]) == {"history_length"}
+    assert set(sheet.data["metric"]) == {"recall@10", "recall@20", "ndcg@10", "ndcg@20"}
+
+
+def test_lists_are_shown_where_they_were_kept(
+    make_kept: Make, good: list[int], three: list[Method]
+) -> None:
+    assert evidence.lists(three) is None
+    run = make_kept("Pop", good)
+    values = {f"{key}@10": 0.5 for key, _ in evidence._LISTS.values()}
+    (run.path / "lists.json").write_text(str(values).replace("'", '"'))
+    sheet = evidence.lists([*three, Method("Pop", (run,))])
+    assert sheet is not None
+    assert [cells[0].text for cells in sheet.cells()] == ["Pop"]
+    assert row(sheet, "Pop")[1].text == ".5000"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0426, ".0426"), (1.0, "1.0000"), (0.0, ".0000"), (None, "–"), (0.99996, "1.0000")],
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert evidence.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.001, "+.0010"), (-0.02, "−.0200"), (0.0, ".0000"), (-0.00001, ".0000"), (None, "–")],
+)
+def test_signed_numbers(value: float | None, text: str) -> None:
+    assert evidence.signed(value) == text
+
+
+def test_p_values() -> None:
+    assert [evidence.p_value(p) for p in (0.0004, 0.049, 1.0)] == ["<.001", ".049", "1.000"]
