@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_hellm.errors import ConfigError, HellmError
+from recbole_hellm.logs import configure_logging
 from recbole_hellm.registry import nearest
 from recbole_hellm.training.distributed import together
 
@@ -31,6 +31,10 @@ commands
   encode    make item features:        --dataset=Beauty [--text_encoder=auto|minilm|tfidf|PATH]
   tune      search settings on validation: --model=VBPR --dataset=Beauty [--trials=12]
               [--space=FILE.yaml] [--studies_dir=studies]; several processes may share a study
+  compare   run what a benchmark lacks, keep records, show tables and tests:
+              --benchmark=table1|table3|fig3|fig4 or --models=A,B,C [--reference=C]
+              --datasets=Beauty,Toys --seeds=3 [--minutes=15]
+              [--jobs=1 --records=records --output=FOLDER --kept_only --KEY=VALUE]
   recommend what a finished run's model recommends: --run=RUN --user=TOKEN[,TOKEN] [--topk=10]
               --users=FILE             a user token per line; --all_users for every user
               --history=ITEM1,ITEM2    for a user the model has not seen (sequential, LLM models)
@@ -64,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = given.pop(0) if given and not given[0].startswith("-") else "run"
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
-    logging.getLogger("recbole_hellm").setLevel(logging.INFO)
+    configure_logging()
     # Tokenizers would otherwise warn about forks that DataLoader workers may make.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -193,6 +196,20 @@ def _tune(options: dict[str, Any]) -> str:
     return f"{table}\n\nBest settings: {study.path} (recbole-hellm run --config={study.path})"
 
 
+def _compare(options: dict[str, Any]) -> str:
+    from recbole_hellm.benchmark.comparing import CompareSettings, compare
+
+    for one, several in (("dataset", "datasets"), ("model", "models")):
+        if one in options:
+            options.setdefault(several, options.pop(one))
+    for key in ("datasets", "models", "seeds"):
+        if isinstance(options.get(key), list):
+            options[key] = tuple(options[key])
+    given = {key: options.pop(key) for key in CompareSettings.keys() if key in options}  # noqa: SIM118
+    files = [Path(name) for name in _names(options.pop("config", []))]
+    return compare(CompareSettings.from_config(given), options, files)
+
+
 def _directory(options: dict[str, Any]) -> tuple[str, Path]:
     name = str(options.get("dataset", "sample"))
     return name, Path(options.get("data_path", "dataset")) / name
@@ -259,6 +276,7 @@ COMMANDS: dict[str, Command] = {
     "prepare": _prepare,
     "encode": _encode,
     "tune": _tune,
+    "compare": _compare,
     "recommend": _recommend,
     "report": _report,
     "models": _models,
