@@ -30,7 +30,8 @@ commands
               your own [--user_column= --item_column= --time_column= --layout=amazon2023|...]
   encode    make item features:        --dataset=Beauty [--text_encoder=auto|minilm|tfidf|PATH]
   tune      search settings on validation: --model=VBPR --dataset=Beauty [--trials=12]
-              [--space=FILE.yaml] [--studies_dir=studies]; several processes may share a study
+              [--space=FILE.yaml|paper --studies_dir=studies --storage=FILE|URL]; processes and
+              machines that share a storage work on one study
   compare   run what a benchmark lacks, keep records, show tables and tests:
               --benchmark=table1|table3|fig3|fig4 or --models=A,B,C [--reference=C]
               --datasets=Beauty,Toys --seeds=3 [--minutes=15]

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from recbole_hellm.yaml_files import packaged, read_yaml
 
 logger = logging.getLogger(__name__)
 
+PAPER = "paper"  # the space that stands for the grid of a model's own paper
+
 
 @dataclasses.dataclass(frozen=True)
 class TuningSettings(Settings):
@@ -38,9 +41,14 @@ class TuningSettings(Settings):
         Trials that the study shall have in the end, those of other processes included.
     space : str, optional
         YAML file of ``key: [values]``; the packaged ``properties/search/<Model>.yaml`` by default
-        (the base model's for a variant).
+        (the base model's for a variant), and ``properties/search/paper/<Model>.yaml`` for
+        ``paper``: the grid of the model's own paper, as far as it is known.
     studies_dir : str
-        Folder of the studies: ``<dataset>/<Model>.journal``, ``.csv`` and ``.yaml``.
+        Folder of what a study found: ``<dataset>/<Model>.csv`` and ``.yaml``.
+    storage : str, optional
+        Where trials are shared by processes and machines: a journal file, or the URL of a database
+        (``sqlite:///studies.db``, ``postgresql://...``); ``<dataset>/<Model>.journal`` in
+        `studies_dir` by default.
     startup : int
         Trials drawn at random before the sampler (TPE) learns from them.
     warmup : int
@@ -50,6 +58,7 @@ class TuningSettings(Settings):
     trials: int = 12
     space: str | None = None
     studies_dir: str = "studies"
+    storage: str | None = None
     startup: int = 5
     warmup: int = 8
 
@@ -88,12 +97,14 @@ def search_space(model: str, file: str | None = None) -> dict[str, list[Any]]:
     ConfigError
         If there is none for the model, or it is malformed.
     """
-    name = registry.base_model(model)
-    space = read_yaml(Path(file)) if file else packaged("search", f"{name}.yaml")
+    name = f"{registry.base_model(model)}.yaml"
+    presets = {None: ("search", name), PAPER: ("search", PAPER, name)}
+    space = packaged(*presets[file]) if file in presets else read_yaml(Path(str(file)))
     if not space:
+        kind = "grid of the paper" if file == PAPER else "search space"
         raise ConfigError(
-            f"There is no packaged search space for '{model}'; write one (`key: [values]` lines) "
-            "and name it with --space=FILE.yaml."
+            f"There is no packaged {kind} for '{model}'; write one (`key: [values]` lines) and "
+            "name it with --space=FILE.yaml."
         )
     for key, values in space.items():
         if not isinstance(values, list) or not values:
@@ -113,9 +124,9 @@ def tune(
     """Search a model's settings by its validation metric.
 
     Several processes, also on several machines, may work on one study at a time: they share its
-    journal file. Another space, or other shared settings, make another study in the same journal;
-    the table ``<Model>.csv`` has the trials of all of them. The model's defaults are tried first
-    where the space holds them.
+    storage. Another space, or other shared settings, make another study in the same storage; the
+    table ``<Model>.csv`` has the trials of all of the model's studies on the dataset. The model's
+    defaults are tried first where the space holds them.
 
     Parameters
     ----------
@@ -143,11 +154,14 @@ def tune(
             HellmConfig(model, dataset, {**overrides, key: value}, files)
     folder = Path(settings.studies_dir) / dataset
     folder.mkdir(parents=True, exist_ok=True)
-    backend = optuna.storages.journal.JournalFileBackend(str(folder / f"{model}.journal"))
-    storage = optuna.storages.JournalStorage(backend)
+    own = settings.storage is None
+    storage = _storage(settings.storage or str(folder / f"{model}.journal"))
+    name = content_hash({"space": space, "settings": _shared(base, space)})
+    # A storage of one's own choice may hold the studies of other models too.
+    lead = "" if own else f"{dataset}/{model}/"
     study = optuna.create_study(
         storage=storage,
-        study_name=content_hash({"space": space, "settings": _shared(base, space)}),
+        study_name=lead + name,
         sampler=optuna.samplers.TPESampler(
             seed=base["seed"], n_startup_trials=settings.startup, constant_liar=True
         ),
@@ -195,11 +209,11 @@ def tune(
             study.stop()
         # A pruned trial has a value too, but is no result.
         if any(tried.state == optuna.trial.TrialState.COMPLETE for tried in done):
-            _write(study, storage, folder, model)
+            _write(study, storage, folder, model, lead)
 
     if len(finished()) < wanted:
         study.optimize(objective, catch=(_Repeated,), callbacks=[after])
-    return _write(study, storage, folder, model)
+    return _write(study, storage, folder, model, lead)
 
 
 class _Repeated(Exception):  # noqa: N818 (a signal, no error)
@@ -213,6 +227,37 @@ def _optuna() -> Any:
         raise ConfigError("`tune` needs Optuna; pip install -e '.[tune]'.") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
+
+
+def _storage(place: str) -> Any:
+    """Optuna's storage in a journal file, or in the database of a URL.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be opened.
+    """
+    optuna = _optuna()
+    if "://" not in place:
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        backend = optuna.storages.journal.JournalFileBackend(place)
+        return optuna.storages.JournalStorage(backend)
+    from sqlalchemy.exc import SQLAlchemyError
+
+    shown = re.sub(r"//[^@/]*@", "//...@", place)  # a password is nobody's business
+    try:
+        # A connection that a database closed while a trial trained is opened again.
+        return optuna.storages.RDBStorage(place, engine_kwargs={"pool_pre_ping": True})
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"storage={shown} needs the package '{error.name}', which is not installed."
+        ) from error
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"storage={shown} cannot be opened ({reason}); name a database that is there, such as "
+            "sqlite:///studies.db, or a journal file."
+        ) from error
 
 
 def _untried(space: Mapping[str, list[Any]], tried: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -234,19 +279,24 @@ def _note(trial: Any, found: Validation) -> None:
     trial.set_user_attr("run", str(found.path))
 
 
-def _write(study: Any, storage: Any, folder: Path, model: str) -> Study:
-    """Write all trials of the journal and the study's best settings, and return the study's."""
+def _write(study: Any, storage: Any, folder: Path, model: str, lead: str) -> Study:
+    """Write all trials of the model and the study's best settings, and return the study's.
+
+    Of the storage's studies, those whose names begin with `lead` are the model's.
+    """
     optuna = _optuna()
-    names = optuna.study.get_all_study_names(storage)
+    names = [name for name in optuna.study.get_all_study_names(storage) if name.startswith(lead)]
     frames = [
-        _trials(optuna.load_study(study_name=name, storage=storage)).assign(study=name)
+        _trials(optuna.load_study(study_name=name, storage=storage)).assign(
+            study=name.removeprefix(lead)
+        )
         for name in names
     ]
     table = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
     ascending = study.direction.name != "MAXIMIZE"
     table = table.sort_values("score", ascending=ascending, kind="stable", ignore_index=True)
     table.to_csv(folder / f"{model}.csv", index=False, float_format="%.6g")
-    own = table[table["study"] == study.study_name]
+    own = table[table["study"] == study.study_name.removeprefix(lead)]
     if not (own["state"] == "complete").any():
         raise RunError(f"No trial of {model} came to its end; raise --trials or widen the space.")
     path = folder / f"{model}.yaml"

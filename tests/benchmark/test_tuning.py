@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.resources
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
 import yaml
 
 from recbole_hellm import quick_start
 from recbole_hellm.benchmark import tuning
+from recbole_hellm.benchmark.plans import GENERAL
 from recbole_hellm.benchmark.tuning import TuningSettings, search_space, tune
 from recbole_hellm.config import HellmConfig
 from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.training.trainer import HellmTrainer
+from recbole_hellm.yaml_files import PROPERTIES
 
 SPACE = {"learning_rate": [0.01, 0.05], "embedding_size": [4, 8]}
 
@@ -183,3 +187,59 @@ def test_every_packaged_space_fits_its_model_and_holds_its_defaults() -> None:
             for value in values:
                 HellmConfig(file.stem, "Beauty", {key: value})
             assert base[key] in values, (file.stem, key)
+
+
+PAPER_GRIDS = sorted(Path(str(importlib.resources.files(PROPERTIES) / "search/paper")).glob("*"))
+
+
+def test_every_method_of_table_1_with_a_known_grid_has_one() -> None:
+    names = {file.stem for file in PAPER_GRIDS}
+    assert names == set(GENERAL)
+    for file in PAPER_GRIDS:
+        for key, values in search_space(file.stem, "paper").items():
+            for value in values:
+                assert HellmConfig(file.stem, "Beauty", {key: value})[key] == value
+    assert search_space("HeLLMPre-wo-CL", "paper") == search_space("HeLLMPre", "paper")
+    with pytest.raises(ConfigError, match="no packaged grid of the paper for 'SASRec'"):
+        search_space("SASRec", "paper")
+
+
+def test_a_database_holds_the_studies_of_several_models(
+    settings: TuningSettings, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    shared = dataclasses.replace(settings, storage=url, trials=2)
+    first = tune("BPR", "tiny", shared, quick)
+    second = tune("LightGCN", "tiny", dataclasses.replace(shared, space=None), quick)
+    assert len(first.trials) == len(second.trials) == 2
+    assert not list((tmp_path / "studies/tiny").glob("*.journal"))
+    written = pd.read_csv(first.path.with_suffix(".csv"))
+    assert list(written["score"]) == pytest.approx(list(first.trials["score"]), rel=1e-4)
+    names = set(optuna.study.get_all_study_names(url))
+    assert {name.rpartition("/")[0] for name in names} == {"tiny/BPR", "tiny/LightGCN"}
+    # Another process goes on with the same study.
+    more = tune("BPR", "tiny", dataclasses.replace(shared, trials=3), quick)
+    assert len(more.trials) == 3
+    assert set(first.trials["trial"]) < set(more.trials["trial"])
+
+
+def test_a_journal_can_lie_anywhere(
+    settings: TuningSettings, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    place = tmp_path / "shared/all.journal"
+    tune("BPR", "tiny", dataclasses.replace(settings, storage=str(place), trials=1), quick)
+    assert place.is_file()
+
+
+@pytest.mark.parametrize(
+    "url", ["nosuch://user:secret@host/db", "sqlite:////nowhere/at/all/studies.db"]
+)
+def test_a_storage_that_cannot_be_opened_is_told_without_its_password(
+    url: str, settings: TuningSettings, quick: dict[str, Any]
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"storage=.* cannot be opened|needs the package"
+    ) as found:
+        tune("BPR", "tiny", dataclasses.replace(settings, storage=url), quick)
+    assert "secret" not in str(found.value)
+    assert "\n" not in str(found.value)
