@@ -15,21 +15,27 @@ import os
 import random
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import requests
 import urllib3
 from tqdm import tqdm
 
+from recbole_hellm.data.attempts import (
+    BLOCK,
+    AttemptError,
+    attempting,
+    content_length,
+    refuse_errors,
+)
 from recbole_hellm.data.checksums import file_sha256
 from recbole_hellm.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 1 << 16
-_TRY_AGAIN = frozenset([408, 425, 429])  # and everything from 500 on
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,15 +84,6 @@ class DownloadError(DataError):
     """No address gave the file; the message lists what each of them did."""
 
 
-class _AttemptError(Exception):
-    """One attempt failed; `kind` says whether another may succeed."""
-
-    def __init__(self, reason: str, kind: str = "again", wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.kind = kind  # again | unreachable | spoilt | final
-        self.wait = wait
-
-
 def download(
     urls: Sequence[str],
     target: Path,
@@ -128,8 +125,17 @@ def download(
         with requests.Session() as session:
             for url in urls:
                 partial = _Partial(target, url)
-                reason = _attempts(session, partial, known, progress, patience)
-                if reason is None:
+
+                def attempt(partial: _Partial = partial) -> None:
+                    _transfer(session, partial, known, progress, patience)
+                    _check(partial, known)
+
+                try:
+                    persist(attempt, patience)
+                except AttemptError as failure:
+                    times = f", {failure.attempts} times" if failure.attempts > 1 else ""
+                    reason = f"{failure}{times}"
+                else:
                     os.replace(partial.path, target)
                     partial.forget()
                     return target
@@ -172,30 +178,49 @@ class _Partial:
         self._note.unlink(missing_ok=True)
 
 
-def _attempts(
-    session: requests.Session,
-    partial: _Partial,
-    known: KnownFile,
-    progress: bool,
+def _sleep(failure: AttemptError, seconds: float) -> None:
+    logger.info("%s; again in %.1f s.", failure, seconds)
+    time.sleep(seconds)
+
+
+def persist(
+    action: Callable[[], T],
     patience: Patience,
-) -> str | None:
-    """Try one address as often as it is worth; the last reason for failing, or None."""
+    pause: Callable[[AttemptError, float], object] = _sleep,
+) -> T:
+    """Do `action` as often as it is worth.
+
+    Parameters
+    ----------
+    action : callable
+        One attempt; it raises :class:`AttemptError` where it fails.
+    patience : Patience
+    pause : callable, optional
+        Waits after a failure for a number of seconds.
+
+    Returns
+    -------
+    object
+        What `action` returned.
+
+    Raises
+    ------
+    AttemptError
+        The last one, with the number of attempts.
+    """
     hopeless = {"unreachable": 2, "spoilt": 2, "final": 1, "again": patience.attempts}
     counts = dict.fromkeys(hopeless, 0)
-    for attempt in range(1, patience.attempts + 1):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
-            _transfer(session, partial, known, progress, patience)
-            _check(partial, known)
-            return None
-        except _AttemptError as failure:
+            return action()
+        except AttemptError as failure:
             counts[failure.kind] += 1
-            if counts[failure.kind] >= hopeless[failure.kind] or attempt == patience.attempts:
-                times = f", {attempt} times" if attempt > 1 else ""
-                return f"{failure}{times}"
-            seconds = patience.wait(attempt, failure.wait)
-            logger.info("%s; again in %.1f s.", failure, seconds)
-            time.sleep(seconds)
-    return "no attempt was allowed"
+            if counts[failure.kind] >= hopeless[failure.kind] or attempt >= patience.attempts:
+                failure.attempts = attempt
+                raise
+            pause(failure, patience.wait(attempt, failure.wait))
 
 
 def _transfer(
@@ -212,27 +237,23 @@ def _transfer(
     if done:
         headers |= {"Range": f"bytes={done}-", "If-Range": validator}
     timeout = (patience.timeout, patience.timeout)
-    try:
-        with session.get(partial._url, headers=headers, stream=True, timeout=timeout) as response:
-            if response.status_code == 416 and done:
-                if _full_size(response) == done:
-                    return
-                partial.forget()
-                raise _AttemptError("the part that was there does not fit (HTTP 416)")
-            _refuse_errors(response)
-            offset = done if _continues(response, done) else 0
-            total = _full_size(response) if offset else _length(response)
-            if known.bytes is not None and total is not None and total != known.bytes:
-                reason = f"it offers {total:,} bytes where {known.bytes:,} are expected"
-                raise _AttemptError(reason, "final")
-            partial.remember(_validator(response))
-            _receive(response, partial.path, offset, total, progress)
-    except (requests.ConnectionError, requests.exceptions.InvalidURL) as error:
-        raise _AttemptError(f"no connection ({_root(error)[1]})", _kind(error)) from error
-    except requests.exceptions.InvalidSchema as error:
-        raise _AttemptError("it is no http or https address", "final") from error
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise _AttemptError(f"the connection broke ({_root(error)[1]})") from error
+    with (
+        attempting(),
+        session.get(partial._url, headers=headers, stream=True, timeout=timeout) as response,
+    ):
+        if response.status_code == 416 and done:
+            if _full_size(response) == done:
+                return
+            partial.forget()
+            raise AttemptError("the part that was there does not fit (HTTP 416)")
+        refuse_errors(response)
+        offset = done if _continues(response, done) else 0
+        total = _full_size(response) if offset else content_length(response)
+        if known.bytes is not None and total is not None and total != known.bytes:
+            reason = f"it offers {total:,} bytes where {known.bytes:,} are expected"
+            raise AttemptError(reason, "final")
+        partial.remember(_validator(response))
+        _receive(response, partial.path, offset, total, progress)
 
 
 def _receive(
@@ -250,14 +271,14 @@ def _receive(
         disable=not progress,
     )
     with bar, path.open("ab" if offset else "wb") as file:
-        for block in response.raw.stream(_BLOCK, decode_content=False):
+        for block in response.raw.stream(BLOCK, decode_content=False):
             file.write(block)
             size += len(block)
             bar.update(len(block))
         file.flush()
         os.fsync(file.fileno())
     if total is not None and size != total:
-        raise _AttemptError(f"{size:,} of {total:,} bytes came")
+        raise AttemptError(f"{size:,} of {total:,} bytes came")
 
 
 def _check(partial: _Partial, known: KnownFile) -> None:
@@ -273,7 +294,7 @@ def _check(partial: _Partial, known: KnownFile) -> None:
         problem = _gzip_problem(path)
     if problem:
         partial.forget()
-        raise _AttemptError(problem, "spoilt")
+        raise AttemptError(problem, "spoilt")
 
 
 def _gzip_problem(path: Path) -> str:
@@ -286,26 +307,13 @@ def _gzip_problem(path: Path) -> str:
     return ""
 
 
-def _refuse_errors(response: requests.Response) -> None:
-    status = response.status_code
-    if status in (200, 206):
-        return
-    if status in _TRY_AGAIN or status >= 500:
-        asked = response.headers.get("Retry-After", "")
-        seconds = float(asked) if asked.isascii() and asked.isdigit() else None
-        raise _AttemptError(f"the server has trouble (HTTP {status})", wait=seconds)
-    if status in (404, 410):
-        raise _AttemptError(f"it is not there (HTTP {status})", "final")
-    raise _AttemptError(f"the server refuses it (HTTP {status})", "final")
-
-
 def _continues(response: requests.Response, done: int) -> bool:
     """Whether the body begins at byte `done`; a 200 is the whole file again."""
     if response.status_code != 206:
         return False
     unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
     if unit != "bytes" or not done or rest.partition("-")[0] != str(done):
-        raise _AttemptError("the server sent another part than the one asked for", "spoilt")
+        raise AttemptError("the server sent another part than the one asked for", "spoilt")
     return True
 
 
@@ -315,33 +323,9 @@ def _full_size(response: requests.Response) -> int | None:
     return int(size) if size.isascii() and size.isdigit() else None
 
 
-def _length(response: requests.Response) -> int | None:
-    size = response.headers.get("Content-Length", "")
-    return int(size) if size.isascii() and size.isdigit() else None
-
-
 def _validator(response: requests.Response) -> str:
     """What If-Range may name: a strong entity tag, else the date of the last change."""
     tag = response.headers.get("ETag", "")
     if tag and not tag.startswith("W/"):
         return tag
     return "" if tag else response.headers.get("Last-Modified", "")
-
-
-def _kind(error: requests.RequestException) -> str:
-    if isinstance(error, (requests.exceptions.SSLError, requests.exceptions.InvalidURL)):
-        return "final"
-    never_there = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
-    proxy = isinstance(error, requests.exceptions.ProxyError)
-    return "unreachable" if proxy or isinstance(_root(error)[0], never_there) else "again"
-
-
-def _root(error: BaseException) -> tuple[BaseException, str]:
-    """The error that libraries wrapped, and what it says in a few words."""
-    inner: Any = error
-    for _ in range(5):
-        following = getattr(inner, "reason", None)
-        parts = (following, *inner.args)
-        inner = next((part for part in parts if isinstance(part, BaseException)), inner)
-    text = str(inner).rpartition(": ")[2].partition(" ([Errno")[0]
-    return inner, " ".join(text.split())[:120].rstrip(".") or type(inner).__name__
