@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_hellm.data.assembling import assemble
-from recbole_hellm.data.atomic import TEXT_COLUMNS
+from recbole_hellm.data.atomic import IMAGE, TEXT_COLUMNS
 from recbole_hellm.data.catalogue import category_named, raw_files
 from recbole_hellm.data.layouts import read_interactions, read_item_table
 from recbole_hellm.data.mirrors import Mirrors
@@ -140,15 +140,15 @@ def read_meta(path: Path, wanted: set[str], progress: bool = True) -> pd.DataFra
     -------
     DataFrame
         Columns item_id, title, brand, categories (elements of the first path; a list of str) and
-        description, tags removed (METHOD 1.4); '' and [] where missing. Of several lines for one
-        item the first counts.
+        description, tags removed (METHOD 1.4), and image, an address; '' and [] where missing. Of
+        several lines for one item the first counts.
 
     Raises
     ------
     DataError
         If a parsed line is no Python literal of a dict with an asin, or has texts of another kind.
     """
-    rows: dict[str, tuple[str, str, str, list[str], str]] = {}
+    rows: dict[str, tuple[str, str, str, list[str], str, str]] = {}
     for number, line in numbered_lines(path, progress):
         leading = _LEADING_ASIN.match(line)
         if leading and leading.group(3).decode() not in wanted:
@@ -165,8 +165,10 @@ def read_meta(path: Path, wanted: set[str], progress: bool = True) -> pd.DataFra
         title, brand, description = (
             _text(record.get(key), key, path, number) for key in ("title", "brand", "description")
         )
-        rows[asin] = (asin, title, brand, _first_path(record, path, number), description)
-    return pd.DataFrame(list(rows.values()), columns=["item_id", *TEXT_COLUMNS])
+        address = record.get("imUrl")  # what is no text is no address, and no harm
+        image = address if isinstance(address, str) else ""
+        rows[asin] = (asin, title, brand, _first_path(record, path, number), description, image)
+    return pd.DataFrame(list(rows.values()), columns=["item_id", *TEXT_COLUMNS, IMAGE])
 
 
 def _check_record(record: Any, keys: tuple[str, ...], path: Path, number: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from recbole_hellm.data.atomic import TEXT_COLUMNS, describe_source, write_atomic_dataset
+from recbole_hellm.data.atomic import IMAGE, TEXT_COLUMNS, describe_source, write_atomic_dataset
 from recbole_hellm.data.features import FOLDER, list_features
 from recbole_hellm.data.kcore import k_core as k_core_of
 
@@ -59,7 +59,7 @@ def assemble(
         kept["items_without_metadata"] = len(tokens) - len(items)
         for column in TEXT_COLUMNS:
             kept[f"items_without_{column}"] = len(tokens) - int(items[column].map(bool).sum())
-    before = _content(directory / f"{name}.item")
+    before = _texts(directory / f"{name}.item")
     described = [describe_source(path) for path in sources]
     manifest = write_atomic_dataset(name, interactions, items, directory, described, kept)
     if manifest["users_below_three"]:
@@ -69,7 +69,7 @@ def assemble(
             manifest["users_below_three"],
             name,
         )
-    if before and before != _content(directory / f"{name}.item") and list_features(directory):
+    if before and before != _texts(directory / f"{name}.item") and list_features(directory):
         logger.warning(
             "The item texts of '%s' changed, and features made from the earlier ones are in %s; "
             "`recbole-hellm encode --dataset=%s` makes text features anew.",
@@ -80,5 +80,9 @@ def assemble(
     return manifest
 
 
-def _content(path: Path) -> bytes:
-    return path.read_bytes() if path.is_file() else b""
+def _texts(path: Path) -> list[bytes]:
+    """Lines of an item table, without the addresses of pictures."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    if lines and lines[0].endswith(f"\t{IMAGE}:token".encode()):
+        return [line.rpartition(b"\t")[0] for line in lines]
+    return lines

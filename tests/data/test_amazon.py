@@ -190,6 +190,46 @@ def test_unwanted_items_are_left_out_however_their_line_begins(tmp_path: Path) -
     assert items["item_id"].tolist() == ["A"]
 
 
+def test_addresses_of_pictures_are_kept(tmp_path: Path) -> None:
+    raw = write_raw(tmp_path / "raw")
+    prepare_amazon("Toys", tmp_path / "before" / "Toys", raw, progress=False)
+    addresses = ["{'asin': 'A1', 'imUrl': 'http://x/a_1.jpg'}", "{'asin': 'A3', 'imUrl': ['x']}"]
+    write_lines(raw / "meta_Toys_and_Games.json.gz", [*addresses, *META])
+    prepare_amazon("Toys", tmp_path / "Toys", raw, progress=False)
+    items = read_items(tmp_path / "Toys", "Toys")
+    assert items["image"].tolist() == ["http://x/a_1.jpg", "", ""]
+    header = (tmp_path / "Toys/Toys.item").read_text().partition("\n")[0]
+    assert header.endswith("\tdescription:token_seq\timage:token")
+    # Without any address the file is what it was before there were such columns.
+    header = (tmp_path / "before/Toys/Toys.item").read_text().partition("\n")[0]
+    assert header.endswith("\tdescription:token_seq")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "address"),
+    [
+        ("Toys", "'imUrl': 'http://x/1.jpg'", "http://x/1.jpg"),
+        (
+            "Toys_and_Games-2018",
+            '"imageURL": ["http://x/s.jpg"], "imageURLHighRes": ["http://x/l.jpg"]',
+            "http://x/l.jpg",
+        ),
+        (
+            "Toys_and_Games-2023",
+            '"images": [{"thumb": "http://x/t.jpg", "large": "http://x/l.jpg", "hi_res": null}]',
+            "http://x/l.jpg",
+        ),
+    ],
+)
+def test_addresses_of_every_edition(tmp_path: Path, name: str, fields: str, address: str) -> None:
+    for file, lines in SERVED[name].items():
+        if file.startswith("meta"):
+            lines = [line.replace("{", f"{{{fields}, ", 1) for line in lines]
+        write_lines(tmp_path / "raw" / file, lines)
+    prepare_amazon(name, tmp_path / name, tmp_path / "raw", progress=False)
+    assert read_items(tmp_path / name, name)["image"].tolist() == [address, ""]
+
+
 SERVED = {
     "Toys": {
         "reviews_Toys_and_Games_5.json.gz": [review("U1", "A1", 10), review("U2", "A2", 20)],

@@ -147,6 +147,11 @@ def test_features_of_earlier_texts_are_told(
     save_features(folder, "text", "old", ["i0", "i1", "i2", "i3", "rare"], np.ones((5, 1)))
     prepare_files("mine", folder, settings, progress=False)
     assert "item texts" not in caplog.text
+    rows = items.read_text().splitlines()
+    items.write_text("\n".join([f"{rows[0]},image", *(f"{row},http://x/y" for row in rows[1:])]))
+    prepare_files("mine", folder, settings, progress=False)
+    assert read_items(folder, "mine")["image"].tolist() == ["http://x/y"] * 2 + [""] * 3
+    assert "item texts" not in caplog.text  # addresses are none
     items.write_text("item,title\ni0,Green hat\n")
     prepare_files("mine", folder, settings, progress=False)
     assert "The item texts of 'mine' changed" in caplog.text
