@@ -1,13 +1,13 @@
 """What people want to see of an item: its title, its categories and, where there is one, a picture.
 
 Texts come from the dataset's item table, as do names of picture files. Pictures are local files:
-nothing is ever fetched from an address.
+nothing is ever fetched from an address here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ TITLE_COLUMNS = ("title", "name", "movie_title")
 CATEGORY_COLUMNS = ("categories", "category", "genres", "genre", "class")
 IMAGE_COLUMNS = ("image", "image_path", "image_file")
 IMAGES = "images"  # folder of a dataset with a picture per item, named by its token
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 _SIGNATURES = {
     b"\xff\xd8\xff": "image/jpeg",
     b"\x89PNG\r\n\x1a\n": "image/png",
     b"GIF8": "image/gif",
     b"RIFF": "image/webp",
 }
+# What some file system forbids in a name, at its begin or at its end; and %, the mark of these.
+_UNSAFE = re.compile(r"""[%/\\:*?"<>|\x00-\x1f\x7f]|^\.|[. ]\Z""")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,8 @@ class Showcase:
         for folder in self.folders:
             names = [named] if named else []
             if folder.name == IMAGES or folder == self.folders[0]:
-                names += [f"{token}{suffix}" for suffix in _SUFFIXES]
+                stems = dict.fromkeys((file_stem(token), token))
+                names += [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
             for name in names:
                 kind = _image_kind(folder, name)
                 if kind:
@@ -116,18 +119,40 @@ class Showcase:
         return None
 
 
-@functools.lru_cache(maxsize=4096)
+def file_stem(token: str) -> str:
+    """The name, without a suffix, of an item's picture in the folder of pictures.
+
+    It is the token itself. Characters that a file's name cannot hold everywhere are
+    percent-encoded, and so is ``%``: no two tokens share a name, and
+    :func:`urllib.parse.unquote` gives the token back.
+
+    Examples
+    --------
+    >>> file_stem("B000 É"), file_stem("a/b.c"), file_stem("..")
+    ('B000 É', 'a%2Fb.c', '%2E%2E')
+    """
+
+    def encoded(found: re.Match[str]) -> str:
+        return "".join(f"%{byte:02X}" for byte in found.group().encode())
+
+    return _UNSAFE.sub(encoded, token)
+
+
+def picture_kind(start: bytes) -> str | None:
+    """Media type of a picture by its first 12 bytes; None for what is no picture to show."""
+    kind = next((kind for mark, kind in _SIGNATURES.items() if start.startswith(mark)), None)
+    return None if kind == "image/webp" and start[8:12] != b"WEBP" else kind
+
+
 def _image_kind(folder: Path, name: str) -> str | None:
     """Media type of a picture within `folder`; None for anything else."""
-    if "://" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
-        return None
     try:
+        if "://" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
+            return None
         with (folder / name).open("rb") as file:
-            start = file.read(12)
+            return picture_kind(file.read(12))
     except (OSError, ValueError):
         return None
-    kind = next((kind for mark, kind in _SIGNATURES.items() if start.startswith(mark)), None)
-    return None if kind == "image/webp" and start[8:] != b"WEBP" else kind
 
 
 def _joined(cell: Any) -> str:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
-from recbole_hellm.data.showcase import Showcase
+from recbole_hellm.data.showcase import Showcase, file_stem
 from recbole_hellm.errors import DataError
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n" + bytes(20), b"\xff\xd8\xff" + bytes(20)
@@ -48,6 +49,42 @@ def test_texts_and_pictures_of_items(tmp_path: Path) -> None:
     assert whole.picture("c") == picture
     outside = Showcase({}, {}, (tmp_path / "more",), {"d": str(tmp_path / "outside.png")})
     assert outside.picture("d") is None
+
+
+AWKWARD = [
+    "a/b",
+    "a%2Fb",
+    "../a",
+    ".",
+    "..",
+    ".a",
+    "a.",
+    "a ",
+    " a",
+    'a"b',
+    "a:b",
+    "é日",
+    "a\\b",
+    "%",
+]
+
+
+def test_files_of_tokens_that_are_no_file_names(tmp_path: Path) -> None:
+    stems = [file_stem(token) for token in AWKWARD]
+    assert len(set(stems)) == len(AWKWARD)
+    assert [unquote(stem) for stem in stems] == AWKWARD
+    for number, stem in enumerate(stems):
+        (tmp_path / f"{stem}.png").write_bytes(PNG + bytes([number]))
+    showcase = Showcase({}, {}, (tmp_path,))
+    for number, token in enumerate(AWKWARD):
+        picture = showcase.picture(token)
+        assert picture is not None and picture.path.read_bytes() == PNG + bytes([number])
+    (tmp_path / "x:y.png").write_bytes(PNG)  # as people name files where they may
+    assert showcase.picture("x:y") is not None
+    assert showcase.picture("new") is None
+    (tmp_path / "new.jpg").write_bytes(JPEG)
+    assert showcase.picture("new") is not None
+    assert showcase.picture("n" * 300) is None
 
 
 def test_a_dataset_without_an_item_table_has_an_empty_showcase(tmp_path: Path) -> None:
