@@ -29,6 +29,7 @@ commands
               --dataset=NAME --interactions=FILE [--items=FILE]: CSV, TSV, Parquet or JSON lines of
               your own [--user_column= --item_column= --time_column= --layout=amazon2023|...]
   encode    make item features:        --dataset=Beauty [--text_encoder=auto|minilm|tfidf|PATH]
+  images    fetch items' pictures:     --dataset=Beauty [--workers=8 --retry_missing]
   tune      search settings on validation: --model=VBPR --dataset=Beauty [--trials=12]
               [--space=FILE.yaml|paper --studies_dir=studies --storage=FILE|URL]; processes and
               machines that share a storage work on one study
@@ -54,6 +55,7 @@ Command = Callable[[dict[str, Any]], str]
 POSITIONAL = {"report": "runs"}
 # Options that stay the texts they are: tokens and files may look like numbers.
 TEXTS = {
+    "images": ("dataset", "data_path"),
     "recommend": ("run", "user", "users", "history", "format", "output", "data_path", "backbone"),
     "report": ("runs", "output", "images", "data_path", "backbone"),
 }
@@ -92,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"recbole-hellm: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("recbole-hellm: interrupted; --resume goes on from here.", file=sys.stderr)
+        way = "--resume" if command == "run" else "the same command"
+        print(f"recbole-hellm: interrupted; {way} goes on from here.", file=sys.stderr)
         return 130
     return 0
 
@@ -242,6 +245,14 @@ def _encode(options: dict[str, Any]) -> str:
     return f"Features: {encode_dataset(name, directory, encoder, force)}"
 
 
+def _images(options: dict[str, Any]) -> str:
+    from recbole_hellm.data.images import ImageSettings, fetch_images
+
+    _only(options, "dataset", "data_path", *ImageSettings.keys())
+    name, directory = _directory(options)
+    return fetch_images(name, directory, ImageSettings.from_config(options)).describe()
+
+
 def _recommend(options: dict[str, Any]) -> str:
     from recbole_hellm.listing import Wanted, listing
 
@@ -276,6 +287,7 @@ COMMANDS: dict[str, Command] = {
     "run": _run,
     "prepare": _prepare,
     "encode": _encode,
+    "images": _images,
     "tune": _tune,
     "compare": _compare,
     "recommend": _recommend,

@@ -1,0 +1,384 @@
+"""Pictures of a dataset's items, fetched from the addresses in its item table.
+
+They go to ``<dataset directory>/images``, each named by its item token
+(:func:`recbole_hellm.data.showcase.file_stem`) with the suffix of its content. Beside them
+``manifest.json`` says of every item without a picture why it has none:
+
+- ``items``, ``pictures``, ``not_tried``: how many there are;
+- ``reasons``: how many items lack a picture for which reason;
+- ``missing``: by item token, ``reason``, ``address`` and, where it says more, ``detail``.
+
+A later call goes on: it fetches what is neither there nor gone for good.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import requests
+from tqdm import tqdm
+
+from recbole_hellm.data import pictures
+from recbole_hellm.data.atomic import MANIFEST, read_items
+from recbole_hellm.data.attempts import AttemptError
+from recbole_hellm.data.download import Patience, persist
+from recbole_hellm.data.showcase import IMAGE_COLUMNS, IMAGES, SUFFIXES, Showcase, file_stem
+from recbole_hellm.data.threads import in_threads
+from recbole_hellm.errors import DataError
+from recbole_hellm.settings import Settings, require
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+NO_ADDRESS, NOT_HTTP, NO_NAME = (
+    "no address",
+    "no http or https address",
+    "token too long for a file",
+)
+# Not asked for again unless `retry_missing`.
+GONE = frozenset(
+    ["HTTP 404", "HTTP 410", pictures.NOT_A_PICTURE, pictures.PLACEHOLDER, pictures.TOO_LARGE]
+)
+PATIENCE = Patience(attempts=4, first_wait=0.5, longest_wait=30.0, timeout=20.0)
+_DEAD_AFTER = 32  # failures in a row without an answer, after which a host is given up
+_DEAD_HOSTS = 8  # hosts without an answer that make a network that is not there
+_SAVE_EVERY = 5.0  # seconds between two manifests, at least,
+_SAVE_SHARE = 20  # and so many times as long as it takes to write one
+_LONGEST_NAME = 255  # bytes, on every file system in use
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings(Settings):
+    """How pictures are fetched.
+
+    Attributes
+    ----------
+    workers : int
+        Pictures that are fetched at once.
+    retry_missing : bool
+        Ask again for what was gone for good.
+    """
+
+    workers: int = 8
+    retry_missing: bool = False
+
+    def validate(self) -> None:
+        """Check the number of workers.
+
+        Raises
+        ------
+        ConfigError
+            If it is not from 1 to 64.
+        """
+        require(1 <= self.workers <= 64, f"workers={self.workers} must be from 1 to 64.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageCounts:
+    """What became of a dataset's pictures: items by state, and the manifest's path."""
+
+    fetched: int
+    present: int
+    reasons: Mapping[str, int]
+    manifest: Path
+
+    def describe(self) -> str:
+        """A summary for people."""
+        missing = sum(self.reasons.values())
+        first = f"Pictures: {self.fetched:,} fetched, {self.present:,} already there, "
+        rows = [f"  {count:>9,}  {reason}" for reason, count in self.reasons.items()]
+        return "\n".join([f"{first}{missing:,} missing", *rows, f"Manifest: {self.manifest}"])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """Of one item: why there is no picture (None if there is one), and whether a host answered."""
+
+    token: str
+    address: str
+    reason: str | None = None
+    detail: str = ""
+    answered: bool = True
+
+
+def fetch_images(
+    name: str,
+    directory: Path,
+    settings: ImageSettings | None = None,
+    progress: bool = True,
+    patience: Patience = PATIENCE,
+) -> ImageCounts:
+    """Fetch the pictures of a dataset's items that are not there.
+
+    Parameters
+    ----------
+    name, directory : str, Path
+        The dataset's name and its folder with ``<name>.item``.
+    settings : ImageSettings, optional
+    progress : bool
+        Show pictures, rate and time left.
+    patience : Patience
+        How often an address is tried.
+
+    Returns
+    -------
+    ImageCounts
+
+    Raises
+    ------
+    DataError
+        If there is no item table or no address in it, nothing could be reached, or files cannot
+        be written. What was fetched stays in any case.
+    """
+    settings = settings or ImageSettings()
+    addresses = _addresses(name, directory)
+    folder = directory / IMAGES
+    try:
+        record = _Record(folder / MANIFEST, addresses, settings.retry_missing)
+        record.sort_out(Showcase({}, {}, (folder, directory), addresses))
+        if not record.wanted and not any(addresses.values()) and record.missing:
+            raise DataError(
+                f"None of the {len(addresses):,} items of '{name}' has the address of a picture in "
+                f"{directory / f'{name}.item'}; prepare it with --items=FILE that has a column "
+                f"'{IMAGE_COLUMNS[0]}', or put pictures into {folder}."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures.clear_away(folder)
+        try:
+            _fetch_all(record, name, settings.workers, progress, patience)
+        finally:
+            record.save()
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written ({error.strerror or error}); make room or mend its rights."
+        ) from error
+    return ImageCounts(record.fetched, record.present, record.reasons(), record.path)
+
+
+def _addresses(name: str, directory: Path) -> dict[str, str]:
+    """What the item table says of each item's picture; '' where nothing."""
+    frame = read_items(directory, name)
+    tokens = frame["item_id"].tolist()
+    column = next((key for key in IMAGE_COLUMNS if key in frame), None)
+    return dict(zip(tokens, [""] * len(tokens) if column is None else frame[column], strict=True))
+
+
+class _Record:
+    """Which pictures are there, wanted and missing, and the manifest that says so."""
+
+    def __init__(self, path: Path, addresses: Mapping[str, str], retry_missing: bool) -> None:
+        self.path, self.addresses, self._retry = path, addresses, retry_missing
+        self.missing: dict[str, dict[str, str]] = {}
+        self.wanted: list[str] = []
+        self.present = self.fetched = 0
+        self._next_save = 0.0
+
+    def sort_out(self, showcase: Showcase) -> None:
+        """Tell what is there and what is missing without asking anybody from what is wanted."""
+        before = self._read()
+        folder = self.path.parent
+        files = map(Path, os.listdir(folder) if folder.is_dir() else [])
+        stems = {file.stem for file in files if file.suffix in SUFFIXES}
+        for token, address in self.addresses.items():
+            # Most items need no look at a file.
+            named = bool(address) and "://" not in address
+            if (named or not stems.isdisjoint((token, file_stem(token)))) and showcase.picture(
+                token
+            ):
+                self.present += 1
+                continue
+            reason = _reason_not_to_ask(token, address)
+            if reason is not None:
+                self.add(_Outcome(token, address, reason))
+                continue
+            earlier = before.get(token)
+            if earlier is not None and earlier.get("address") == address:
+                self.missing[token] = earlier  # until there is news
+                if earlier["reason"] in GONE and not self._retry:
+                    continue
+            self.wanted.append(token)
+
+    def add(self, outcome: _Outcome) -> None:
+        """Note what became of an item."""
+        earlier = self.missing.get(outcome.token)
+        if outcome.reason is None:
+            self.missing.pop(outcome.token, None)
+            self.fetched += 1
+            return
+        if earlier is not None and earlier["reason"] in GONE and not outcome.answered:
+            return  # which is no news
+        entry = {"reason": outcome.reason, "address": outcome.address, "detail": outcome.detail}
+        self.missing[outcome.token] = {key: value for key, value in entry.items() if value}
+
+    def reasons(self) -> dict[str, int]:
+        """Items without a picture by reason, most first."""
+        return dict(Counter(entry["reason"] for entry in self.missing.values()).most_common())
+
+    def save(self) -> None:
+        """Write the manifest."""
+        there = self.present + self.fetched
+        content = {
+            "format_version": FORMAT_VERSION,
+            "items": len(self.addresses),
+            "pictures": there,
+            "not_tried": len(self.addresses) - there - len(self.missing),
+            "reasons": self.reasons(),
+            "missing": {token: self.missing[token] for token in sorted(self.missing)},
+        }
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        pictures.store(text.encode(), self.path)
+
+    def save_at_times(self) -> None:
+        """Write the manifest if the last time is a while ago."""
+        began = time.monotonic()
+        if began >= self._next_save:
+            self.save()
+            ended = time.monotonic()
+            self._next_save = ended + max(_SAVE_EVERY, _SAVE_SHARE * (ended - began))
+
+    def _read(self) -> dict[str, dict[str, str]]:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            missing = dict(content["missing"])
+            known = content["format_version"] == FORMAT_VERSION
+            if known and all(isinstance(entry["reason"], str) for entry in missing.values()):
+                return missing
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, KeyError):
+            pass
+        raise DataError(
+            f"{self.path} is no manifest of pictures; delete it, and what is missing is asked for "
+            "again."
+        )
+
+
+def _reason_not_to_ask(token: str, address: str) -> str | None:
+    if not address:
+        return NO_ADDRESS
+    if not address.lower().startswith(("http://", "https://")):
+        return NOT_HTTP
+    if pictures.is_placeholder(address):
+        return pictures.PLACEHOLDER
+    longest = max(map(len, SUFFIXES))
+    return NO_NAME if len(file_stem(token).encode()) + longest > _LONGEST_NAME else None
+
+
+def _fetch_all(
+    record: _Record, name: str, workers: int, progress: bool, patience: Patience
+) -> None:
+    hosts, stop = _Hosts(), threading.Event()
+    bar = tqdm(desc=name, total=len(record.wanted), unit=" pictures", disable=not progress)
+
+    def note(outcome: _Outcome) -> None:
+        record.add(outcome)
+        record.save_at_times()
+        bar.set_postfix(missing=len(record.missing), refresh=False)
+        bar.update()
+
+    def jobs() -> Iterator[tuple[str, str]]:
+        for token in record.wanted:
+            address = record.addresses[token]
+            if hosts.offline:
+                return
+            if hosts.dead(address):
+                note(_Outcome(token, address, "unreachable", hosts.trouble, answered=False))
+            else:
+                yield token, address
+
+    fetcher = _Fetcher(record.path.parent, patience, stop)
+    with bar:
+        try:
+            for outcome in in_threads(fetcher, jobs(), min(workers, max(len(record.wanted), 1))):
+                hosts.note(outcome)
+                note(outcome)
+        finally:
+            stop.set()
+    # A few leftovers of a run that reached the others are no reason to think so.
+    enough = hosts.failures >= _DEAD_AFTER or (hosts.failures and not record.present)
+    if enough and not hosts.answered:
+        raise DataError(
+            f"No picture of '{name}' could be reached ({hosts.trouble}); what is missing is not "
+            "taken for gone, so run the same command again where there is a network."
+        )
+
+
+class _Fetcher:
+    """Fetches one picture after the other, in any number of threads."""
+
+    def __init__(self, folder: Path, patience: Patience, stop: threading.Event) -> None:
+        self._folder, self._patience, self._stop = folder, patience, stop
+        self._local = threading.local()
+
+    def __call__(self, job: tuple[str, str]) -> _Outcome:
+        token, address = job
+        try:
+            content, suffix = persist(
+                functools.partial(self._attempt, address), self._patience, self._pause
+            )
+        except AttemptError as failure:
+            told = isinstance(failure, pictures.PictureError) or failure.status is not None
+            reason, detail = pictures.reason_of(failure), "" if told else str(failure)
+            return _Outcome(token, address, reason, detail, answered=told)
+        pictures.store(content, self._folder / f"{file_stem(token)}{suffix}")
+        return _Outcome(token, address)
+
+    def _attempt(self, address: str) -> tuple[bytes, str]:
+        content = pictures.receive(self._session(), address, self._patience.timeout)
+        return content, pictures.check_picture(content)
+
+    def _session(self) -> requests.Session:
+        """A session of this thread's own, for sessions are not shared safely."""
+        if not hasattr(self._local, "session"):
+            self._local.session = requests.Session()
+            self._local.session.headers["User-Agent"] = "recbole-hellm"
+        return self._local.session
+
+    def _pause(self, failure: AttemptError, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise failure
+
+
+class _Hosts:
+    """Which hosts answer, so that those that do not are not asked for every item."""
+
+    def __init__(self) -> None:
+        self.answered = False
+        self.failures = 0
+        self.trouble = ""
+        self._silent: Counter[str] = Counter()
+
+    def note(self, outcome: _Outcome) -> None:
+        host = _host(outcome.address)
+        if outcome.answered:
+            self.answered = True
+            self._silent.pop(host, None)
+            return
+        self.failures += 1
+        self.trouble = f"{host}: {outcome.detail}"
+        self._silent[host] += 1
+        if self._silent[host] == _DEAD_AFTER:
+            logger.warning("%s; its other pictures are left for later.", self.trouble)
+
+    def dead(self, address: str) -> bool:
+        """Whether the host of an address is not to be asked any more."""
+        return self._silent[_host(address)] >= _DEAD_AFTER
+
+    @property
+    def offline(self) -> bool:
+        """Whether so many hosts failed, and none answered, that there is no network."""
+        many = len(self._silent) >= _DEAD_HOSTS and self.failures >= _DEAD_AFTER
+        return many and not self.answered
+
+
+def _host(address: str) -> str:
+    return address.split("/", 3)[2].lower()
