@@ -63,39 +63,69 @@ class ItemTableFile:
         DataError
             If the file holds no single table of real numbers, NaN, or another number of rows.
         """
-        table = self._table()
-        if table.ndim != 2 or not (table.is_floating_point() or table.dtype == torch.int64):
-            raise DataError(
-                f"{self._name} holds a tensor of shape {tuple(table.shape)} and type "
-                f"{table.dtype}, and a table of real numbers with a row per item is needed."
-            )
-        n_items, given = len(item_tokens), len(table)
-        if given not in (n_items, n_items + 1):
-            raise DataError(
-                f"{self._name} has {given} rows, and {n_items} items need {n_items}, or "
-                f"{n_items + 1} with padding first; use the table of this very dataset."
-            )
-        table = table[given - n_items :].float()
+        table = self.table()
+        table = table[self.rows_by_rank(len(table), item_tokens)].float()
         bad = torch.nonzero(~table.isfinite().all(dim=1)).flatten()
         if len(bad):
             raise DataError(
-                f"{self._name} holds NaN or infinity in {len(bad)} rows (first: that of item "
-                f"'{sorted(map(str, item_tokens))[int(bad[0])]}'); mend or export it anew."
+                f"{self.name} holds NaN or infinity in {len(bad)} rows (first: that of item "
+                f"'{item_tokens[int(bad[0])]}'); mend or export it anew."
             )
-        rank = {token: row for row, token in enumerate(sorted(map(str, item_tokens)))}
-        return table[[rank[str(token)] for token in item_tokens]]
+        return table
+
+    def rows_by_rank(self, given: int, item_tokens: Sequence[str]) -> list[int]:
+        """Numbers of the rows of items that are the rank of their token.
+
+        Parameters
+        ----------
+        given : int
+            Rows of the table.
+        item_tokens : sequence of str
+            All N items of the dataset, in any order.
+
+        Raises
+        ------
+        DataError
+            If the table has neither N rows nor N + 1.
+        """
+        n_items = len(item_tokens)
+        if given not in (n_items, n_items + 1):
+            raise DataError(
+                f"{self.name} has {given} rows, and {n_items} items need {n_items}, or "
+                f"{n_items + 1} with padding first; use the table of this very dataset."
+            )
+        ordered = sorted(map(str, item_tokens))
+        rank = {token: row for row, token in enumerate(ordered, start=given - n_items)}
+        return [rank[str(token)] for token in item_tokens]
+
+    def table(self) -> Tensor:
+        """The whole table as it is in the file, of shape [rows, d].
+
+        Raises
+        ------
+        DataError
+            If the file changed, or holds no single table of real numbers.
+        """
+        table = self._tensor()
+        if table.ndim != 2 or not (table.is_floating_point() or table.dtype == torch.int64):
+            raise DataError(
+                f"{self.name} holds a tensor of shape {tuple(table.shape)} and type "
+                f"{table.dtype}, and a table of real numbers with a row per item is needed."
+            )
+        return table
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """The setting and the file, as messages name them."""
         return f"{self.key}={self.path}"
 
-    def _table(self) -> Tensor:
+    def _tensor(self) -> Tensor:
         content = _content(self.key, self.path)
         if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise DataError(f"{self._name} changed while it was used; run again.")
+            raise DataError(f"{self.name} changed while it was used; run again.")
         kind = self.path.suffix
         if kind not in (".pt", ".pth", ".npy", ".safetensors"):
-            raise DataError(f"{self._name} must be a .pt, .npy or .safetensors file.")
+            raise DataError(f"{self.name} must be a .pt, .npy or .safetensors file.")
         try:
             if kind == ".npy":
                 found = np.load(io.BytesIO(content), allow_pickle=False)
@@ -109,7 +139,7 @@ class ItemTableFile:
             *(pickle.UnpicklingError, SafetensorError),
         ) as error:
             raise DataError(
-                f"{self._name} cannot be read as plain tensors ({type(error).__name__}); save the "
+                f"{self.name} cannot be read as plain tensors ({type(error).__name__}); save the "
                 "table alone, for example with torch.save(table, path)."
             ) from error
         if isinstance(tensors, Tensor):
@@ -118,7 +148,7 @@ class ItemTableFile:
         tables = [value for value in values if isinstance(value, Tensor)]
         if len(tables) != 1:
             raise DataError(
-                f"{self._name} holds {len(tables)} tensors instead of one; save the item table "
+                f"{self.name} holds {len(tables)} tensors instead of one; save the item table "
                 "alone, for example with torch.save(table, path)."
             )
         return tables[0].detach()
