@@ -30,6 +30,8 @@ commands
               your own [--user_column= --item_column= --time_column= --layout=amazon2023|...]
   encode    make item features:        --dataset=Beauty [--text_encoder=auto|minilm|tfidf|PATH]
   images    fetch items' pictures:     --dataset=Beauty [--workers=8 --retry_missing]
+  import    item features of your own: --dataset=Beauty --features=FILE_OR_FOLDER
+              [--modality=image --encoder=NAME --tokens=FILE --fill_missing --force]
   tune      search settings on validation: --model=VBPR --dataset=Beauty [--trials=12]
               [--space=FILE.yaml|paper --studies_dir=studies --storage=FILE|URL]; processes and
               machines that share a storage work on one study
@@ -56,6 +58,7 @@ POSITIONAL = {"report": "runs"}
 # Options that stay the texts they are: tokens and files may look like numbers.
 TEXTS = {
     "images": ("dataset", "data_path"),
+    "import": ("dataset", "data_path", "features", "modality", "encoder", "tokens"),
     "recommend": ("run", "user", "users", "history", "format", "output", "data_path", "backbone"),
     "report": ("runs", "output", "images", "data_path", "backbone"),
 }
@@ -253,6 +256,15 @@ def _images(options: dict[str, Any]) -> str:
     return fetch_images(name, directory, ImageSettings.from_config(options)).describe()
 
 
+def _import(options: dict[str, Any]) -> str:
+    from recbole_hellm.data.importing import ImportSettings, import_features
+
+    _only(options, "dataset", "data_path", *ImportSettings.keys())
+    name, directory = _directory(options)
+    imported = import_features(name, directory, ImportSettings.from_config(options))
+    return "\n".join(found.describe() for found in imported)
+
+
 def _recommend(options: dict[str, Any]) -> str:
     from recbole_hellm.listing import Wanted, listing
 
@@ -288,6 +300,7 @@ COMMANDS: dict[str, Command] = {
     "prepare": _prepare,
     "encode": _encode,
     "images": _images,
+    "import": _import,
     "tune": _tune,
     "compare": _compare,
     "recommend": _recommend,
