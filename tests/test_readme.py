@@ -17,7 +17,8 @@ from recbole_hellm.config import HellmConfig, check_addressed
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHOWN = README + (ROOT / "docs/llm.md").read_text(encoding="utf-8")
+PAGES = ("docs/llm.md", "docs/own_features.md")
+SHOWN = README + "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 PREFIXES = ("python run_hellm.py", "recbole-hellm", "python -m recbole_hellm")
 
 
