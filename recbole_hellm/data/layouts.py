@@ -161,6 +161,10 @@ def read_item_table(
         role: table.frame[name].tolist() if name is not None else [None] * len(table.frame)
         for role, name in found.items()
     }
+    # Where one column has no picture of an item, another may.
+    columns = [table.frame[name].tolist() for name in _all_named(rest, IMAGE)]
+    if columns:
+        cells[IMAGE] = [list(row) for row in zip(*columns, strict=True)]
     amazon = layout != "table"
     rows: dict[str, list[Any]] = {}
     for row, token in enumerate(_tokens(table, item)):
@@ -192,10 +196,15 @@ def _column(path: Path, names: Sequence[str], role: str, given: str | None) -> s
 
 
 def _first_named(names: Iterable[str], role: str) -> str | None:
+    return next(iter(_all_named(names, role)), None)
+
+
+def _all_named(names: Iterable[str], role: str) -> list[str]:
+    """Columns known for a role, the best first."""
     by_alias: dict[str, str] = {}
     for name in names:
         by_alias.setdefault(_plain_name(name), name)
-    return next((by_alias[alias] for alias in ROLES[role].split() if alias in by_alias), None)
+    return [by_alias[alias] for alias in ROLES[role].split() if alias in by_alias]
 
 
 def _plain_name(name: str) -> str:

@@ -103,6 +103,21 @@ def test_amazon_2018(tmp_path: Path) -> None:
         ]
 
 
+def test_a_picture_is_looked_for_in_every_column(tmp_path: Path) -> None:
+    lines: list[Any] = [
+        {"asin": "A", "imageURL": ["http://x/s", "http://x/t"], "imageURLHighRes": []},
+        {"asin": "B", "imageURL": ["http://x/s"], "imageURLHighRes": ["", "http://x/l"]},
+        {"asin": "C", "imageURL": []},
+        {"asin": "D", "imageURL": "http://x/d"},
+    ]
+    for name in ("m.json", "m.parquet"):
+        records = lines if name == "m.json" else lines[:3]
+        path = write(tmp_path / name, records)
+        items = read_item_table(path, set("ABCD"), "amazon2018", progress=False)
+        found = ["http://x/s", "http://x/l", "", "http://x/d"][: len(records)]
+        assert items["image"].tolist() == found
+
+
 def test_amazon_2023(tmp_path: Path) -> None:
     lines = ["user_id,parent_asin,rating,timestamp", "U1,B1,5.0,1452647382000"]
     record = {"user_id": "U1", "parent_asin": "B1", "asin": "C", "timestamp": 1452647382000}
