@@ -5,7 +5,8 @@ read without unpickling anything. Which row is whose is told, in this order, by
 
 - a file of tokens that is named, see :func:`read_rows`;
 - ``i_id_mapping.csv`` beside the files, as MMRec writes it;
-- the tokens themselves, if the files are a folder's and the tokens are whole numbers;
+- the tokens themselves, if they are whole numbers and the files are MMRec's: a folder's, or beside
+  that mapping;
 - the rank of the token, see :class:`recbole_hellm.data.item_tables.ItemTableFile`.
 """
 
@@ -45,7 +46,8 @@ class ImportSettings(Settings):
     features : str
         A file, or a folder with ``<modality>_feat.npy`` files.
     modality : str, optional
-        Of a file, by default ``image``; of a folder, the only one to import.
+        Of a file, by default what its name says (``text_feat.npy``), else ``image``; of a folder,
+        the only one to import.
     encoder : str, optional
         Name of the features: by default ``imported``, for a folder ``mmrec``.
     tokens : str, optional
@@ -247,7 +249,8 @@ def _read_mapping(path: Path) -> Rows:
 
 def _sources(source: Path, modality: str | None) -> dict[str, Path]:
     if not source.is_dir():
-        return {modality or "image": source}
+        named = source.stem.endswith(FOLDER_MARK)
+        return {modality or (source.stem.removesuffix(FOLDER_MARK) if named else "image"): source}
     found: dict[str, Path] = {}
     for path in sorted(source.iterdir()):
         if path.suffix not in SUFFIXES or not path.stem.endswith(FOLDER_MARK):
@@ -273,20 +276,20 @@ def _rows_told(source: Path, tokens: str | None, items: Sequence[str]) -> Rows |
     """Whose rows are, where that is told; None where it goes by rank."""
     if tokens is not None:
         return read_rows(Path(tokens).expanduser())
-    if not source.is_dir():
-        return None
-    path = source / FOLDER_ROWS
+    path = (source if source.is_dir() else source.parent) / FOLDER_ROWS
     told = _read_mapping(path) if path.is_file() else None
     if told is not None and any(item in told.of for item in items):
         return told
+    numbers = all(item.isdecimal() and str(int(item)) == item for item in items)
     # MMRec's own interactions name items by the numbers of their rows.
-    if all(item.isdecimal() and str(int(item)) == item for item in items):
+    if numbers and (told is not None or source.is_dir()):
         return Rows({item: int(item) for item in items}, "whole numbers")
-    if told is None:
+    if told is None and (numbers or source.is_dir()):
         logger.warning(
-            "%s has no %s, so rows are taken for those of item tokens in sorted order.",
-            source,
+            "No %s tells whose the rows of %s are, so they are taken for those of item tokens "
+            "sorted as texts; --tokens=FILE tells it.",
             FOLDER_ROWS,
+            source,
         )
     return told
 

@@ -259,6 +259,25 @@ def test_a_folder_as_mmrec_writes_it(tmp_path: Path, shop: Path) -> None:
     assert not found[1].path.exists()
 
 
+def test_a_file_of_a_folder_as_mmrec_writes_it(tmp_path: Path, shop: Path) -> None:
+    source = save(tmp_path / "mm/text_feat.npy", BY_NUMBER)
+    (tmp_path / "mm/i_id_mapping.csv").write_text(MAPPING)
+    (found,) = run(shop, source)
+    assert found.path.name == "text-imported.npy"
+    assert stored(shop, "text-imported") == [[1], [2], [3], [4]]
+    assert run(shop, source, modality="image")[0].path.name == "image-imported.npy"
+
+
+def test_a_file_of_a_dataset_with_whole_numbers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = ["0", "1", "2", "10"]
+    shop = write_interactions(tmp_path / "shop", tokens)
+    run(shop, save(tmp_path / "t.npy"))
+    assert stored(shop, tokens=sorted(tokens)) == TABLE.tolist()
+    assert "taken for those of item tokens sorted as texts; --tokens=FILE tells it" in caplog.text
+
+
 @pytest.mark.parametrize("mapping", [False, True])
 def test_a_folder_of_a_dataset_with_whole_numbers(tmp_path: Path, mapping: bool) -> None:
     tokens = [str(number) for number in range(12)]
@@ -283,7 +302,7 @@ def test_a_folder_that_tells_no_rows(
     save(tmp_path / "mm/text_feat.npy")
     run(shop, tmp_path / "mm")
     assert stored(shop, "text-mmrec") == TABLE.tolist()
-    assert "has no i_id_mapping.csv, so rows are taken for those of item tokens" in caplog.text
+    assert "No i_id_mapping.csv tells whose the rows of" in caplog.text
     (tmp_path / "t.txt").write_text("\n".join(reversed(TOKENS)))
     run(shop, tmp_path / "mm", tokens=str(tmp_path / "t.txt"), force=True)
     assert stored(shop, "text-mmrec") == TABLE[::-1].tolist()
