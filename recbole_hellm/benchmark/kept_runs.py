@@ -185,5 +185,12 @@ def _checked_recipe(path: Path, record: Mapping[str, Any]) -> str:
 
 def _without_paths(environment: Mapping[str, Any]) -> dict[str, Any]:
     """The environment, with nothing of the machine's folders in its command."""
-    command = [Path(word).name if "/" in word else word for word in environment["command"]]
-    return dict(environment) | {"command": command}
+    return dict(environment) | {"command": list(map(_without_folders, environment["command"]))}
+
+
+def _without_folders(word: str) -> str:
+    """``--key=name`` for ``--key=folder/name``."""
+    key, equals, value = word.partition("=")
+    if equals and key.startswith("-"):
+        return f"{key}={_without_folders(value)}" if "/" in value else word
+    return Path(word).name if "/" in word else word

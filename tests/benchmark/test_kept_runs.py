@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from recbole_hellm import run
+from recbole_hellm.benchmark import kept_runs
 from recbole_hellm.benchmark.audience import Audience
 from recbole_hellm.benchmark.kept_runs import KeptRun, keep, read_kept
 from recbole_hellm.config import HellmConfig
@@ -69,6 +70,13 @@ def test_a_record_names_no_user_item_or_folder(
         assert not any(f'"{token}"' in text or f",{token}," in text for token in tokens)
     command = json.loads((kept.path / "environment.json").read_text())["command"]
     assert not any("/" in word for word in command)
+
+
+def test_commands_keep_their_options() -> None:
+    words = ["/a/b/recbole-hellm", "compare", "--runs_dir=/x/runs", "--seeds=3", "--x=c=/d/e"]
+    told = kept_runs._without_paths({"command": words, "python": "3.11"})
+    shown = ["recbole-hellm", "compare", "--runs_dir=runs", "--seeds=3", "--x=e"]
+    assert told == {"command": shown, "python": "3.11"}
 
 
 def test_costs_of_stages_are_added(
