@@ -8,16 +8,19 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from recbole_hellm.benchmark import comparing
+from recbole_hellm.benchmark.comparing import CompareSettings, Comparison
 from recbole_hellm.benchmark.records import read_records, tables
-from recbole_hellm.cli import COMMANDS, parse_options
+from recbole_hellm.cli import COMMANDS, main, parse_options
 from recbole_hellm.config import HellmConfig, check_addressed
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("docs/llm.md", "docs/own_features.md")
+PAGES = ("docs/benchmark.md", "docs/llm.md", "docs/own_features.md")
 SHOWN = README + "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 PREFIXES = ("python run_hellm.py", "recbole-hellm", "python -m recbole_hellm")
 
@@ -56,6 +59,20 @@ def test_commands_of_the_readme_are_accepted(command: str) -> None:
         options.pop("dry_run", None)
         options.pop("config", None)  # a file that an earlier command writes
         check_addressed([HellmConfig(model, dataset, options) for model in models])
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if " compare " in c])
+def test_comparisons_of_the_docs_are_plans(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[Comparison] = []
+
+    def plan(settings: CompareSettings, overrides: dict[str, Any], files: list[Path]) -> str:
+        names = str(settings.datasets).split(",")
+        planned.extend(Comparison(settings, name, overrides, files) for name in names)
+        return ""
+
+    monkeypatch.setattr(comparing, "compare", plan)
+    assert main(shlex.split(command)[1:]) == 0
+    assert planned and all(len(seed) >= 3 for one in planned for seed in one.by_seed)
 
 
 def own_files(folder: Path) -> set[str]:
