@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 from tabulate import tabulate
 
-Write = Callable[["Sheet"], str]
-
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -78,10 +76,7 @@ def as_markdown(sheet: Sheet) -> str:
     """GitHub's Markdown; the best in bold, the second best underlined."""
     lines = [_markdown_row(sheet.head), _markdown_row(["---"] * len(sheet.head))]
     for row in sheet.cells():
-        texts = [
-            f"**{c.text}**" if c.best else f"<u>{c.text}</u>" if c.second else c.text for c in row
-        ]
-        lines.append(_markdown_row(texts))
+        lines.append(_markdown_row([_written(cell, str, "**{}**", "<u>{}</u>") for cell in row]))
     notes = [" ".join(sheet.notes)] if sheet.notes else []
     return "\n".join([f"### {sheet.title}", "", *lines, *_ended(notes)])
 
@@ -100,14 +95,7 @@ def as_latex(sheet: Sheet) -> str:
         r"\midrule",
     ]
     for row in sheet.cells():
-        texts = [
-            rf"\textbf{{{_latex(c.text)}}}"
-            if c.best
-            else rf"\underline{{{_latex(c.text)}}}"
-            if c.second
-            else _latex(c.text)
-            for c in row
-        ]
+        texts = (_written(cell, _latex, r"\textbf{{{}}}", r"\underline{{{}}}") for cell in row)
         lines.append(" & ".join(texts) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
 
@@ -117,14 +105,7 @@ def as_html(sheet: Sheet) -> str:
     head = "".join(f"<th>{html.escape(text)}</th>" for text in sheet.head)
     lines = [f"<table><caption>{html.escape(sheet.title)}</caption>", f"<tr>{head}</tr>"]
     for row in sheet.cells():
-        texts = [
-            f"<b>{html.escape(c.text)}</b>"
-            if c.best
-            else f"<u>{html.escape(c.text)}</u>"
-            if c.second
-            else html.escape(c.text)
-            for c in row
-        ]
+        texts = (_written(cell, html.escape, "<b>{}</b>", "<u>{}</u>") for cell in row)
         lines.append("<tr>" + "".join(f"<td>{text}</td>" for text in texts) + "</tr>")
     return "\n".join([*lines, "</table>", *(f"<p>{html.escape(note)}</p>" for note in sheet.notes)])
 
@@ -145,6 +126,12 @@ def html_page(title: str, sheets: Sequence[Sheet]) -> str:
         f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n"
         f"<h1>{html.escape(title)}</h1>\n{body}\n</html>\n"
     )
+
+
+def _written(cell: Cell, escape: Callable[[str], str], best: str, second: str) -> str:
+    """A cell's text in the pattern for the best, for the second best, or plain."""
+    pattern = best if cell.best else second if cell.second else "{}"
+    return pattern.format(escape(cell.text))
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
