@@ -5,23 +5,9 @@ where a model cannot be had.
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import pickle
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    StrictDataclassError,
-)
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -34,19 +20,16 @@ from transformers import (
 from recbole_hellm.errors import BackboneError
 from recbole_hellm.models.llm.prompt import PromptTemplate
 from recbole_hellm.models.llm.settings import LLMSettings
+from recbole_hellm.pretrained import (
+    LOADING_ERRORS,
+    Pretrained,
+    cause,
+    computes_in_bfloat16,
+    has_words,
+)
 
 HALVES = (torch.float16, torch.bfloat16)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DAMAGE = (
-    *(SafetensorError, json.JSONDecodeError, UnicodeDecodeError),
-    *(pickle.UnpicklingError, EOFError),
-)
-LOADING_ERRORS = (
-    *(OSError, ValueError, KeyError, ImportError, RuntimeError, StrictDataclassError),
-    *DAMAGE,
-)
-UNREACHABLE = (LocalEntryNotFoundError, OfflineModeIsEnabled)
-ALTERNATIVE = "name a local folder that holds the model, or use --backbone=tiny."
 
 
 def load_pretrained(
@@ -98,15 +81,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     advice = "which prompt=alpaca needs; put its tokenizer files into the folder or use "
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_source(name))
+        tokenizer = AutoTokenizer.from_pretrained(_backbone(name).source)
     except LOADING_ERRORS as error:
         raise BackboneError(
-            f"backbone={name} has no tokenizer that can be loaded ({_cause(error)}), {advice}"
+            f"backbone={name} has no tokenizer that can be loaded ({cause(error)}), {advice}"
             "--prompt=none."
         ) from error
-    # Where the files are missing, some of transformers' classes make a tokenizer without words.
-    words = tokenizer.encode(PromptTemplate().instruction, add_special_tokens=False)
-    if all(word in tokenizer.all_special_ids for word in words):
+    if not has_words(tokenizer, PromptTemplate().instruction):
         raise BackboneError(
             f"backbone={name} has no tokenizer beside its weights, {advice}--prompt=none."
         )
@@ -138,10 +119,8 @@ def weight_dtype(
     if device.type == "cpu":
         return torch.float32
     half = checkpoint if checkpoint in HALVES else torch.bfloat16
-    if device.type == "cuda" and half == torch.bfloat16:
-        with torch.cuda.device(device):
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        half = torch.bfloat16 if native else torch.float16
+    if device.type == "cuda" and half == torch.bfloat16 and not computes_in_bfloat16(device):
+        return torch.float16
     return half
 
 
@@ -186,12 +165,9 @@ def _require_quantisation(settings: LLMSettings, device: torch.device) -> None:
 
 def _load_model(settings: LLMSettings, device: torch.device, outline: bool) -> PreTrainedModel:
     name = settings.backbone
-    source = _source(name)
-    looks_like_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1
-    if looks_like_path and not Path(source).is_dir():
-        raise BackboneError(f"backbone={name} is not a folder; {ALTERNATIVE}")
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise BackboneError(f"backbone={name} is a folder without config.json; {ALTERNATIVE}")
+    backbone = _backbone(name)
+    backbone.check_folder()
+    source = backbone.source
     try:
         config = AutoConfig.from_pretrained(source)
         if getattr(config, "is_encoder_decoder", False):
@@ -211,12 +187,8 @@ def _load_model(settings: LLMSettings, device: torch.device, outline: bool) -> P
             source, config=config, output_loading_info=True, **options
         )
     except LOADING_ERRORS as error:
-        raise BackboneError(_reason(name, error)) from error
-    if report["missing_keys"]:
-        raise BackboneError(
-            f"backbone={name} lacks {len(report['missing_keys'])} of its weights, for example "
-            f"{min(report['missing_keys'])}; fetch the model anew or use --backbone=tiny."
-        )
+        raise backbone.failure(error) from error
+    backbone.check_weights(report["missing_keys"])
     return _trunk(model)
 
 
@@ -232,65 +204,5 @@ def _trunk(model: PreTrainedModel) -> PreTrainedModel:
     return decoder
 
 
-def _source(name: str) -> str:
-    return str(Path(name).expanduser()) if name.startswith("~") else name
-
-
-def _reason(name: str, error: BaseException) -> str:
-    """One sentence: what is wrong, and the way out.
-
-    transformers wraps what the hub's client raises into an ``OSError`` of its own, so the kind of
-    failure is looked for among the causes.
-    """
-    if _is_kind(error, GatedRepoError):
-        return (
-            f"backbone={name} is gated on Hugging Face: accept its licence on "
-            f"https://huggingface.co/{name} and log in with `hf auth login`, {ALTERNATIVE}"
-        )
-    if _is_kind(error, RepositoryNotFoundError, HFValidationError):
-        return (
-            f"backbone={name} is neither a folder nor a model on Hugging Face; check its spelling "
-            f"(for a private model log in with `hf auth login`), {ALTERNATIVE}"
-        )
-    if _is_kind(error, *UNREACHABLE):
-        return (
-            f"backbone={name} is not in the local cache, and Hugging Face cannot be reached "
-            "(offline, or blocked by the network); set HF_HOME to a cache that holds it, "
-            f"{ALTERNATIVE}"
-        )
-    local, cause = Path(_source(name)).is_dir(), _cause(error)
-    if _is_kind(error, *DAMAGE):
-        return (
-            f"backbone={name} has damaged files ({cause}); fetch the model anew or use "
-            "--backbone=tiny."
-        )
-    if local:
-        return (
-            f"backbone={name} cannot be loaded ({cause}); fetch the model anew, name another "
-            "folder, or use --backbone=tiny."
-        )
-    if "file named" in cause:
-        # What transformers says of weights that the hub withholds, too.
-        return (
-            f"backbone={name} has no weights that can be fetched ({cause}); accept its licence on "
-            f"https://huggingface.co/{name} if that page asks for it, check the network, "
-            f"{ALTERNATIVE}"
-        )
-    return (
-        f"backbone={name} cannot be loaded ({cause}); check its name and the network, {ALTERNATIVE}"
-    )
-
-
-def _is_kind(error: BaseException, *kinds: type[BaseException]) -> bool:
-    return any(isinstance(link, kinds) for link in _links(error))
-
-
-def _links(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _cause(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
+def _backbone(name: str) -> Pretrained:
+    return Pretrained(name, f"backbone={name}", "use --backbone=tiny", BackboneError)

@@ -1,0 +1,166 @@
+"""Pre-trained Hugging Face models by name or folder: where they are, and what keeps them away.
+
+Shared by the backbones of the LLM stage and by the encoders of texts and pictures, so that both
+tell the same troubles in the same words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    StrictDataclassError,
+)
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
+
+from recbole_hellm.errors import HellmError
+
+DAMAGE = (
+    *(SafetensorError, json.JSONDecodeError, UnicodeDecodeError),
+    *(pickle.UnpicklingError, EOFError),
+)
+LOADING_ERRORS = (
+    *(OSError, ValueError, KeyError, ImportError, RuntimeError, StrictDataclassError),
+    *DAMAGE,
+)
+UNREACHABLE = (LocalEntryNotFoundError, OfflineModeIsEnabled)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A pre-trained model, and how its troubles are told.
+
+    Attributes
+    ----------
+    name : str
+        Hugging Face name or folder, as the user gave it.
+    subject : str
+        What messages begin with, for example ``backbone=NAME``.
+    instead : str
+        What can be done without the model, for example ``use --backbone=tiny``.
+    error : type of HellmError
+        The class of the errors that are raised.
+    """
+
+    name: str
+    subject: str
+    instead: str
+    error: type[HellmError]
+
+    @property
+    def source(self) -> str:
+        """`name` with the home directory written out, as transformers takes it."""
+        return str(Path(self.name).expanduser()) if self.name.startswith("~") else self.name
+
+    @property
+    def alternative(self) -> str:
+        """The way out that ends a sentence."""
+        return f"name a local folder that holds the model, or {self.instead}."
+
+    def check_folder(self) -> None:
+        """Raise `error` if `name` is a folder without a model, or a path to none."""
+        looks_like_path = self.name.startswith((".", "~", os.sep)) or self.name.count("/") > 1
+        folder = Path(self.source)
+        if looks_like_path and not folder.is_dir():
+            raise self.error(f"{self.subject} is not a folder; {self.alternative}")
+        if folder.is_dir() and not (folder / "config.json").is_file():
+            raise self.error(f"{self.subject} is a folder without config.json; {self.alternative}")
+
+    def check_weights(self, missing: Collection[str]) -> None:
+        """Raise `error` if weights are missing, which transformers would fill with noise."""
+        if missing:
+            raise self.error(
+                f"{self.subject} lacks {len(missing)} of its weights, for example "
+                f"{min(missing)}; fetch the model anew or {self.instead}."
+            )
+
+    def failure(self, error: BaseException) -> HellmError:
+        """An `error` to raise from what loading raised: what is wrong, and the way out.
+
+        transformers wraps what the hub's client raises into an ``OSError`` of its own, so the kind
+        of failure is looked for among the causes.
+        """
+        return self.error(self._reason(error))
+
+    def _reason(self, error: BaseException) -> str:
+        if _is_kind(error, GatedRepoError):
+            return (
+                f"{self.subject} is gated on Hugging Face: accept its licence on "
+                f"https://huggingface.co/{self.name} and log in with `hf auth login`, "
+                f"{self.alternative}"
+            )
+        if _is_kind(error, RepositoryNotFoundError, HFValidationError):
+            return (
+                f"{self.subject} is neither a folder nor a model on Hugging Face; check its "
+                f"spelling (for a private model log in with `hf auth login`), {self.alternative}"
+            )
+        if _is_kind(error, *UNREACHABLE):
+            return (
+                f"{self.subject} is neither a folder nor in the local cache, and Hugging Face "
+                "cannot be reached (offline, or blocked by the network); set HF_HOME to a cache "
+                f"that holds it, {self.alternative}"
+            )
+        local, why = Path(self.source).is_dir(), cause(error)
+        if _is_kind(error, *DAMAGE):
+            return (
+                f"{self.subject} has damaged files ({why}); fetch the model anew or {self.instead}."
+            )
+        if local:
+            return (
+                f"{self.subject} cannot be loaded ({why}); fetch the model anew, name another "
+                f"folder, or {self.instead}."
+            )
+        if "file named" in why:
+            # What transformers says of weights that the hub withholds, too.
+            return (
+                f"{self.subject} has no weights that can be fetched ({why}); accept its licence on "
+                f"https://huggingface.co/{self.name} if that page asks for it, check the network, "
+                f"{self.alternative}"
+            )
+        return (
+            f"{self.subject} cannot be loaded ({why}); check its name and the network, "
+            f"{self.alternative}"
+        )
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a CUDA device does so itself, which cards before Ampere do not."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def has_words(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a tokenizer knows any of the words of `text`.
+
+    Where its files are missing, some of transformers' classes make a tokenizer without words.
+    """
+    words = tokenizer.encode(text, add_special_tokens=False)
+    return any(word not in tokenizer.all_special_ids for word in words)
+
+
+def cause(error: BaseException) -> str:
+    """The first sentence of an error, for use within parentheses."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
+
+
+def _is_kind(error: BaseException, *kinds: type[BaseException]) -> bool:
+    return any(isinstance(link, kinds) for link in _links(error))
+
+
+def _links(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
