@@ -12,8 +12,8 @@ import os
 import pickle
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -23,9 +23,12 @@ from huggingface_hub.errors import (
     StrictDataclassError,
 )
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
 
 from recbole_hellm.errors import HellmError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 DAMAGE = (
     *(SafetensorError, json.JSONDecodeError, UnicodeDecodeError),
@@ -137,6 +140,8 @@ class Pretrained:
 
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether a CUDA device does so itself, which cards before Ampere do not."""
+    import torch
+
     with torch.cuda.device(device):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -213,6 +214,7 @@ def test_sentence_encoder_without_its_package(
 @needs_minilm
 def test_unknown_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _forbid_network(monkeypatch)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(FeatureError, match="no-such/model-here is neither a folder nor"):
         resolve_text_encoder("no-such/model-here")
     with pytest.raises(FeatureError, match=r"no modules\.json"):

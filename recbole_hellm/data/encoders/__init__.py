@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from recbole_hellm.data.encoders.base import TextEncoder
+from recbole_hellm.data.encoders.base import BatchEncoder, ImageEncoder, TextEncoder
+from recbole_hellm.data.encoders.sentence import SentenceEncoder
 from recbole_hellm.data.encoders.text import (
-    SentenceEncoder,
     TfidfSvdEncoder,
     encode_text,
     item_texts,
     resolve_text_encoder,
 )
+from recbole_hellm.data.encoders.transformer_text import TransformerEncoder
 
 __all__ = [
+    "BatchEncoder",
+    "ImageEncoder",
     "SentenceEncoder",
     "TextEncoder",
     "TfidfSvdEncoder",
+    "TransformerEncoder",
     "encode_text",
     "item_texts",
     "resolve_text_encoder",

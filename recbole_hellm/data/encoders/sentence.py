@@ -1,0 +1,132 @@
+"""Texts through sentence-transformers, with whatever pooling and normalisation a model brings."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recbole_hellm.data.encoders.devices import default_device, default_precision, working_dtype
+from recbole_hellm.data.encoders.models import (
+    enough_memory,
+    folder_revision,
+    model_folder,
+    slug,
+)
+from recbole_hellm.data.encoders.resumable import encode_batches
+from recbole_hellm.errors import FeatureError
+from recbole_hellm.pretrained import LOADING_ERRORS, Pretrained
+
+logger = logging.getLogger(__name__)
+
+INSTALL = "`pip install 'recbole-hellm[text]'`"
+OWNER = "sentence-transformers"  # whose models may be named without owner
+
+
+def text_model(path_or_name: str) -> Pretrained:
+    """How the text encoder of that name is spoken of."""
+    return Pretrained(
+        path_or_name, f"Text encoder {path_or_name}", "use --text_encoder=tfidf", FeatureError
+    )
+
+
+class SentenceEncoder:
+    """A sentence-transformers model.
+
+    Runs on the GPU where there is one. Texts longer than the model's own limit are cut.
+
+    Parameters
+    ----------
+    path_or_name : str
+        The folder of a saved model, or a name on Hugging Face; one that is in the local cache is
+        not looked for there.
+    name : str, optional
+        Feature name; by default made from the last part of `path_or_name`.
+    revision : str, optional
+        By default the cached commit, or a hash of the folder's files.
+    batch_size : int
+        Texts per forward pass.
+
+    Raises
+    ------
+    FeatureError
+        If sentence-transformers is not installed or the model cannot be had.
+    """
+
+    def __init__(
+        self,
+        path_or_name: str,
+        name: str | None = None,
+        revision: str | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        if importlib.util.find_spec("sentence_transformers") is None:
+            raise FeatureError(
+                f"Text encoder {path_or_name} needs the package sentence-transformers; install it "
+                f"with {INSTALL}, or use the encoder tfidf."
+            )
+        self.folder = model_folder(text_model(path_or_name), OWNER)
+        if not (self.folder / "modules.json").is_file():
+            # sentence-transformers would silently put a mean pooling on a bare transformer.
+            raise FeatureError(
+                f"{self.folder} has no modules.json and so is no sentence-transformers model; save "
+                "one there with SentenceTransformer.save."
+            )
+        self.name = name or slug(path_or_name)
+        self.revision = revision or folder_revision(self.folder)
+        self.batch_size = batch_size
+        self._model: Any = None
+
+    @property
+    def precision(self) -> str:
+        """Type of the weights and kind of device."""
+        return default_precision()
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Encode `texts` into float32 [len(texts), D].
+
+        Raises
+        ------
+        FeatureError
+            If the model cannot be loaded.
+        """
+        return encode_batches(self, texts, sizes=list(map(len, texts)), progress=False)
+
+    def encode_batch(self, inputs: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Encode one batch into float32 [len(inputs), D].
+
+        Raises
+        ------
+        FeatureError
+            If the model cannot be loaded or the GPU's memory does not suffice.
+        """
+        if self._model is None:
+            self._model = self._load()
+        with enough_memory(f"Text encoder {self.name}", len(inputs)):
+            vectors = self._model.encode(
+                list(inputs),
+                batch_size=len(inputs),
+                show_progress_bar=False,
+                convert_to_tensor=True,
+            )
+        return np.asarray(vectors.float().cpu(), dtype=np.float32)
+
+    def _load(self) -> Any:
+        from sentence_transformers import SentenceTransformer
+
+        device = default_device()
+        try:
+            model = SentenceTransformer(str(self.folder), device=str(device), local_files_only=True)
+        except (*LOADING_ERRORS, AttributeError) as error:
+            raise FeatureError(
+                f"{self.folder} cannot be loaded by sentence-transformers "
+                f"({' '.join(str(error).split())}); save the model there again with "
+                "SentenceTransformer.save, or use the encoder tfidf."
+            ) from error
+        model.eval().requires_grad_(False).to(working_dtype(device))
+        logger.info("Text encoder %s runs on %s.", self.name, device)
+        return model
