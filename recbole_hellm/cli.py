@@ -28,7 +28,9 @@ commands
               [--mirrors=FILE.yaml|none]; raw files that are in no folder are downloaded
               --dataset=NAME --interactions=FILE [--items=FILE]: CSV, TSV, Parquet or JSON lines of
               your own [--user_column= --item_column= --time_column= --layout=amazon2023|...]
-  encode    make item features:        --dataset=Beauty [--text_encoder=auto|minilm|tfidf|PATH]
+  encode    make item features:        --dataset=Beauty; after a kill the same command goes on
+              [--text_encoder=auto|minilm|tfidf|bert|NAME|FOLDER|none] [--text_pooling=cls|mean]
+              [--image_encoder=clip|NAME|FOLDER] [--images=FOLDER] [--encode_batch=64] [--force]
   images    fetch items' pictures:     --dataset=Beauty [--workers=8 --retry_missing]
   import    item features of your own: --dataset=Beauty --features=FILE_OR_FOLDER
               [--modality=image --encoder=NAME --tokens=FILE --fill_missing --force]
@@ -57,6 +59,7 @@ Command = Callable[[dict[str, Any]], str]
 POSITIONAL = {"report": "runs"}
 # Options that stay the texts they are: tokens and files may look like numbers.
 TEXTS = {
+    "encode": ("dataset", "data_path", "text_encoder", "text_pooling", "image_encoder", "images"),
     "images": ("dataset", "data_path"),
     "import": ("dataset", "data_path", "features", "modality", "encoder", "tokens"),
     "recommend": ("run", "user", "users", "history", "format", "output", "data_path", "backbone"),
@@ -240,12 +243,12 @@ def _prepare(options: dict[str, Any]) -> str:
 
 
 def _encode(options: dict[str, Any]) -> str:
-    from recbole_hellm.data.prepare import encode_dataset
+    from recbole_hellm.data.encoding import EncodeSettings, encode_features
 
-    _only(options, "dataset", "data_path", "text_encoder", "force")
+    _only(options, "dataset", "data_path", *EncodeSettings.keys())
     name, directory = _directory(options)
-    encoder, force = str(options.get("text_encoder", "auto")), bool(options.get("force", False))
-    return f"Features: {encode_dataset(name, directory, encoder, force)}"
+    made = encode_features(name, directory, EncodeSettings.from_config(options))
+    return "\n".join(f"Features: {path}" for path in made)
 
 
 def _images(options: dict[str, Any]) -> str:

@@ -179,7 +179,8 @@ def ensure_features(config: Any) -> None:
     if "text" in present and config["text_encoder"] == "auto":
         return
     if (directory / f"{name}.item").is_file():
-        encode_dataset(name, directory, config["text_encoder"])
+        progress = "show_progress" not in config or bool(config["show_progress"])
+        encode_dataset(name, directory, config["text_encoder"], progress=progress)
     elif not present:
         raise FeatureError(
             f"Dataset '{name}' has neither item texts ({name}.item) nor features in "
@@ -187,8 +188,30 @@ def ensure_features(config: Any) -> None:
         )
 
 
-def encode_dataset(name: str, directory: Path, encoder: str = "auto", force: bool = False) -> Path:
-    """Encode a dataset's item texts into its feature store."""
+def encode_dataset(
+    name: str,
+    directory: Path,
+    encoder: str = "auto",
+    force: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Path:
+    """Encode a dataset's item texts into its feature store.
+
+    Parameters
+    ----------
+    name, directory : str, Path
+        The dataset's name and folder.
+    encoder, force, progress, **options
+        See :func:`recbole_hellm.data.encoders.text.encode_text`.
+
+    Raises
+    ------
+    DataError
+        If the dataset has no item table.
+    FeatureError
+        If its texts cannot be encoded.
+    """
     if not (directory / f"{name}.item").is_file():
         raise DataError(f"{directory / f'{name}.item'} is missing, so there is no text to encode.")
-    return encode_text(directory, read_items(directory, name), encoder, force)
+    return encode_text(directory, read_items(directory, name), encoder, force, progress, **options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,17 +106,30 @@ class Showcase:
 
     def picture(self, token: str) -> Picture | None:
         """The item's picture, if there is a local file with one."""
+        for folder, name in self._places(token):
+            kind = _image_kind(folder, name)
+            if kind:
+                return Picture(folder / name, kind)
+        return None
+
+    def file(self, token: str) -> Path | None:
+        """The file of the item's picture, or one in its place that is no picture, if there is."""
+        found = self.picture(token)
+        if found is not None:
+            return found.path
+        places = self._places(token)
+        return next((folder / name for folder, name in places if _is_within(folder, name)), None)
+
+    def _places(self, token: str) -> Iterator[tuple[Path, str]]:
+        """Folders, and names in them, where the item's picture may be."""
         named = self.files.get(token)
         for folder in self.folders:
-            names = [named] if named else []
+            if named:
+                yield folder, named
             if folder.name == IMAGES or folder == self.folders[0]:
-                stems = dict.fromkeys((file_stem(token), token))
-                names += [f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES]
-            for name in names:
-                kind = _image_kind(folder, name)
-                if kind:
-                    return Picture(folder / name, kind)
-        return None
+                for stem in dict.fromkeys((file_stem(token), token)):
+                    for suffix in SUFFIXES:
+                        yield folder, f"{stem}{suffix}"
 
 
 def file_stem(token: str) -> str:
@@ -146,13 +159,22 @@ def picture_kind(start: bytes) -> str | None:
 
 def _image_kind(folder: Path, name: str) -> str | None:
     """Media type of a picture within `folder`; None for anything else."""
+    if not _is_within(folder, name):
+        return None
     try:
-        if "://" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
-            return None
         with (folder / name).open("rb") as file:
             return picture_kind(file.read(12))
-    except (OSError, ValueError):
+    except OSError:
         return None
+
+
+def _is_within(folder: Path, name: str) -> bool:
+    """Whether `name` is a file in `folder`, and not beside it through ``..`` or a link."""
+    try:
+        path = (folder / name).resolve()
+        return "://" not in name and path.is_relative_to(folder.resolve()) and path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _joined(cell: Any) -> str:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from recbole_hellm.data.encoders.base import BatchEncoder, ImageEncoder, TextEncoder
+from recbole_hellm.data.encoders.image import (
+    VisionEncoder,
+    encode_images,
+    resolve_image_encoder,
+)
 from recbole_hellm.data.encoders.sentence import SentenceEncoder
 from recbole_hellm.data.encoders.text import (
     TfidfSvdEncoder,
@@ -19,7 +24,10 @@ __all__ = [
     "TextEncoder",
     "TfidfSvdEncoder",
     "TransformerEncoder",
+    "VisionEncoder",
+    "encode_images",
     "encode_text",
     "item_texts",
+    "resolve_image_encoder",
     "resolve_text_encoder",
 ]
