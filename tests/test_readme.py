@@ -17,10 +17,11 @@ from recbole_hellm.benchmark.comparing import CompareSettings, Comparison
 from recbole_hellm.benchmark.records import read_records, tables
 from recbole_hellm.cli import COMMANDS, main, parse_options
 from recbole_hellm.config import HellmConfig, check_addressed
+from recbole_hellm.data.encoding import EncodeSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("docs/benchmark.md", "docs/llm.md", "docs/own_features.md")
+PAGES = ("docs/benchmark.md", "docs/features.md", "docs/llm.md", "docs/own_features.md")
 SHOWN = README + "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 PREFIXES = ("python run_hellm.py", "recbole-hellm", "python -m recbole_hellm")
 
@@ -53,6 +54,8 @@ def test_commands_of_the_readme_are_accepted(command: str) -> None:
     name = words.pop(0) if words and not words[0].startswith("-") else "run"
     assert name in (*COMMANDS, "help")
     options = parse_options(words, name)
+    if name == "encode":
+        EncodeSettings.from_config(options)
     if name == "run":
         models = str(options.pop("model", "Pop,HeLLM")).split(",")
         dataset = options.pop("dataset", "sample")
