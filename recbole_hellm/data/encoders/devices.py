@@ -27,7 +27,11 @@ def working_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if halved else torch.float32
 
 
-def default_precision() -> str:
-    """What an encoder's `precision` says of a model on :func:`default_device`."""
-    device = default_device()
-    return f"{str(working_dtype(device)).removeprefix('torch.')} on {device.type}"
+class OnDefaultDevice:
+    """What encoders share whose model is on :func:`default_device`."""
+
+    @property
+    def precision(self) -> str:
+        """Type of the weights and kind of device, for example ``bfloat16 on cuda``."""
+        device = default_device()
+        return f"{str(working_dtype(device)).removeprefix('torch.')} on {device.type}"

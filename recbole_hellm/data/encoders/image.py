@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from recbole_hellm.data.checksums import file_sha256
 from recbole_hellm.data.encoders.base import ImageEncoder
-from recbole_hellm.data.encoders.devices import default_precision
+from recbole_hellm.data.encoders.devices import OnDefaultDevice
 from recbole_hellm.data.encoders.models import (
     enough_memory,
     folder_revision,
@@ -44,7 +44,7 @@ CLIP = "openai/clip-vit-base-patch32"  # the paper's
 _READERS = 8  # threads that decode pictures, at most
 
 
-class VisionEncoder:
+class VisionEncoder(OnDefaultDevice):
     """One vector per picture by a Hugging Face vision model; not normalised.
 
     - Models of pictures and texts (CLIP, SigLIP and the like): ``get_image_features``, in CLIP the
@@ -89,11 +89,6 @@ class VisionEncoder:
         self.revision = folder_revision(self.folder)
         self.batch_size = batch_size
         self._loaded: tuple[Any, Any, bool] | None = None
-
-    @property
-    def precision(self) -> str:
-        """Type of the weights and kind of device."""
-        return default_precision()
 
     def encode_batch(self, inputs: Sequence[Path]) -> npt.NDArray[np.float32]:
         """Encode picture files into float32 [len(inputs), D]; NaN where there is no picture.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recbole_hellm.data.encoders.devices import default_device, default_precision, working_dtype
+from recbole_hellm.data.encoders.devices import OnDefaultDevice, default_device, working_dtype
 from recbole_hellm.data.encoders.models import (
     enough_memory,
     folder_revision,
@@ -34,7 +34,29 @@ def text_model(path_or_name: str) -> Pretrained:
     )
 
 
-class SentenceEncoder:
+class TextModel(OnDefaultDevice):
+    """What encoders of texts share that encode batch by batch."""
+
+    name: str
+    revision: str
+    batch_size: int
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Encode `texts` into float32 [len(texts), D], and keep nothing for going on.
+
+        Raises
+        ------
+        FeatureError
+            As :meth:`encode_batch`.
+        """
+        return encode_batches(self, texts, sizes=list(map(len, texts)), progress=False)
+
+    def encode_batch(self, inputs: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Encode one batch into float32 [len(inputs), D]."""
+        raise NotImplementedError
+
+
+class SentenceEncoder(TextModel):
     """A sentence-transformers model.
 
     Runs on the GPU where there is one. Texts longer than the model's own limit are cut.
@@ -80,21 +102,6 @@ class SentenceEncoder:
         self.revision = revision or folder_revision(self.folder)
         self.batch_size = batch_size
         self._model: Any = None
-
-    @property
-    def precision(self) -> str:
-        """Type of the weights and kind of device."""
-        return default_precision()
-
-    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Encode `texts` into float32 [len(texts), D].
-
-        Raises
-        ------
-        FeatureError
-            If the model cannot be loaded.
-        """
-        return encode_batches(self, texts, sizes=list(map(len, texts)), progress=False)
 
     def encode_batch(self, inputs: Sequence[str]) -> npt.NDArray[np.float32]:
         """Encode one batch into float32 [len(inputs), D].

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from recbole_hellm.data.encoders.devices import default_precision
 from recbole_hellm.data.encoders.models import (
     enough_memory,
     folder_revision,
@@ -19,8 +18,7 @@ from recbole_hellm.data.encoders.models import (
     model_folder,
     slug,
 )
-from recbole_hellm.data.encoders.resumable import encode_batches
-from recbole_hellm.data.encoders.sentence import OWNER, text_model
+from recbole_hellm.data.encoders.sentence import OWNER, TextModel, text_model
 from recbole_hellm.errors import FeatureError
 from recbole_hellm.pretrained import LOADING_ERRORS, cause, has_words
 
@@ -34,7 +32,7 @@ _PROBE = "red lipstick 123"  # a tokenizer that makes no words of it has no voca
 Pooling = Literal["cls", "mean"]
 
 
-class TransformerEncoder:
+class TransformerEncoder(TextModel):
     """The last layer of a text encoder, pooled into one vector: no pooler, no normalisation.
 
     With ``bert-base-uncased`` and `pooling` ``cls``, the paper's text features (METHOD 1.4). Of an
@@ -76,21 +74,6 @@ class TransformerEncoder:
         self.batch_size = batch_size
         self.max_length = max_length
         self._loaded: tuple[Any, Any, int] | None = None
-
-    @property
-    def precision(self) -> str:
-        """Type of the weights and kind of device."""
-        return default_precision()
-
-    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Encode `texts` into float32 [len(texts), D].
-
-        Raises
-        ------
-        FeatureError
-            If the model cannot be loaded or is no text encoder.
-        """
-        return encode_batches(self, texts, sizes=list(map(len, texts)), progress=False)
 
     def encode_batch(self, inputs: Sequence[str]) -> npt.NDArray[np.float32]:
         """Encode one batch into float32 [len(inputs), D].
