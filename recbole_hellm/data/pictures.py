@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import struct
 import threading
 import time
 from pathlib import Path
@@ -19,18 +18,20 @@ from recbole_hellm.data.attempts import (
     content_length,
     refuse_errors,
 )
+from recbole_hellm.data.picture_rules import (
+    BROKEN,
+    FORMATS,
+    NOT_A_PICTURE,
+    PLACEHOLDER,
+    SMALLEST_GIF,
+    SMALLEST_SIDE,
+    TOO_LARGE,
+    UNDECODABLE,
+)
 from recbole_hellm.data.showcase import picture_kind
 
 LARGEST = 20 << 20  # bytes
 LONGEST = 120.0  # seconds for one transfer, however steadily its bytes come
-SMALLEST_SIDE = 10  # pixels; less is a spacer
-SMALLEST_GIF = 4 << 10  # bytes; less is Amazon's "no image" (METHOD 1.5)
-NOT_A_PICTURE, BROKEN, PLACEHOLDER, TOO_LARGE = (
-    "not a picture",
-    "broken picture",
-    "placeholder",
-    "too large",
-)
 SUFFIX_OF = {
     "image/jpeg": ".jpg",
     "image/png": ".png",
@@ -38,11 +39,10 @@ SUFFIX_OF = {
     "image/webp": ".webp",
 }
 _NO_PICTURE = "/x-site/icons/no-img"  # in the path of Amazon's own placeholders
-_UNDECODABLE = (OSError, SyntaxError, ValueError, IndexError, KeyError, struct.error)
 
 
 class PictureError(AttemptError):
-    """What came is no picture of an item; the message is one of the reasons above."""
+    """What came is no picture of an item; the message is one of the reasons in `picture_rules`."""
 
 
 def reason_of(error: AttemptError) -> str:
@@ -117,13 +117,13 @@ def check_picture(content: bytes) -> str:
     except ImportError:
         return SUFFIX_OF[kind]
     try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "GIF", "WEBP")) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             sides = image.size
             image.draft("RGB", (SMALLEST_SIDE, SMALLEST_SIDE))  # JPEG: decoded in less time
             image.load()
     except Image.DecompressionBombError as error:
         raise PictureError(TOO_LARGE, "final") from error
-    except _UNDECODABLE as error:
+    except UNDECODABLE as error:
         raise PictureError(BROKEN, "spoilt") from error
     if min(sides) < SMALLEST_SIDE:
         raise PictureError(PLACEHOLDER, "final")

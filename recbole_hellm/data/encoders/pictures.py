@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recbole_hellm.data.picture_rules import (
+    BROKEN,
+    FORMATS,
+    NOT_A_PICTURE,
+    PLACEHOLDER,
+    SMALLEST_GIF,
+    SMALLEST_SIDE,
+    TOO_LARGE,
+    UNDECODABLE,
+)
 from recbole_hellm.errors import FeatureError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-SMALLEST_SIDE = 10  # pixels; less is a spacer
-SMALLEST_GIF = 4 << 10  # bytes; less is a shop's "no image" (METHOD 1.5)
 MOST_PIXELS = 89_478_485  # 256 MiB in RGB, from where Pillow warns of decompression bombs
-NO_FILE, NOT_A_PICTURE, BROKEN, PLACEHOLDER, TOO_LARGE = (
-    "no picture file",
-    "not a picture",
-    "broken picture",
-    "placeholder",
-    "too large",
-)
-_UNDECODABLE = (
-    *(OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError),
-    *(struct.error, zlib.error, OverflowError),
-)
+NO_FILE = "no picture file"
 
 
 class PictureError(FeatureError):
-    """A file shows no picture of an item; the message is one of the reasons above."""
+    """A file shows no picture of an item; the message is :data:`NO_FILE` or a reason of
+    :mod:`recbole_hellm.data.picture_rules`."""
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -75,7 +71,7 @@ def read_picture(path: Path) -> Image.Image:
         raise PictureError(NOT_A_PICTURE) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(TOO_LARGE) from error
-    except _UNDECODABLE as error:
+    except UNDECODABLE as error:
         raise PictureError(BROKEN) from error
 
 
