@@ -56,6 +56,7 @@ PASSED_ON = (
     "reproducibility",
     "runs_dir",
     "resume",
+    "projector",
     "use_gpu",
     "threads",
     "show_progress",
@@ -102,6 +103,7 @@ class RunSettings(Settings):
     resume: bool = False
     force: bool = False
     save_topk: int = 0
+    projector: bool = added(True)
     use_gpu: bool = True
     threads: int | None = None
     show_progress: bool = True

@@ -31,6 +31,7 @@ NOT_IDENTIFYING = frozenset(
         "resume",
         "force",
         "save_topk",
+        "projector",
         "threads",
         "show_progress",
         "eval_users",

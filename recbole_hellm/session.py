@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from recbole.utils import init_seed
 
-from recbole_hellm import compat, registry
+from recbole_hellm import board, compat, registry
 from recbole_hellm.config import MASKINGS
 from recbole_hellm.data.loaders import training_loader
 from recbole_hellm.errors import ConfigError
@@ -22,7 +22,7 @@ from recbole_hellm.evaluation.evaluator import Evaluation, Evaluator
 from recbole_hellm.tracking import RunDirectory, environment
 from recbole_hellm.training.distributed import current
 from recbole_hellm.training.memory import peak_memory_mb
-from recbole_hellm.training.model_state import embedding_tables, parameter_counts
+from recbole_hellm.training.model_state import embedding_tables, item_vectors, parameter_counts
 from recbole_hellm.training.parallel import building_device, check_shareable
 from recbole_hellm.training.settings import TrainingSettings
 
@@ -109,6 +109,7 @@ def _train(
         train_stage=train_stage,
     )
     stages = trainer.prepare(dataset)
+    board.write_settings(trainer.tensorboard, config, stages)
     trainer.distribute()
     if resuming:
         trainer.resume_checkpoint(directory.last_checkpoint, loader)
@@ -134,6 +135,12 @@ def score(trained: Trained) -> None:
         # Row 0 is padding; some of RecBole's models keep a mask token after the last item.
         rows = {name: table[1 : len(names[name]) + 1] for name, table in tables.items()}
         directory.write_embeddings(rows, names, dataset.fingerprint)
+    weights = trainer.parallel.weights()  # all processes' part, where they share them
+    if config["projector"] and current().first:
+        vectors = item_vectors(model, tables, weights)
+        if vectors is not None:
+            shown = vectors[1 : len(names["item"]) + 1]
+            board.write_projector(directory, config, dataset, shown)
     record = {
         "model": config["model"],
         "dataset": config["dataset"],
@@ -167,8 +174,8 @@ def score(trained: Trained) -> None:
             for role, file in config.imported.items()
         },
     }
-    _write_artefacts(trained, record)
-    _write_tensorboard(trainer, config, record)
+    _write_artefacts(trained, record, weights)
+    board.write_results(trainer.tensorboard, record, config["valid_metric"])
     directory.write_json("metrics.json", record)
 
 
@@ -215,7 +222,9 @@ def _write_description(config: Any, directory: RunDirectory, identity: Mapping[s
     directory.write_json("identity.json", identity)
 
 
-def _write_artefacts(trained: Trained, record: Mapping[str, Any]) -> None:
+def _write_artefacts(
+    trained: Trained, record: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
+) -> None:
     """What it takes to have a fine-tuned model again, in any process; a folder of its own."""
     config = trained.config
     entry = registry.OWN_MODELS.get(config["model"])
@@ -239,7 +248,6 @@ def _write_artefacts(trained: Trained, record: Mapping[str, Any]) -> None:
         training=training,
         versions=environment()["packages"],
     )
-    weights = trained.trainer.parallel.weights()  # all processes' part, where they share it
     if not current().first:
         return
     state = {name.removeprefix("network."): value for name, value in weights.items()}
@@ -274,20 +282,3 @@ def _write_ranks(dataset: Any, directory: RunDirectory, test: Evaluation) -> Non
             }
         )
         directory.write_table(f"topk-{masking}.parquet", frame)
-
-
-def _write_tensorboard(trainer: Any, config: Any, record: Mapping[str, Any]) -> None:
-    writer = trainer.tensorboard
-    results = {}
-    for masking, metrics in record["test"].items():
-        for name, value in metrics.items():
-            writer.add_scalar(f"test-{masking}/{name}", value, record["best_epoch"])
-            results[f"test-{masking}/{name}"] = value
-    names = ("model", "dataset", "seed", "mask_history", "train_batch_size")
-    shown = {key: config[key] for key in names}
-    settings = {
-        key: value if isinstance(value, (int, float, str, bool)) else str(value)
-        for key, value in (shown | config.model_settings()).items()
-    }
-    writer.add_hparams(settings, results, run_name="hparams")
-    writer.close()

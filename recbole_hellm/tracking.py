@@ -118,15 +118,22 @@ class RunDirectory:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file atomically."""
-        self._replace(name, json.dumps(content, indent=2, default=str) + "\n")
+        self.write_text(name, json.dumps(content, indent=2, default=str) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file atomically."""
-        self._replace(name, text)
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file atomically."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.file(f".{name}.tmp")
+        temporary.write_bytes(content)
+        os.replace(temporary, self.file(name))
 
     def write_yaml(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a YAML file atomically."""
-        self._replace(name, yaml.safe_dump(dict(content), sort_keys=True, allow_unicode=True))
+        self.write_text(name, yaml.safe_dump(dict(content), sort_keys=True, allow_unicode=True))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file.
@@ -222,12 +229,6 @@ class RunDirectory:
             raise RunError(f"{self.path} has no embedding of {name} '{missing[0]}'.")
         return table[[rows[str(token)] for token in tokens]]
 
-    def _replace(self, name: str, text: str) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.file(f".{name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.file(name))
-
 
 class SilentDirectory(RunDirectory):
     """A run's files for a process that leaves writing to another one; it reads them as ever."""
@@ -248,8 +249,8 @@ class SilentDirectory(RunDirectory):
     ) -> None:
         """Do nothing."""
 
-    def _replace(self, name: str, text: str) -> None:
-        pass
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Do nothing."""
 
 
 class SilentWriter:

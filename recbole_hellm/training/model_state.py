@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,31 @@ def embedding_tables(model: Any) -> dict[str, Tensor]:
         if isinstance(layer, nn.Embedding):
             tables[name] = layer.weight.detach()
     return tables
+
+
+@torch.no_grad()
+def item_vectors(
+    model: Any, tables: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> Tensor | None:
+    """Vectors that stand for the items in a trained model, to be looked at.
+
+    Parameters
+    ----------
+    model : AbstractRecommender
+    tables : Mapping of str to Tensor
+        What :func:`embedding_tables` gave.
+    weights : Mapping of str to Tensor
+        The model's whole weights, of which this process may hold a share only.
+
+    Returns
+    -------
+    Tensor or None
+        [N+1, d] with row 0 for padding: the item tokens that a language model reads, by its
+        ``export_item_tokens(weights)``, and of any other model its item table, if it has one.
+    """
+    if hasattr(model, "export_item_tokens"):
+        return model.export_item_tokens(weights)
+    return tables.get("item")
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:

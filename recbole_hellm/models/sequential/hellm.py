@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from recbole_hellm.data.loaders import FIRST_TARGET
 from recbole_hellm.errors import ConfigError
@@ -142,6 +144,20 @@ class HeLLM(SequentialRecommender):
                 f"{width}; set --{role}_dim={table.shape[1]}."
             )
         self.network.tokens.load_table(role, table)
+
+    def export_item_tokens(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Item tokens as the network reads them, [N+1, hidden_size], row 0 being padding.
+
+        Parameters
+        ----------
+        weights : Mapping of str to Tensor
+            The model's whole weights, of which this process may hold a share only.
+        """
+        own = "network.tokens."
+        state = {key[len(own) :]: part for key, part in weights.items() if key.startswith(own)}
+        ids = torch.arange(self.n_items, device=next(iter(state.values())).device)
+        tokens: Tensor = functional_call(self.network.tokens, state, (ids,))
+        return tokens
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Parameter groups for the optimiser."""
