@@ -199,12 +199,12 @@ def item_texts(tokens: Iterable[str], showcase: Showcase, popularity: np.ndarray
 
 def _colours(categories: pd.Series) -> dict[str, pd.Series]:
     """The longest beginnings of category paths that are few enough to colour by, if need be."""
-    paths = categories.str.split(" > ")
-    deepest = int(paths.str.len().max())
+    paths = [path.split(" > ") for path in categories]
+    deepest = max(map(len, paths))
     for depth in range(deepest, 0, -1):
-        cut = paths.str[:depth].str.join(" > ")
-        if cut.nunique() <= COLOURS:
-            return {} if depth == deepest else {"category": cut}
+        cut = [" > ".join(path[:depth]) for path in paths]
+        if len(set(cut)) <= COLOURS:
+            return {} if depth == deepest else {"category": pd.Series(cut)}
     return {}
 
 

@@ -67,7 +67,8 @@ def test_missing_or_broken_json_is_told(run: RunDirectory) -> None:
 def fail_half_way(writes: bytes) -> Any:
     def write(*arguments: Any, **_: Any) -> None:
         target = next(part for part in arguments if isinstance(part, (str, Path)))
-        Path(target).write_bytes(writes)
+        with Path(target).open("wb") as file:
+            file.write(writes)
         raise OSError("disk full")
 
     return write
@@ -96,7 +97,7 @@ def test_a_failing_write_leaves_the_old_file(
     path = write(1)
     before = path.read_bytes()
     broken = fail_half_way(before[: len(before) // 2])
-    monkeypatch.setattr(Path, "write_text", broken)
+    monkeypatch.setattr(Path, "write_bytes", broken)
     monkeypatch.setattr(pd.DataFrame, "to_parquet", broken)
     monkeypatch.setattr(torch, "save", broken)
     monkeypatch.setattr(tracking, "save_file", broken)

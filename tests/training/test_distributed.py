@@ -25,6 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModel, Gemma3TextConfig, LlamaConfig, LlamaModel, Qwen3Config
 
 from recbole_hellm import load_run, run
+from recbole_hellm.board import ITEM_VECTORS
 from recbole_hellm.config import HellmConfig
 from recbole_hellm.data.dataset import create_dataset
 from recbole_hellm.errors import ConfigError, RunError
@@ -261,6 +262,8 @@ def test_two_shards_train_like_one(shared: Shared) -> None:
     assert_same_weights(found, alone, rtol=1e-4, atol=1e-6)
     assert any("lora_" in name for name in weights(found))
     assert not any("base_layer" in name for name in weights(found))  # frozen, from its source
+    shown = [np.fromfile(result.path / ITEM_VECTORS, dtype="<f4") for result in (found, alone)]
+    assert np.allclose(*shown, rtol=2e-4, atol=1e-5)  # tokens put together from shards
     assert_scored_like_one_process(found, shared.options("fsdp", **options))
     tiny, alone = shared.result("fsdp-tiny"), shared.single("ddp", **STILL)
     assert_same_weights(tiny, alone, rtol=1e-4, atol=1e-6)

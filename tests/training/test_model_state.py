@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from recbole_hellm.training.model_state import (
     embedding_tables,
+    item_vectors,
     loose_values,
     pack,
     pack_other,
@@ -131,6 +133,19 @@ def test_embeddings_are_those_that_score() -> None:
     table = TableModel()
     assert list(embedding_tables(table)) == ["item"]
     assert torch.equal(embedding_tables(table)["item"], table.item_embedding.weight)
+
+
+class Reading(nn.Module):
+    def export_item_tokens(self, weights: Mapping[str, Tensor]) -> Tensor:
+        return 2 * weights["w"]
+
+
+def test_items_are_shown_by_their_table_or_as_a_language_model_reads_them() -> None:
+    weights, tables = {"w": torch.ones(3, 4)}, {"item": torch.zeros(3, 2)}
+    found = item_vectors(Reading(), tables, weights)
+    assert found is not None and torch.equal(found, torch.full((3, 4), 2.0))
+    assert item_vectors(TableModel(), tables, weights) is tables["item"]
+    assert item_vectors(TableModel(), {}, weights) is None
 
 
 def test_parameters_are_counted() -> None:
