@@ -21,7 +21,13 @@ from recbole_hellm.data.encoding import EncodeSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("docs/benchmark.md", "docs/features.md", "docs/llm.md", "docs/own_features.md", "docs/tensorboard.md")
+PAGES = (
+    "docs/benchmark.md",
+    "docs/features.md",
+    "docs/llm.md",
+    "docs/own_features.md",
+    "docs/tensorboard.md",
+)
 SHOWN = README + "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 PREFIXES = ("python run_hellm.py", "recbole-hellm", "python -m recbole_hellm")
 
