@@ -25,7 +25,7 @@ from werkzeug.test import Client
 from recbole_hellm import board, run
 from recbole_hellm.data.dataset import create_dataset
 from recbole_hellm.data.showcase import Showcase
-from recbole_hellm.quick_start import RunResult, run_path
+from recbole_hellm.quick_start import RunResult, run_path, validate
 from recbole_hellm.tracking import RunDirectory
 from recbole_hellm.training.distributed import Processes
 
@@ -96,6 +96,13 @@ def runs(results: dict[str, RunResult]) -> Path:
 @pytest.fixture(scope="module")
 def site(runs: Path) -> Client:
     return tensorboard(runs)
+
+
+def session_groups(site: Client, *statuses: str) -> dict[str, Any]:
+    """Rows of the HPARAMS view, by their names."""
+    asked = {"startIndex": 0, "sliceSize": 100, "colParams": [], "allowedStatuses": statuses}
+    groups = site.post("/data/plugin/hparams/session_groups", json=asked).json["sessionGroups"]
+    return {group["name"]: group for group in groups}
 
 
 def name(result: RunResult, runs: Path) -> str:
@@ -321,11 +328,7 @@ def test_hparams_have_a_row_for_each_run_with_settings_of_any_model(
     tags = [info["name"]["tag"] for info in experiment["metricInfos"]]
     assert tags[:3] == ["best/epoch", "best/test-ndcg@10", "best/valid-ndcg@10"]
     assert {"test-seen/ndcg@10", "test-train/hit@20", "cost-of-run/train_seconds"} < set(tags)
-    columns = [{"hparam": key} for key in infos] + [{"metric": {"tag": tag}} for tag in tags]
-    asked = {"startIndex": 0, "sliceSize": 100, "colParams": columns, "experimentName": ""}
-    asked["allowedStatuses"] = ["STATUS_SUCCESS"]
-    groups = site.post(f"{route}/session_groups", json=asked).json["sessionGroups"]
-    rows = {group["name"]: group for group in groups}
+    rows = session_groups(site, "STATUS_SUCCESS")
     assert set(rows) == {name(result, runs) for result in results.values()}
     for result in results.values():
         row = rows[name(result, runs)]
@@ -341,3 +344,16 @@ def test_hparams_have_a_row_for_each_run_with_settings_of_any_model(
     for role, path in stages.items():
         shown = rows[name(results["HeLLM"], runs)]["hparams"][f"{role}_stage"]
         assert shown == f"{path.parent.name}/{path.name}"
+
+
+def test_a_run_without_a_test_has_its_row(
+    make_config: Callable[..., Any], quick: dict[str, Any]
+) -> None:
+    validate(make_config("BPR", embedding_size=4))
+    site = tensorboard(Path(quick["runs_dir"]))
+    assert session_groups(site, "STATUS_SUCCESS") == {}
+    (row,) = session_groups(site, "STATUS_UNKNOWN", "STATUS_RUNNING").values()
+    assert row["hparams"]["embedding_size"] == 4
+    tags = {value["name"]["tag"] for value in row["metricValues"]}
+    assert "valid/ndcg@10" in tags
+    assert not any(tag.startswith("test") for tag in tags)
