@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 from recbole_hellm.benchmark import evidence, plots
 from recbole_hellm.benchmark.audience import Audience
 from recbole_hellm.benchmark.kept_runs import KeptRun, keep, read_kept
-from recbole_hellm.benchmark.methods import check_comparable, methods
+from recbole_hellm.benchmark.methods import Method, check_comparable, methods
 from recbole_hellm.benchmark.plans import Benchmark, Figure, Table, ad_hoc, named, paper_masking
 from recbole_hellm.benchmark.running import Job, carry_out
 from recbole_hellm.benchmark.sheets import Sheet, as_latex, as_markdown, as_text, html_page
@@ -128,7 +129,7 @@ class Wanted:
     job: Job
     point: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def recipe(self) -> str:
         """What its record is known by."""
         return content_hash(recipe(self.job.config()))
@@ -161,7 +162,6 @@ class Comparison:
         self.lists = {"save_topk": SAVED_LISTS} if detailed else {}
         self.by_seed = [self._wanted(seed) for seed in self._seeds()]
         check_addressed([wanted.job.config() for wanted in self.by_seed[0]])
-        self._audience: Audience | None = None
         self.failed: dict[str, str] = {}
 
     def _seeds(self) -> list[int]:
@@ -221,11 +221,12 @@ class Comparison:
             logger.error("%s: %s", job, outcome)
             self.failed[str(job)] = str(outcome)
             return
-        audience = None
-        if isinstance(self.plan, Table):
-            self._audience = self._audience or Audience.open(self.dataset, self.overrides)
-            audience = self._audience
+        audience = self._audience if isinstance(self.plan, Table) else None
         logger.info("Kept %s.", keep(outcome, self.folder, audience).path)
+
+    @functools.cached_property
+    def _audience(self) -> Audience:
+        return Audience.open(self.dataset, self.overrides)
 
     def _is_quick(self, label: str, kept: Mapping[str, KeptRun]) -> bool:
         if self.settings.minutes is None:
@@ -246,13 +247,38 @@ class Comparison:
 
     # What they show -----------------------------------------------------------------------------
 
-    def found(self) -> list[list[tuple[Wanted, KeptRun]]]:
-        """Wanted runs that there are records of, by seed."""
+    @functools.cached_property
+    def found(self) -> list[tuple[Wanted, KeptRun]]:
+        """Wanted runs that there are records of, by seed; looked for when first asked.
+
+        Raises
+        ------
+        RunError
+            If there are none.
+        """
         kept = self._kept()
-        return [
-            [(one, kept[one.recipe]) for one in wanted if one.recipe in kept]
+        found = [
+            (one, kept[one.recipe])
             for wanted in self.by_seed
+            for one in wanted
+            if one.recipe in kept
         ]
+        if not found:
+            raise RunError(
+                f"{self.folder} holds no record of {self.plan.name} on {self.dataset} with these "
+                "settings; leave --kept_only out to run it."
+            )
+        return found
+
+    @functools.cached_property
+    def methods(self) -> list[Method]:
+        """A table's methods that have runs, checked to be comparable."""
+        return methods(
+            {
+                name: [run for one, run in self.found if one.label == name]
+                for name in self.settings.chosen
+            }
+        )
 
     def sheets(self) -> list[Sheet]:
         """All tables of the dataset.
@@ -262,18 +288,9 @@ class Comparison:
         RunError
             If there are no records, or they are not comparable.
         """
-        found = [pair for pairs in self.found() for pair in pairs]
-        if not found:
-            raise RunError(
-                f"{self.folder} holds no record of {self.plan.name} on {self.dataset} with these "
-                "settings; leave --kept_only out to run it."
-            )
         if isinstance(self.plan, Figure):
             return [self._points()]
-        by_method = {
-            name: [run for one, run in found if one.label == name] for name in self.settings.chosen
-        }
-        there = methods(by_method)
+        there = self.methods
         masking = there[0].runs[0].record["masking"]
         tests, tested = evidence.tested(self.plan, there, masking)
         sheets = [
@@ -303,10 +320,9 @@ class Comparison:
         """A figure's runs: panel, settings, seed, test metrics, and validation's own metric."""
         assert isinstance(self.plan, Figure)  # noqa: S101
         masking = paper_masking(self.plan.model)
-        found = [pair for pairs in self.found() for pair in pairs]
-        check_comparable([run for _, run in found])
+        check_comparable([run for _, run in self.found])
         rows = []
-        for one, run in found:
+        for one, run in self.found:
             own = run.record["masking"]
             valid = {f"valid {k}": run.record["valid"][own][k] for k in self.plan.metrics}
             test = {metric: run.metrics(masking)[metric] for metric in self.plan.metrics}
@@ -316,25 +332,20 @@ class Comparison:
     def write(self, folder: Path, sheets: Sequence[Sheet]) -> list[Path]:
         """Tables as Markdown, LaTeX, CSV and HTML, and plots with their data."""
         name = f"{self.plan.name}-{self.dataset}"
-        place = RunDirectory(folder)
-        place.write_text(f"{name}.md", "\n\n".join(map(as_markdown, sheets)) + "\n")
-        place.write_text(f"{name}.tex", "\n\n".join(map(as_latex, sheets)) + "\n")
-        place.write_text(f"{name}.html", html_page(sheets[0].title, sheets))
+        directory = RunDirectory(folder)
+        directory.write_text(f"{name}.md", "\n\n".join(map(as_markdown, sheets)) + "\n")
+        directory.write_text(f"{name}.tex", "\n\n".join(map(as_latex, sheets)) + "\n")
+        directory.write_text(f"{name}.html", html_page(sheets[0].title, sheets))
         written = [folder / f"{name}.{kind}" for kind in ("md", "tex", "html")]
         if isinstance(self.plan, Figure):
             return [*written, plots.sweep(self.plan, self.points(), folder / f"{name}.svg")]
         for number, sheet in enumerate(sheets, start=1):
             if sheet.data is not None:
-                place.write_text(f"{name}-{number}.csv", sheet.data.to_csv(index=False))
+                directory.write_text(f"{name}-{number}.csv", sheet.data.to_csv(index=False))
                 written.append(folder / f"{name}-{number}.csv")
-        there = methods(
-            {
-                label: [run for pairs in self.found() for one, run in pairs if one.label == label]
-                for label in self.settings.chosen
-            }
-        )
-        masking = there[0].runs[0].record["masking"]
-        cost = plots.quality_and_cost(there, "ndcg@10", masking, folder / f"{name}-cost.svg")
+        masking = self.methods[0].runs[0].record["masking"]
+        place = folder / f"{name}-cost.svg"
+        cost = plots.quality_and_cost(self.methods, "ndcg@10", masking, place)
         return [*written, cost]
 
 
