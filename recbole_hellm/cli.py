@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_hellm.errors import ConfigError, HellmError
+from recbole_hellm.errors import ConfigError, HellmError, RunError
 from recbole_hellm.logs import configure_logging
 from recbole_hellm.registry import nearest
 from recbole_hellm.training.distributed import together
@@ -207,7 +207,8 @@ def _tune(options: dict[str, Any]) -> str:
 
 
 def _compare(options: dict[str, Any]) -> str:
-    from recbole_hellm.benchmark.comparing import CompareSettings, compare
+    from recbole_hellm.benchmark.compare_settings import CompareSettings
+    from recbole_hellm.benchmark.comparing import compare
 
     for one, several in (("dataset", "datasets"), ("model", "models")):
         if one in options:
@@ -217,7 +218,12 @@ def _compare(options: dict[str, Any]) -> str:
             options[key] = tuple(options[key])
     given = {key: options.pop(key) for key in CompareSettings.keys() if key in options}  # noqa: SIM118
     files = [Path(name) for name in _names(options.pop("config", []))]
-    return compare(CompareSettings.from_config(given), options, files)
+    shown = compare(CompareSettings.from_config(given), options, files)
+    if shown.failed:
+        print(shown.text)
+        told = "; ".join(f"{what}: {reason}" for what, reason in shown.failed.items())
+        raise RunError(f"The comparison is not complete: {told}")
+    return shown.text
 
 
 def _directory(options: dict[str, Any]) -> tuple[str, Path]:

@@ -150,7 +150,8 @@ def _execute(config: HellmConfig) -> RunResult:
     if current().from_first(directory.finished and not config["force"]):
         logger.info("%s is finished; --force trains it again.", directory.path)
         return load_run(directory.path)
-    session.score(_train(config, dataset, directory))
+    with directory.claimed():
+        session.score(_train(config, dataset, directory))
     current().wait()
     return load_run(directory.path)
 
@@ -187,7 +188,8 @@ def validate(
             record["epochs"],
             record["cost"]["train_seconds"],
         )
-    trainer = _train(config, dataset, directory, on_validation).trainer
+    with directory.claimed():
+        trainer = _train(config, dataset, directory, on_validation).trainer
     return Validation(
         directory.path,
         float(trainer.best_valid_score),
@@ -245,15 +247,14 @@ def identifying_settings(config: Any) -> dict[str, Any]:
 
 
 def recipe(config: Any) -> dict[str, Any]:
-    """What determines a run's result but for the data: settings, those of its stages, and version.
+    """What determines a run's result but for the data: its settings and those of its stages.
 
-    A run's id also holds hashes of the data and of item features, whose last bits differ between
-    processors; a recipe is the same on every machine.
+    A run's id also holds this package's version and hashes of the data and of item features, whose
+    last bits differ between processors; a recipe is the same on every machine.
     """
     imported = {role: {"sha256": file.sha256} for role, file in config.imported.items()}
     stages = {role: recipe(stage) for role, stage in config.stages().items()}
-    settings = identifying_settings(config)
-    return {"settings": settings, "stages": stages | imported, "version": __version__}
+    return {"settings": portable(identifying_settings(config)), "stages": stages | imported}
 
 
 def recipe_of(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,10 +262,15 @@ def recipe_of(identity: Mapping[str, Any]) -> dict[str, Any]:
     if "settings" not in identity:
         return dict(identity)
     stages = {role: recipe_of(stage) for role, stage in identity["stages"].items()}
+    return {"settings": portable(identity["settings"]), "stages": stages}
+
+
+def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the folders of this machine: of a whole path, such as a backbone's, the
+    last part stays."""
     return {
-        "settings": identity["settings"],
-        "stages": stages,
-        "version": identity["version"],
+        key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for key, value in settings.items()
     }
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import pickle
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from recbole_hellm.errors import RunError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing stops two processes from training one run
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
 
 RECORDED_PACKAGES = (
     "recbole-hellm",
@@ -110,6 +119,31 @@ class RunDirectory:
     def best_checkpoint(self) -> Path:
         """Model weights of the epoch that validation chose."""
         return self.file("best.pt")
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes from training this run meanwhile; its lock lies beside it.
+
+        Raises
+        ------
+        RunError
+            If another process trains it.
+        """
+        if fcntl is None:
+            yield
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with (self.path.parent / f".{self.path.name}.lock").open("a") as file:
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"{self.path} is being trained by another process; wait until that has "
+                    "finished, or end it."
+                ) from error
+            except OSError:  # a network file system without locks
+                logger.debug("%s cannot be locked.", self.path)
+            yield
 
     def clear(self) -> None:
         """Remove what an earlier run left, so that nothing old is mistaken for new."""
@@ -232,6 +266,11 @@ class RunDirectory:
 
 class SilentDirectory(RunDirectory):
     """A run's files for a process that leaves writing to another one; it reads them as ever."""
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Do nothing: the process that writes has claimed the run."""
+        yield
 
     def clear(self) -> None:
         """Do nothing, like all that follows."""

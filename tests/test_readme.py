@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from recbole_hellm.benchmark import comparing
-from recbole_hellm.benchmark.comparing import CompareSettings, Comparison
+from recbole_hellm.benchmark.compare_settings import CompareSettings
+from recbole_hellm.benchmark.comparing import Comparison, Shown
 from recbole_hellm.benchmark.records import read_records, tables
 from recbole_hellm.cli import COMMANDS, main, parse_options
 from recbole_hellm.config import HellmConfig, check_addressed
@@ -74,10 +75,10 @@ def test_commands_of_the_readme_are_accepted(command: str) -> None:
 def test_comparisons_of_the_docs_are_plans(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     planned: list[Comparison] = []
 
-    def plan(settings: CompareSettings, overrides: dict[str, Any], files: list[Path]) -> str:
+    def plan(settings: CompareSettings, overrides: dict[str, Any], files: list[Path]) -> Shown:
         names = str(settings.datasets).split(",")
         planned.extend(Comparison(settings, name, overrides, files) for name in names)
-        return ""
+        return Shown("", {})
 
     monkeypatch.setattr(comparing, "compare", plan)
     assert main(shlex.split(command)[1:]) == 0

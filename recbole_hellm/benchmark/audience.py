@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,11 +34,27 @@ class Audience:
         self.dataset = dataset
 
     @classmethod
-    def open(cls, dataset: str, overrides: Mapping[str, Any]) -> Audience:
-        """Load a dataset, prepared where it is not; of `overrides`, those about data count."""
-        shared = {key: value for key, value in overrides.items() if key in PASSED_ON}
-        config = HellmConfig("Pop", dataset, shared)
-        return cls(quick_start.open_dataset(config, features=False))
+    def open(cls, config: HellmConfig) -> Audience:
+        """Load the dataset that a run's configuration names, prepared where it is not."""
+        given = config.external_config_dict
+        shared = {key: value for key, value in given.items() if key in PASSED_ON}
+        plain = HellmConfig("Pop", config["dataset"], shared)
+        return cls(quick_start.open_dataset(plain, features=False))
+
+    def check(self, record: Mapping[str, Any], run: Path) -> None:
+        """Refuse a run that was made on other data.
+
+        Raises
+        ------
+        RunError
+            If its validation and test items, or its candidate items, are not these.
+        """
+        for key, value in (("split", self.split), ("candidates", self.dataset.candidates)):
+            if record[key] != value:
+                raise RunError(
+                    f"{run} and the dataset in {self.dataset.config['data_path']} differ in {key}; "
+                    "name the data it was trained on with --data_path."
+                )
 
     @property
     def split(self) -> str:
@@ -68,24 +85,9 @@ class Audience:
     def _user_tokens(self) -> np.ndarray:
         return self.dataset.user_tokens[self.dataset.histories.evaluated_users - 1]
 
-    def slices_of(self, tokens: Sequence[str]) -> UserSlices:
-        """Groups of the users `tokens`, in ascending order, that a run was tested on.
-
-        Raises
-        ------
-        RunError
-            If they are not this dataset's test users.
-        """
-        if list(tokens) != sorted(self._user_tokens):
-            raise RunError(
-                f"The run was tested on {len(tokens)} users and dataset "
-                f"'{self.dataset.config['dataset']}' now has {len(self._user_tokens)} others; "
-                "restore the data it was trained on."
-            )
-        return self._slices
-
     @functools.cached_property
-    def _slices(self) -> UserSlices:
+    def slices(self) -> UserSlices:
+        """Groups of the test users in ascending order of their tokens."""
         return UserSlices.from_dataset(self.dataset).in_token_order(self._user_tokens)
 
     def lists_of(self, run: RunResult) -> dict[str, float] | None:

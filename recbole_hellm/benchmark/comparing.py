@@ -13,112 +13,23 @@ import pandas as pd
 
 from recbole_hellm.benchmark import evidence, plots
 from recbole_hellm.benchmark.audience import Audience
-from recbole_hellm.benchmark.kept_runs import KeptRun, keep, read_kept
+from recbole_hellm.benchmark.compare_settings import CompareSettings, names
+from recbole_hellm.benchmark.kept_runs import SLICED, SLICED_AT, KeptRun, keep, read_kept
 from recbole_hellm.benchmark.methods import Method, check_comparable, methods
-from recbole_hellm.benchmark.plans import Benchmark, Figure, Table, ad_hoc, named, paper_masking
+from recbole_hellm.benchmark.plans import Figure, Table, paper_masking
 from recbole_hellm.benchmark.running import Job, carry_out
 from recbole_hellm.benchmark.sheets import Sheet, as_latex, as_markdown, as_text, html_page
 from recbole_hellm.config import HellmConfig, check_addressed
 from recbole_hellm.errors import ConfigError, HellmError, RunError
 from recbole_hellm.quick_start import recipe
 from recbole_hellm.runs import RunResult
-from recbole_hellm.settings import Settings, require
 from recbole_hellm.tracking import RunDirectory, content_hash
+from recbole_hellm.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 
-SAVED_LISTS = 20  # items of each user's list that a table's runs keep
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareSettings(Settings):
-    """How a comparison goes.
-
-    Attributes
-    ----------
-    benchmark : str, optional
-        A name among :data:`recbole_hellm.benchmark.plans.BENCHMARKS`.
-    models : str or tuple of str, optional
-        Methods: those of an ad-hoc comparison, or a part of the benchmark's table.
-    reference : str, optional
-        Of an ad-hoc comparison, the method that is tested against the others; the last by default.
-    datasets : str or tuple of str
-    seeds : int or tuple of int
-        How many, counted up from the setting ``seed``, or which.
-    minutes : float, optional
-        A method gets further seeds only if its first run trained within so many minutes, stages
-        not counted. On a shared machine the shorter one of wall-clock and processor time counts.
-    jobs : int
-        Runs at a time.
-    records : str
-        Folder of kept records: a run whose record lies there is not run again.
-    output : str, optional
-        Folder for the tables and plots as files.
-    kept_only : bool
-        Show what the records hold and run nothing.
-    """
-
-    benchmark: str | None = None
-    models: str | tuple[str, ...] | None = None
-    reference: str | None = None
-    datasets: str | tuple[str, ...] = "sample"
-    seeds: int | tuple[int, ...] = 1
-    minutes: float | None = None
-    jobs: int = 1
-    records: str = "records"
-    output: str | None = None
-    kept_only: bool = False
-
-    def validate(self) -> None:
-        """Check ranges; raises :class:`ConfigError`."""
-        require(
-            self.benchmark is not None or self.models is not None,
-            "compare needs --benchmark=NAME or --models=A,B,C.",
-        )
-        require(self.jobs >= 1, f"jobs={self.jobs} must be at least 1.")
-        seeds = self.seeds
-        many = seeds >= 1 if isinstance(seeds, int) else bool(seeds)
-        require(many, f"seeds={seeds} must be a number from 1 on, or a list of seeds.")
-        require(
-            self.reference is None or self.benchmark is None,
-            "reference is for --models; a benchmark has its own.",
-        )
-
-    @property
-    def plan(self) -> Benchmark:
-        """What is to be compared.
-
-        Raises
-        ------
-        ConfigError
-            If there is no such benchmark, or it has no such models.
-        """
-        chosen = _names(self.models)
-        if self.benchmark is None:
-            return ad_hoc(chosen, self.reference)
-        plan = named(self.benchmark)
-        if chosen and isinstance(plan, Figure):
-            raise ConfigError(f"{plan.name} is about {plan.model}; leave --models out.")
-        return plan
-
-    @property
-    def chosen(self) -> tuple[str, ...]:
-        """The methods of a table that are wanted."""
-        plan = self.plan
-        if isinstance(plan, Figure):
-            return (plan.model,)
-        chosen = _names(self.models) or plan.models
-        for name in chosen:
-            if name not in plan.models:
-                raise ConfigError(
-                    f"{plan.name} has no method '{name}'; use some of {', '.join(plan.models)}."
-                )
-        return tuple(name for name in plan.models if name in chosen)
-
-
-def _names(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else value or ()
-    return tuple(part.strip() for part in parts if part.strip())
+SAVED_LISTS = 20  # items of each user's list that runs keep, which says nothing of their results
+PLOTTED = "ndcg@10"  # quality over cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +69,11 @@ class Comparison:
         self.settings, self.dataset = settings, dataset
         self.overrides, self.files = dict(overrides), tuple(files)
         self.plan, self.folder = settings.plan, Path(settings.records)
-        detailed = isinstance(self.plan, Table)
-        self.lists = {"save_topk": SAVED_LISTS} if detailed else {}
+        self.in_files = {key for file in self.files for key in read_yaml(file)}
         self.by_seed = [self._wanted(seed) for seed in self._seeds()]
-        check_addressed([wanted.job.config() for wanted in self.by_seed[0]])
+        configs = [wanted.job.config() for wanted in self.by_seed[0]]
+        check_addressed(configs)
+        self._check_metrics(configs[0])
         self.failed: dict[str, str] = {}
 
     def _seeds(self) -> list[int]:
@@ -170,21 +82,25 @@ class Comparison:
         return [first + n for n in range(seeds)] if isinstance(seeds, int) else list(seeds)
 
     def _own(self, more: Mapping[str, Any]) -> dict[str, Any]:
-        return self.lists | self.overrides | dict(more)
+        return {"save_topk": SAVED_LISTS} | self.overrides | dict(more)
+
+    def _check_metrics(self, config: HellmConfig) -> None:
+        """Before anything runs: what will be shown must be measured."""
+        shown = set(self.plan.metrics)
+        if isinstance(self.plan, Table):
+            shown |= {PLOTTED, *(f"{metric}@{k}" for metric in SLICED for k in SLICED_AT)}
+        known = {f"{m}@{k}".lower() for m in config["metrics"] for k in config["topk"]}
+        if shown - known:
+            raise ConfigError(
+                f"A comparison shows {', '.join(sorted(shown - known))}, which these runs would "
+                "not measure; add it to metrics and topk."
+            )
 
     def _wanted(self, seed: int) -> list[Wanted]:
         if isinstance(self.plan, Table):
-            own = self.plan.settings
+            given = self._own({"seed": seed})
             return [
-                Wanted(
-                    name,
-                    Job(
-                        name,
-                        self.dataset,
-                        dict(own.get(name, {})) | self._own({"seed": seed}),
-                        self.files,
-                    ),
-                )
+                Wanted(name, Job(name, self.dataset, self._planned(name) | given, self.files))
                 for name in self.settings.chosen
             ]
         return [
@@ -196,6 +112,12 @@ class Comparison:
             for panel in self.plan.panels
             for point in panel.points()
         ]
+
+    def _planned(self, model: str) -> dict[str, Any]:
+        """A table's own settings for a method, where the user has said nothing."""
+        assert isinstance(self.plan, Table)  # noqa: S101
+        planned = self.plan.settings.get(model, {})
+        return {key: value for key, value in planned.items() if key not in self.in_files}
 
     # Runs ---------------------------------------------------------------------------------------
 
@@ -222,11 +144,15 @@ class Comparison:
             self.failed[str(job)] = str(outcome)
             return
         audience = self._audience if isinstance(self.plan, Table) else None
-        logger.info("Kept %s.", keep(outcome, self.folder, audience).path)
+        try:
+            logger.info("Kept %s.", keep(outcome, self.folder, audience).path)
+        except HellmError as error:
+            logger.error("%s: %s", job, error)
+            self.failed[str(job)] = str(error)
 
     @functools.cached_property
     def _audience(self) -> Audience:
-        return Audience.open(self.dataset, self.overrides)
+        return Audience.open(self.by_seed[0][0].job.config())
 
     def _is_quick(self, label: str, kept: Mapping[str, KeptRun]) -> bool:
         if self.settings.minutes is None:
@@ -239,11 +165,12 @@ class Comparison:
         return seconds <= 60 * self.settings.minutes
 
     def _kept(self) -> dict[str, KeptRun]:
-        """Records that serve: a table needs ranks, which the points of a figure do not have."""
-        kept = read_kept(self.folder, self.dataset)
-        if isinstance(self.plan, Figure):
-            return kept
-        return {key: run for key, run in kept.items() if run.detailed}
+        """Records that serve: of the data that are here, where they may be run anew.
+
+        A table needs ranks, which the points of a figure do not have.
+        """
+        split = None if self.settings.kept_only else self._audience.split
+        return read_kept(self.folder, self.dataset, split, isinstance(self.plan, Table))
 
     # What they show -----------------------------------------------------------------------------
 
@@ -264,10 +191,12 @@ class Comparison:
             if one.recipe in kept
         ]
         if not found:
-            raise RunError(
+            reasons = "; ".join(f"{job}: {reason}" for job, reason in self.failed.items())
+            missing = (
                 f"{self.folder} holds no record of {self.plan.name} on {self.dataset} with these "
-                "settings; leave --kept_only out to run it."
+                f"settings (and {len(kept)} of others); leave --kept_only out to run it."
             )
+            raise RunError(reasons or missing)
         return found
 
     @functools.cached_property
@@ -308,13 +237,16 @@ class Comparison:
         data = self.points()
         head = [*data.columns]
         rows = [
-            [f"{v:.4f}" if "@" in str(k) else str(v) for k, v in row.items()]
-            for row in data.fillna("").to_dict("records")
+            [
+                "" if v != v else f"{v:.4f}" if "@" in k else f"{v:g}" if v != str(v) else v
+                for k, v in zip(head, row, strict=True)
+            ]
+            for row in data.itertuples(index=False)
         ]
         masking = paper_masking(self.plan.model)
         notes = [f"Test metrics under mask_history={masking}, epochs chosen by validation."]
         title = f"{self.plan.title}: {self.dataset}"
-        return Sheet(title, head, rows, notes, data)
+        return Sheet("points", title, head, rows, notes, data)
 
     def points(self) -> pd.DataFrame:
         """A figure's runs: panel, settings, seed, test metrics, and validation's own metric."""
@@ -327,7 +259,9 @@ class Comparison:
             valid = {f"valid {k}": run.record["valid"][own][k] for k in self.plan.metrics}
             test = {metric: run.metrics(masking)[metric] for metric in self.plan.metrics}
             rows.append({**one.point, "seed": run.seed, **test, **valid})
-        return pd.DataFrame(rows)
+        data = pd.DataFrame(rows)
+        last = ["seed", *(key for key in data if "@" in str(key))]
+        return data[[*(key for key in data if key not in last), *last]]
 
     def write(self, folder: Path, sheets: Sequence[Sheet]) -> list[Path]:
         """Tables as Markdown, LaTeX, CSV and HTML, and plots with their data."""
@@ -339,19 +273,27 @@ class Comparison:
         written = [folder / f"{name}.{kind}" for kind in ("md", "tex", "html")]
         if isinstance(self.plan, Figure):
             return [*written, plots.sweep(self.plan, self.points(), folder / f"{name}.svg")]
-        for number, sheet in enumerate(sheets, start=1):
+        for sheet in sheets:
             if sheet.data is not None:
-                directory.write_text(f"{name}-{number}.csv", sheet.data.to_csv(index=False))
-                written.append(folder / f"{name}-{number}.csv")
+                directory.write_text(f"{name}-{sheet.name}.csv", sheet.data.to_csv(index=False))
+                written.append(folder / f"{name}-{sheet.name}.csv")
         masking = self.methods[0].runs[0].record["masking"]
         place = folder / f"{name}-cost.svg"
-        cost = plots.quality_and_cost(self.methods, "ndcg@10", masking, place)
+        cost = plots.quality_and_cost(self.methods, PLOTTED, masking, place)
         return [*written, cost]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What a comparison shows: the tables as a text, and what went wrong, by job or dataset."""
+
+    text: str
+    failed: Mapping[str, str]
 
 
 def compare(
     settings: CompareSettings, overrides: Mapping[str, Any], files: Sequence[Path] = ()
-) -> str:
+) -> Shown:
     """Run what is missing of a benchmark on each dataset, and tell what the records show.
 
     Parameters
@@ -364,28 +306,33 @@ def compare(
 
     Returns
     -------
-    str
-        The tables, for a terminal.
+    Shown
 
     Raises
     ------
     ConfigError
         If the benchmark, a model or a setting is unknown.
     RunError
-        If records are missing, damaged or not comparable.
+        If no dataset has anything to show.
     """
-    parts = [
-        Comparison(settings, dataset, overrides, files) for dataset in _names(settings.datasets)
-    ]
+    datasets = names(settings.datasets)
+    parts = [Comparison(settings, dataset, overrides, files) for dataset in datasets]
     if not settings.kept_only:
         for part in parts:
             part.run()
     blocks: list[str] = []
+    failed: dict[str, str] = {}
     for part in parts:
-        sheets = part.sheets()
+        failed |= part.failed
+        try:
+            sheets = part.sheets()
+        except RunError as error:
+            failed[part.dataset] = str(error)
+            continue
         blocks += map(as_text, sheets)
         if settings.output:
             written = part.write(Path(settings.output), sheets)
             blocks.append(f"Files: {', '.join(map(str, written))}")
-        blocks += [f"Missing: {job} ({reason})" for job, reason in part.failed.items()]
-    return "\n\n".join(blocks)
+    if not blocks:
+        raise RunError(" ".join(failed.values()))
+    return Shown("\n\n".join(blocks), failed)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recbole_hellm.benchmark.costs import cost_columns, cost_notes
 from recbole_hellm.benchmark.methods import Method
 from recbole_hellm.benchmark.plans import Family, Table, paper_masking
 from recbole_hellm.benchmark.sheets import Cell, Sheet
 from recbole_hellm.evaluation.significance import (
     PairedComparison,
-    best_and_second,
     compare_to_rest,
     mean_interval,
 )
@@ -61,30 +61,31 @@ def results(
         for metric in table.metrics
     }
     places = {metric: _leaders(means) for metric, means in columns.items()}
+    costs = cost_columns(methods)
     rows, data = [], []
     for method in methods:
         cells: list[Cell | str] = [method.name, str(len(method.runs))]
         for metric in table.metrics:
             values = method.values(metric, masking)
-            best, second = (name == method.name for name in places[metric])
+            best, second = (method.name in group for group in places[metric])
             mark = marks.get((metric, method.name), "")
             cells.append(Cell(spread(values) + mark, best, second))
             data.append(_row(method, metric, masking, values))
-        rows.append([*cells, *(show(method) for show in _COSTS.values())])
-    notes = [_counted(methods[0], masking), _PLUS_MINUS, *table.notes]
-    for family in (family for family, of in zip(table.families, tests, strict=True) if of):
-        notes.append(
-            f"{BETTER}: {family.reference} is better, {WORSE}: it is worse, by a paired t test "
-            f"over users at {LEVEL:.0%} after Holm's correction over the "
-            f"{len(family.models) - 1} comparisons of a metric."
-        )
-    notes.append(
-        "Training is processor time of all threads, in brackets with the stages a method stands "
-        "on; memory is the process's peak."
-    )
-    head = ["", "seeds", *map(short, table.metrics), *_COSTS]
+        rows.append([*cells, *(show(method) for show in costs.values())])
+    notes = [_counted(methods[0], masking), _PLUS_MINUS, *_told(table, methods)]
+    for family, of in zip(table.families, tests, strict=True):
+        if of:
+            first = next(iter(next(iter(of.values())).values()))
+            notes.append(
+                f"{BETTER}: {family.reference} is better, {WORSE}: it is worse, by a two-sided "
+                f"paired t test over users at {LEVEL:.0%}, Holm's correction over the "
+                f"{first.family} comparisons of a metric. The test is about the models as trained: "
+                "with fewer than three seeds on a side it says nothing of other seeds."
+            )
+    notes += cost_notes(methods)
+    head = ["", "seeds", *map(short, table.metrics), *costs]
     title = f"{table.title}: {methods[0].runs[0].record['dataset']}, mask_history={masking}"
-    return Sheet(title, head, rows, notes, pd.DataFrame(data))
+    return Sheet("results", title, head, rows, notes, pd.DataFrame(data))
 
 
 def beside_the_paper(table: Table, methods: Sequence[Method]) -> Sheet | None:
@@ -111,12 +112,12 @@ def beside_the_paper(table: Table, methods: Sequence[Method]) -> Sheet | None:
         head += [short(metric), "paper", "Δ"]
     notes = [
         _PLUS_MINUS,
-        *table.notes,
+        *_told(table, methods),
         "Masked is what the ranking leaves out: the paper masks training items for general "
         "recommenders and nothing for language models.",
     ]
     title = f"{table.title}: {dataset}, beside the paper"
-    return Sheet(title, head, rows, notes, pd.DataFrame(data))
+    return Sheet("paper", title, head, rows, notes, pd.DataFrame(data))
 
 
 def tested(
@@ -164,8 +165,8 @@ def _significance(family: Family, found: Comparisons, any_: Method, masking: str
                     f"{signed(c.ci_low)} to {signed(c.ci_high)}",
                     p_value(c.p_t_holm),
                     p_value(c.p_wilcoxon_holm),
-                    f"{c.d_z:+.3f}",
-                    f"{c.rank_biserial:+.3f}",
+                    f"{c.d_z:+.3f}".replace("-", "−"),
+                    f"{c.rank_biserial:+.3f}".replace("-", "−"),
                 ]
             )
             data.append(
@@ -181,7 +182,7 @@ def _significance(family: Family, found: Comparisons, any_: Method, masking: str
         "metric.",
     ]
     title = f"{family.reference} against each: {any_.runs[0].record['dataset']}, {masking} masked"
-    return Sheet(title, head, rows, notes, pd.DataFrame(data))
+    return Sheet(f"tests-{family.reference}", title, head, rows, notes, pd.DataFrame(data))
 
 
 def slices(methods: Sequence[Method], grouping: str, masking: str) -> Sheet:
@@ -204,31 +205,37 @@ def slices(methods: Sequence[Method], grouping: str, masking: str) -> Sheet:
     for method in methods:
         cells: list[Cell | str] = [method.name]
         for group in groups["group"]:
-            best, second = (name == method.name for name in leaders[group])
+            best, second = (method.name in names for names in leaders[group])
             cells.append(Cell(number(means[method.name, group]), best, second))
         rows.append(cells)
     head = ["", *(f"{group} ({users:,})" for group, users in groups.itertuples(index=False))]
     what = f"{short(SLICED_METRIC)} {GROUPINGS[grouping]}"
     notes = [_counted(methods[0], masking), "In brackets, a group's users; means over seeds."]
-    return Sheet(what, head, rows, notes, data.reset_index(drop=True))
+    return Sheet(f"by-{grouping}", what, head, rows, notes, data.reset_index(drop=True))
 
 
 def lists(methods: Sequence[Method], k: int = 10) -> Sheet | None:
-    """What the recommended lists are like; None where no run kept its lists."""
-    told = {m.name: [run.lists() for run in m.runs] for m in methods}
-    told = {name: of for name, of in told.items() if all(of)}
-    if not told:
+    """What the recommended lists are like; None where no run kept its lists.
+
+    A method without lists has dashes; so has a metric that was not measured, such as diversity
+    where there are no item features.
+    """
+    told = {method.name: [run.lists() for run in method.runs] for method in methods}
+    if not any(all(of) for of in told.values()):
         return None
     rows, data = [], []
     for name, of in told.items():
-        means = {key: float(np.mean([values[key] for values in of])) for key in of[0]}
+        common = [key for key in of[0] if all(key in values for values in of)]
+        means = {key: float(np.mean([values[key] for values in of])) for key in common}
         data += [{"method": name, "metric": key, "value": value} for key, value in means.items()]
-        rows.append([name, *(show(means[f"{key}@{k}"]) for key, show in _LISTS.values())])
+        found = [(means.get(f"{key}@{k}"), show) for key, show in _LISTS.values()]
+        rows.append([name, *("–" if value is None else show(value) for value, show in found)])
     masking = methods[0].runs[0].record["masking"]
     notes = [
         f"Lists of {k} items under mask_history={masking}; docs/statistics.md defines the columns."
     ]
-    return Sheet("What is recommended", ["", *_LISTS], rows, notes, pd.DataFrame(data))
+    head = ["", *_LISTS]
+    return Sheet("lists", "What is recommended", head, rows, notes, pd.DataFrame(data))
 
 
 # How figures are written -------------------------------------------------------------------------
@@ -254,8 +261,11 @@ def spread(values: np.ndarray) -> str:
 
 
 def p_value(value: float) -> str:
-    """Three decimals, or that it is less."""
-    return "<.001" if value < 0.001 else f"{value:.3f}".replace("0.", ".", 1)
+    """Three decimals, more of what would be rounded to the level, or that it is less."""
+    if value < 0.001:
+        return "<.001"
+    text = f"{value:.3f}" if round(value, 3) != LEVEL or value >= LEVEL else f"{value:.5f}"
+    return text.replace("0.", ".", 1)
 
 
 def short(metric: str) -> str:
@@ -264,37 +274,6 @@ def short(metric: str) -> str:
     return f"{_SHORT.get(name, name)}@{k}"
 
 
-def _seconds(method: Method) -> str:
-    own = method.cost("train_cpu_seconds")
-    whole = method.cost("train_cpu_seconds", "cost_with_stages")
-    if own is None:
-        return "–"
-    return f"{own:,.0f}" if whole is None or whole == own else f"{own:,.0f} ({whole:,.0f})"
-
-
-def _plain(key: str, pattern: str, scale: float = 1.0) -> Callable[[Method], str]:
-    def show(method: Method) -> str:
-        value = method.cost(key)
-        return "–" if value is None else pattern.format(value * scale)
-
-    return show
-
-
-def _parameters(method: Method) -> str:
-    trained, all_ = method.cost("trainable_parameters"), method.cost("parameters")
-    if trained is None or all_ is None:
-        return "–"
-    both = [f"{trained / 1e6:.2f}", f"{all_ / 1e6:.2f}"]
-    return " of ".join(dict.fromkeys(both))
-
-
-_COSTS: dict[str, Callable[[Method], str]] = {
-    "epoch": lambda method: f"{np.mean([run.record['best_epoch'] for run in method.runs]):.0f}",
-    "training, s": _seconds,
-    "test, s": _plain("test_seconds", "{:.1f}"),
-    "memory, GB": _plain("peak_memory_mb", "{:.1f}", 2**20 / 1e9),
-    "trained, M": _parameters,
-}
 _LISTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "coverage": ("itemcoverage", number),
     "Gini": ("giniindex", number),
@@ -306,6 +285,14 @@ _LISTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "personalisation": ("personalisation", number),
 }
 _PLUS_MINUS = "± is the standard deviation over seeds, where there are several."
+
+
+def _told(table: Table, methods: Sequence[Method]) -> Sequence[str]:
+    """A table's own notes, where they are true of the runs that are shown."""
+    planned = [(method, table.settings.get(method.name, {})) for method in methods]
+    runs = [(run, given) for method, given in planned if given for run in method.runs]
+    kept = all(run.settings.get(key) == given[key] for run, given in runs for key in given)
+    return table.notes if runs and kept else ()
 
 
 def _counted(method: Method, masking: str) -> str:
@@ -332,10 +319,18 @@ def _row(method: Method, metric: str, masking: str, values: np.ndarray) -> dict[
     }
 
 
-def _leaders(means: Mapping[str, float]) -> tuple[str, str]:
-    """Names of the best and the second best; none where there is nothing to tell apart."""
-    worth = len(means) > 1 and max(means.values()) > min(means.values())
-    return best_and_second(means) if worth else ("", "")
+def _leaders(means: Mapping[str, float]) -> tuple[set[str], set[str]]:
+    """Names of the best and of the second best; several where they are equal.
+
+    There is no second best beside several best ones, and none where all are equal or nothing
+    is above zero.
+    """
+    values = sorted(set(means.values()), reverse=True)
+    groups = [{name for name, value in means.items() if value == of} for of in values]
+    if len(groups) < 2:
+        return set(), set()
+    second = groups[1] if len(groups[0]) == 1 and values[1] > 0 else set()
+    return groups[0], second
 
 
 def _mark(comparison: PairedComparison) -> str:

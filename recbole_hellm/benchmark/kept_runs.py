@@ -15,6 +15,7 @@ It holds no checkpoint, no token of a user or an item, and no path of the machin
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,7 +39,7 @@ from recbole_hellm.tracking import RunDirectory, content_hash
 from recbole_hellm.yaml_files import read_yaml
 
 RANKS, SLICES, LISTS = "ranks.parquet", "slices.csv", "lists.json"
-SLICED = ("recall", "ndcg")
+SLICED, SLICED_AT = ("recall", "ndcg"), (10, 20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,16 @@ class KeptRun:
     def detailed(self) -> bool:
         """Whether per-user ranks and slices were kept."""
         return (self.path / RANKS).is_file() and (self.path / SLICES).is_file()
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings that determine the result."""
+        return read_yaml(self.path / "config.yaml")
+
+    @functools.cached_property
+    def hardware(self) -> str:
+        """What it was trained on: the GPU's name, or ``CPU``."""
+        return RunDirectory(self.path).read_json("environment.json").get("gpu") or "CPU"
 
     def metrics(self, masking: str) -> dict[str, float]:
         """Test metrics under a masking."""
@@ -106,12 +117,14 @@ def keep(run: RunResult, folder: Path, audience: Audience | None = None) -> Kept
     Raises
     ------
     RunError
-        If a file of the run is missing or damaged.
+        If a file of the run is missing or damaged, or the audience is of other data.
     """
     source, record = RunDirectory(run.path), run.record
-    identity = source.read_json("identity.json")
+    if audience is not None:
+        audience.check(record, run.path)
+    identity = _portable(source.read_json("identity.json"))
+    recipe = content_hash(quick_start.recipe_of(identity))
     settings = identity.pop("settings")
-    recipe = content_hash(quick_start.recipe_of({**identity, "settings": settings}))
     kept = RunDirectory(folder / record["dataset"] / record["model"] / run.path.name)
     kept.clear()
     kept.write_yaml("config.yaml", settings)
@@ -135,14 +148,22 @@ def keep(run: RunResult, folder: Path, audience: Audience | None = None) -> Kept
     return KeptRun(kept.path, metrics, recipe)
 
 
+def _portable(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without the machine's folders, in the settings of its stages too."""
+    if "settings" not in identity:
+        return dict(identity)
+    stages = {role: _portable(stage) for role, stage in identity["stages"].items()}
+    settings = quick_start.portable(identity["settings"])
+    return dict(identity) | {"settings": settings, "stages": stages}
+
+
 def _keep_details(run: RunResult, kept: RunDirectory, audience: Audience) -> None:
     ranks = read_run_ranks(run.path)
     users = pd.read_parquet(run.path / f"ranks-{run.record['masking']}.parquet", columns=["user"])
     tokens = sorted(users["user"])
     write_kept_ranks(kept.file(RANKS), compress_ranks(ranks, tokens))
-    slices = audience.slices_of(tokens)
     frames = [
-        metrics_by_slice(found, slices, SLICED, (10, 20)).assign(masking=masking)
+        metrics_by_slice(found, audience.slices, SLICED, SLICED_AT).assign(masking=masking)
         for masking, found in ranks.items()
     ]
     kept.write_text(SLICES, pd.concat(frames).to_csv(index=False, float_format="%.8g"))
@@ -151,15 +172,36 @@ def _keep_details(run: RunResult, kept: RunDirectory, audience: Audience) -> Non
         kept.write_json(LISTS, lists)
 
 
-def read_kept(folder: Path, dataset: str) -> dict[str, KeptRun]:
+def read_kept(
+    folder: Path, dataset: str, split: str | None = None, detailed: bool = False
+) -> dict[str, KeptRun]:
     """Kept records of a dataset by recipe.
+
+    Parameters
+    ----------
+    folder, dataset : Path, str
+    split : str, optional
+        Leave out records of other validation and test items.
+    detailed : bool
+        Leave out records without per-user ranks.
 
     Raises
     ------
     RunError
-        If a record is damaged.
+        If a record is damaged, or two of one recipe are of different data.
     """
-    return {run.recipe: run for run in _records(folder / dataset)}
+    found: dict[str, KeptRun] = {}
+    for run in _records(folder / dataset):
+        if (split is not None and run.record["split"] != split) or (detailed and not run.detailed):
+            continue
+        other = found.setdefault(run.recipe, run)
+        for key in ("split", "candidates"):
+            if other.record[key] != run.record[key]:
+                raise RunError(
+                    f"{other.path} and {run.path} are of the same settings and of different data "
+                    f"({key}); take one of them out."
+                )
+    return found
 
 
 def _records(folder: Path) -> Iterator[KeptRun]:

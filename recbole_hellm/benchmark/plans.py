@@ -12,6 +12,7 @@ from recbole.utils import ModelType
 from recbole_hellm import registry
 from recbole_hellm.benchmark.paper import METRICS, TABLE_1, TABLE_3
 from recbole_hellm.errors import ConfigError
+from recbole_hellm.tracking import content_hash
 
 GENERAL = ("LightGCN", "VBPR", "GRCN", "LATTICE", "SLMRec", "BM3", "FREEDOM", "HeLLMPre")
 SEQUENTIAL = ("SASRec", "CoLLM", "LLaRA", "HeLLM")
@@ -204,4 +205,6 @@ def ad_hoc(models: tuple[str, ...], reference: str | None) -> Table:
     if not models:
         raise ConfigError("--models names no model; `recbole-hellm models` lists them.")
     family = Family(reference or models[-1], models)
-    return Table("comparison", "Comparison", (family,), printed={**TABLE_3, **TABLE_1})
+    name = "-".join(models)
+    short = name if len(name) <= 60 else f"{name[:47]}-{content_hash(models)}"
+    return Table(short, "Comparison", (family,), printed={**TABLE_3, **TABLE_1})

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
+from recbole_hellm.benchmark.costs import training_time
 from recbole_hellm.benchmark.methods import Method
 from recbole_hellm.benchmark.plans import Figure, Panel
 
@@ -21,13 +22,13 @@ _METRIC = {"recall": "Recall", "ndcg": "NDCG"}
 
 
 def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path: Path) -> Path:
-    """Quality over the processor time of training, stages included, a point a method.
+    """Quality over the time of training, stages included, a point a method.
 
     Bars are one standard deviation over seeds, where there are several.
     """
-    rows = []
+    rows, key = [], training_time(methods)
     for method in methods:
-        seconds = method.cost("train_cpu_seconds", "cost_with_stages")
+        seconds = method.cost(key, "cost_with_stages")
         if seconds is None:
             continue
         values = method.values(metric, masking)
@@ -41,7 +42,8 @@ def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path:
             axes.errorbar(minutes, value, yerr=deviation or None, fmt="o", color=_COLOURS[0])
             axes.annotate(name, (minutes, value), (5, 4), textcoords="offset points")
         axes.set_xscale("log")
-        axes.set_xlabel("processor minutes of training, stages included")
+        kind = "processor minutes" if key == "train_cpu_seconds" else "minutes"
+        axes.set_xlabel(f"{kind} of training, stages included")
         axes.set_ylabel(f"{named(metric)}, {masking} items masked")
         axes.grid(alpha=0.25)
         axes.margins(x=0.15)

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -131,11 +132,23 @@ class _Worker:
 
 def _work(job: Job, outbox: Connection) -> None:
     configure_logging()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         outbox.send(("done", str(execute(job.config()).path)))
     except HellmError as error:
         outbox.send(("failed", str(error)))
+    except Exception as error:  # what ends this process must not end the benchmark
+        logger.exception("%s", job)
+        outbox.send(("failed", f"{type(error).__name__}: {error}"))
     except KeyboardInterrupt:
         return
     finally:
         outbox.close()
+
+
+def _end_with_parent() -> None:
+    """Leave nothing behind where the benchmark was killed and could not end its processes."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -19,6 +19,9 @@ _LATEX = {
     "‡": r"$^{\ddagger}$",
     "−": "$-$",
     "–": "--",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
     "Δ": r"$\Delta$",
     "α": r"$\alpha$",
     "β": r"$\beta$",
@@ -42,6 +45,8 @@ class Sheet:
 
     Attributes
     ----------
+    name : str
+        What files of it are called by.
     title : str
     head : sequence of str
     rows : sequence of sequences of Cell or str
@@ -51,6 +56,7 @@ class Sheet:
         The same figures in full, one a row.
     """
 
+    name: str
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
@@ -89,6 +95,7 @@ def as_latex(sheet: Sheet) -> str:
         r"\begin{table}[t]",
         r"\centering",
         rf"\caption{{{_latex(caption)}}}",
+        rf"\label{{tab:{sheet.name}}}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         " & ".join(map(_latex, sheet.head)) + r" \\",

@@ -21,7 +21,7 @@ import yaml
 from recbole_hellm import registry
 from recbole_hellm.config import HellmConfig
 from recbole_hellm.errors import ConfigError, RunError
-from recbole_hellm.quick_start import Validation, validate
+from recbole_hellm.quick_start import Validation, recipe, validate
 from recbole_hellm.settings import Settings, require
 from recbole_hellm.tracking import content_hash
 from recbole_hellm.yaml_files import packaged, read_yaml
@@ -156,7 +156,7 @@ def tune(
     folder.mkdir(parents=True, exist_ok=True)
     own = settings.storage is None
     storage = _storage(settings.storage or str(folder / f"{model}.journal"))
-    name = content_hash({"space": space, "settings": _shared(base, space)})
+    name = content_hash({"space": space, "shared": _shared(base, space)})
     # A storage of one's own choice may hold the studies of other models too.
     lead = "" if own else f"{dataset}/{model}/"
     study = optuna.create_study(
@@ -269,8 +269,10 @@ def _untried(space: Mapping[str, list[Any]], tried: list[dict[str, Any]]) -> lis
 
 
 def _shared(base: HellmConfig, space: Mapping[str, Any]) -> dict[str, Any]:
-    settings = base.model_settings()
-    return {key: value for key, value in settings.items() if key not in space}
+    """All that trials have in common: settings of the model, its stages and the protocol."""
+    whole = recipe(base)
+    whole["settings"] = {key: v for key, v in whole["settings"].items() if key not in space}
+    return whole
 
 
 def _note(trial: Any, found: Validation) -> None:

@@ -10,11 +10,12 @@ import pytest
 
 from recbole_hellm import run
 from recbole_hellm.benchmark.audience import Audience
+from recbole_hellm.config import HellmConfig
 
 
 def test_lists_are_described_as_they_are(quick: dict[str, Any]) -> None:
     result = run("BPR", "tiny", **quick, save_topk=12)
-    audience = Audience.open("tiny", quick)
+    audience = Audience.open(HellmConfig("BPR", "tiny", quick))
     frame = pd.read_parquet(result.path / "topk-seen.parquet")
     found = audience.lists_of(result)
     assert found is not None
@@ -39,9 +40,8 @@ def test_lists_are_described_as_they_are(quick: dict[str, Any]) -> None:
 
 
 def test_data_settings_alone_are_taken(quick: dict[str, Any]) -> None:
-    audience = Audience.open("tiny", quick | {"alpha_u2u": 0.5, "HeLLM.prefix": "none"})
+    given = quick | {"alpha_u2u": 0.5, "HeLLMPre.tau": 0.1}
+    audience = Audience.open(HellmConfig("HeLLMPre", "tiny", given))
     assert audience.split == audience.dataset.fingerprint
-    tokens = sorted(audience.dataset.user_tokens[audience.dataset.histories.evaluated_users - 1])
-    slices = audience.slices_of(tokens)
-    assert slices is audience.slices_of(tokens)
-    assert all(len(grouping.codes) == len(tokens) for grouping in slices.groupings.values())
+    users = len(audience.dataset.histories.evaluated_users)
+    assert all(len(grouping.codes) == users for grouping in audience.slices.groupings.values())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import pandas as pd
 import pytest
 
 from recbole_hellm.benchmark import comparing
-from recbole_hellm.benchmark.comparing import CompareSettings, Comparison, compare
+from recbole_hellm.benchmark.compare_settings import CompareSettings
+from recbole_hellm.benchmark.comparing import Comparison, compare
+from recbole_hellm.benchmark.evidence import GROUPINGS
 from recbole_hellm.benchmark.kept_runs import KeptRun
 from recbole_hellm.benchmark.plans import BENCHMARKS, Figure, Panel
 from recbole_hellm.benchmark.running import Job
@@ -55,21 +58,22 @@ def test_what_is_missing_is_run_and_what_is_there_is_not(
     runner: Runner, settings: dict[str, Any], quick: dict[str, Any], tmp_path: Path
 ) -> None:
     given = CompareSettings(models="Pop,BPR", seeds=2, output=str(tmp_path / "out"), **settings)
-    text = compare(given, quick)
+    text = compare(given, quick).text
     assert runner.done == [("Pop", 2024), ("BPR", 2024), ("Pop", 2025), ("BPR", 2025)]
     assert "Comparison: tiny, mask_history=seen" in text
     assert "BPR against each: tiny, seen masked" in text
-    for grouping in ("training interactions", "popularity of the test item", "equal times"):
-        assert f"N@10 by {grouping}" in text or grouping in text
+    for grouping in GROUPINGS.values():
+        assert f"N@10 {grouping}" in text
     assert "What is recommended" in text
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {f"comparison-tiny.{kind}" for kind in ("md", "tex", "html")} <= names
-    assert {"comparison-tiny-1.csv", "comparison-tiny-cost.svg"} <= names
-    again = compare(given, quick)
+    assert {f"Pop-BPR-tiny.{kind}" for kind in ("md", "tex", "html")} <= names
+    assert {"Pop-BPR-tiny-results.csv", "Pop-BPR-tiny-tests-BPR.csv"} <= names
+    assert {"Pop-BPR-tiny-lists.csv", "Pop-BPR-tiny-cost.svg"} <= names
+    again = compare(given, quick).text
     assert len(runner.done) == 4
     assert again == text
     # Without the run directories, the records are enough.
-    more = compare(CompareSettings(models="Pop,BPR", seeds=3, **settings), quick)
+    more = compare(CompareSettings(models="Pop,BPR", seeds=3, **settings), quick).text
     assert runner.done[4:] == [("Pop", 2026), ("BPR", 2026)]
     assert " 3 " in more
 
@@ -77,12 +81,13 @@ def test_what_is_missing_is_run_and_what_is_there_is_not(
 def test_records_alone_make_the_tables(
     runner: Runner, settings: dict[str, Any], quick: dict[str, Any], tmp_path: Path
 ) -> None:
-    text = compare(CompareSettings(models="Pop,BPR", **settings), quick)
+    text = compare(CompareSettings(models="Pop,BPR", **settings), quick).text
     elsewhere = {"data_path": str(tmp_path / "nothing"), "runs_dir": str(tmp_path / "none")}
     kept = CompareSettings(models="Pop,BPR", kept_only=True, **settings)
-    assert compare(kept, quick | elsewhere) == text
+    assert compare(kept, quick | elsewhere).text == text
     assert not (tmp_path / "none").exists()
-    with pytest.raises(RunError, match=r"holds no record of comparison on tiny with these"):
+    told = r"holds no record of Pop-BPR on tiny with these settings \(and 2 of others\)"
+    with pytest.raises(RunError, match=told):
         compare(kept, quick | {"epochs": 7})
 
 
@@ -99,11 +104,22 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(
 
 
 def test_a_run_that_fails_leaves_its_place_empty_and_is_told(
-    runner: Runner, settings: dict[str, Any], quick: dict[str, Any]
+    runner: Runner,
+    settings: dict[str, Any],
+    quick: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    text = compare(CompareSettings(models="NeuMF,Pop,BPR", **settings), quick)
-    assert text.endswith("Missing: NeuMF on tiny, seed 2024 (It broke.)")
-    assert "NeuMF" not in text.partition("Missing")[0]
+    shown = compare(CompareSettings(models="NeuMF,Pop,BPR", **settings), quick)
+    assert shown.failed == {"NeuMF on tiny, seed 2024": "It broke."}
+    assert "NeuMF" not in shown.text
+    with pytest.raises(RunError, match="NeuMF on tiny, seed 2024: It broke"):
+        compare(CompareSettings(models="NeuMF", **settings), quick)
+    arguments = [f"--{key}={value}" for key, value in quick.items()]
+    arguments += ["--models=NeuMF,Pop", "--dataset=tiny", f"--records={settings['records']}"]
+    assert main(["compare", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert "Comparison: tiny" in printed.out
+    assert "is not complete: NeuMF on tiny, seed 2024: It broke." in printed.err
 
 
 def test_slow_methods_get_one_seed(
@@ -119,7 +135,8 @@ def test_slow_methods_get_one_seed(
         return real(run, *rest)
 
     monkeypatch.setattr(comparing, "keep", slow)
-    text = compare(CompareSettings(models="Pop,BPR", seeds=3, minutes=15.0, **settings), quick)
+    given = CompareSettings(models="Pop,BPR", seeds=3, minutes=15.0, **settings)
+    text = compare(given, quick).text
     assert runner.done == [("Pop", 2024), ("BPR", 2024), ("Pop", 2025), ("Pop", 2026)]
     rows = [line.split() for line in text.splitlines()]
     first = {cells[0]: cells[1] for cells in reversed(rows) if cells[:1] in (["Pop"], ["BPR"])}
@@ -136,9 +153,17 @@ def test_runs_of_other_data_do_not_mix(
 ) -> None:
     compare(CompareSettings(models="Pop", **settings), quick)
     make_dataset(tmp_path / "data/tiny", interactions[interactions["user_id"] != "u39"])
-    other = quick | {"data_path": str(tmp_path / "data")}
-    with pytest.raises(RunError, match="have different splits"):
-        compare(CompareSettings(models="Pop,BPR", **settings), other)
+    config = tmp_path / "there.yaml"
+    config.write_text(f"data_path: {tmp_path}/data\n")
+    rest = {key: value for key, value in quick.items() if key != "data_path"}
+    # Records of other data are none of these data, and the file's data are those of the slices.
+    text = compare(CompareSettings(models="Pop,BPR", **settings), rest, [config]).text
+    assert runner.done == [("Pop", 2024), ("Pop", 2024), ("BPR", 2024)]
+    assert "35 test users" in text
+    # Without data to look at, records of both cannot be told apart.
+    kept = CompareSettings(models="Pop,BPR", kept_only=True, **settings)
+    with pytest.raises(RunError, match="of the same settings and of different data"):
+        compare(kept, quick)
 
 
 FIGURE = Figure(
@@ -158,8 +183,11 @@ def test_a_figure_over_settings(
 ) -> None:
     monkeypatch.setitem(BENCHMARKS, "toy", FIGURE)
     given = CompareSettings(benchmark="toy", output=str(tmp_path / "out"), **settings)
-    text = compare(given, quick)
+    text = compare(given, quick).text
     assert len(runner.done) == 4
+    lines = [line.split() for line in text.splitlines()]
+    assert ["panel", "embedding_size", "n_layers", "seed"] in [cells[:4] for cells in lines]
+    assert ["d", "4", "2024"] in [cells[:3] for cells in lines]
     data = pd.read_csv(tmp_path / "out/toy-tiny.csv")
     assert data["panel"].tolist() == ["d", "d", "L", "L"]
     assert data["embedding_size"].tolist()[:2] == [4, 8]
@@ -194,7 +222,9 @@ def test_equal_points_are_run_once(settings: dict[str, Any], quick: dict[str, An
         ({"benchmark": "fig3", "models": "VBPR"}, "fig3 is about HeLLMPre"),
         ({"benchmark": "table1", "reference": "VBPR"}, "a benchmark has its own"),
         ({"models": "Pop", "seeds": 0}, "seeds=0 must be a number from 1 on"),
+        ({"models": "Pop", "seeds": (1, 1)}, "a list of different seeds"),
         ({"models": "Pop", "jobs": 0}, "jobs=0 must be at least 1"),
+        ({"models": "Pop"}, "A comparison shows ndcg@20, recall@20, which these runs would not"),
         ({"models": "Pop,Nope"}, "Unknown model 'Nope'"),
         ({"models": "Pop", "datasets": "tiny"}, "Unknown option 'epohcs'"),
     ],
@@ -203,6 +233,7 @@ def test_mistakes_are_told_before_anything_runs(
     given: dict[str, Any], message: str, runner: Runner, quick: dict[str, Any], tmp_path: Path
 ) -> None:
     more = {"epohcs": 3} if "epohcs" in message else {}
+    more |= {"topk": [5, 10]} if "recall@20" in message else {}
     with pytest.raises(ConfigError, match=message):
         compare(CompareSettings(**given, records=str(tmp_path)), quick | more)
     assert runner.done == []
@@ -218,3 +249,32 @@ def test_the_command_line(
     assert "BPR against each" in capsys.readouterr().out
     assert main(["compare", "--benchmark=table9"]) == 2
     assert "Unknown benchmark" in capsys.readouterr().err
+
+
+def test_data_without_features_have_tables_too(
+    runner: Runner,
+    settings: dict[str, Any],
+    quick: dict[str, Any],
+    tiny_data: Path,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "data/tiny").mkdir(parents=True)
+    shutil.copy(tiny_data / "tiny/tiny.inter", tmp_path / "data/tiny/tiny.inter")
+    bare = quick | {"data_path": str(tmp_path / "data")}
+    text = compare(CompareSettings(models="Pop,BPR", **settings), bare).text
+    assert "What is recommended" in text
+
+
+def test_a_tables_own_settings_give_way_to_the_users(
+    settings: dict[str, Any], quick: dict[str, Any], tmp_path: Path
+) -> None:
+    def patience(overrides: dict[str, Any], files: list[Path]) -> set[int]:
+        given = CompareSettings(benchmark="table3", models="HeLLMPre", **settings)
+        (wanted,) = Comparison(given, "tiny", quick | overrides, files).by_seed
+        return {one.job.config()["stopping_step"] for one in wanted}
+
+    config = tmp_path / "c.yaml"
+    config.write_text("stopping_step: 3\n")
+    assert patience({}, []) == {29}
+    assert patience({"stopping_step": 4}, []) == {4}
+    assert patience({}, [config]) == {3}

@@ -52,8 +52,9 @@ def test_results_have_means_spread_marks_and_cost(three: list[Method]) -> None:
     assert by_name["training, s"] == "90 (190)"
     assert by_name["trained, M"] == "2.00 of 3.00"
     assert by_name["memory, GB"] == "1.0"
-    assert by_name["epoch"] == "4"
+    assert by_name["best epoch"] == "4"
     notes = " ".join(sheet.notes)
+    assert "processor time of all threads" in notes
     assert "split ssssssssssss, mask_history=seen" in notes
     assert "Holm's correction over the 2 comparisons" in notes
     assert sheet.data is not None
@@ -133,8 +134,15 @@ def test_lists_are_shown_where_they_were_kept(
     (run.path / "lists.json").write_text(str(values).replace("'", '"'))
     sheet = evidence.lists([*three, Method("Pop", (run,))])
     assert sheet is not None
-    assert [cells[0].text for cells in sheet.cells()] == ["Pop"]
+    assert [cells[0].text for cells in sheet.cells()] == ["LightGCN", "SASRec", "HeLLM", "Pop"]
     assert row(sheet, "Pop")[1].text == ".5000"
+    assert {cell.text for cell in row(sheet, "HeLLM")[1:]} == {"–"}
+    del values["diversity@10"]  # as without item features
+    (run.path / "lists.json").write_text(str(values).replace("'", '"'))
+    sheet = evidence.lists([Method("Pop", (run,))])
+    assert sheet is not None
+    by_name = dict(zip(sheet.head, (cell.text for cell in row(sheet, "Pop")), strict=True))
+    assert (by_name["diversity"], by_name["Gini"]) == ("–", ".5000")
 
 
 @pytest.mark.parametrize(
@@ -155,3 +163,56 @@ def test_signed_numbers(value: float | None, text: str) -> None:
 
 def test_p_values() -> None:
     assert [evidence.p_value(p) for p in (0.0004, 0.049, 1.0)] == ["<.001", ".049", "1.000"]
+    # What is significant does not look as if it were not.
+    assert [evidence.p_value(p) for p in (0.0499, 0.0501)] == [".04990", ".050"]
+
+
+@pytest.mark.parametrize(
+    ("means", "best", "second"),
+    [
+        ({"A": 0.5, "B": 0.3, "C": 0.1}, {"A"}, {"B"}),
+        ({"A": 0.5, "B": 0.5, "C": 0.1}, {"A", "B"}, set()),
+        ({"A": 0.5, "B": 0.3, "C": 0.3}, {"A"}, {"B", "C"}),
+        ({"A": 0.5, "B": 0.0}, {"A"}, set()),
+        ({"A": 0.5, "B": 0.5}, set(), set()),
+        ({"A": 0.5}, set(), set()),
+    ],
+)
+def test_the_best_and_the_second_best(
+    means: dict[str, float], best: set[str], second: set[str]
+) -> None:
+    assert evidence._leaders(means) == (best, second)
+
+
+def test_the_family_is_that_of_the_comparisons_made(three: list[Method]) -> None:
+    tests, _ = evidence.tested(TABLE, three[1:], "seen")
+    sheet = evidence.results(TABLE, three[1:], "seen", tests)
+    assert any("over the 1 comparisons" in note for note in sheet.notes)
+    assert any("it says nothing of other seeds" in note for note in sheet.notes)
+
+
+def test_costs_of_gpus_are_by_the_clock_and_hardware_is_named(
+    make_kept: Make, good: list[int], poor: list[int]
+) -> None:
+    runs = {"A": [make_kept("A", good)], "B": [make_kept("B", poor)]}
+    (runs["A"][0].path / "environment.json").write_text('{"gpu": "H100"}')
+    found = methods(runs)
+    table = Table("t", "T", (Family("A", ("A", "B")),))
+    sheet = evidence.results(table, found, "seen", [{}])
+    by_name = dict(zip(sheet.head, (cell.text for cell in row(sheet, "A")), strict=True))
+    assert by_name["training, s"] == "120 (220)"
+    notes = " ".join(sheet.notes)
+    assert "Trained on: CPU, H100." in notes
+    assert "Costs of different hardware do not compare." in notes
+
+
+def test_a_tables_notes_are_told_where_they_are_true(make_kept: Make, good: list[int]) -> None:
+    table = Table(
+        "t", "T", (Family("A", ("A", "B")),), settings={"A": {"patience": 9}}, notes=("Waits.",)
+    )
+    own = make_kept("A", good, settings={"patience": 9})
+    other = make_kept("A", good, settings={"patience": 3})
+    plain = make_kept("B", good)
+    for runs, told in (([own], True), ([other], False), ([], False)):
+        found = methods({"A": runs, "B": [plain]})
+        assert ("Waits." in evidence.results(table, found, "seen", [{}]).notes) == told

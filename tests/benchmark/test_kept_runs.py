@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from recbole_hellm.benchmark.kept_runs import KeptRun, keep, read_kept
 from recbole_hellm.config import HellmConfig
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.ranking import summarise
-from recbole_hellm.quick_start import recipe
+from recbole_hellm.quick_start import portable, recipe
 from recbole_hellm.runs import RunResult
 from recbole_hellm.tracking import content_hash
 
@@ -28,7 +29,7 @@ def train(quick: dict[str, Any]) -> Callable[..., RunResult]:
 
 @pytest.fixture
 def audience(quick: dict[str, Any]) -> Audience:
-    return Audience.open("tiny", quick | {"learning_rate": 0.1, "HeLLM.epochs": 3})
+    return Audience.open(HellmConfig("BPR", "tiny", quick))
 
 
 def test_a_record_holds_what_was_run_and_what_came_of_it(
@@ -141,6 +142,32 @@ def test_other_users_than_the_runs_are_refused(
     tmp_path: Path,
 ) -> None:
     make_dataset(tmp_path / "data/tiny", interactions[interactions["user_id"] != "u39"])
-    other = Audience.open("tiny", quick | {"data_path": str(tmp_path / "data")})
-    with pytest.raises(RunError, match="dataset 'tiny' now has 35 others"):
+    there = quick | {"data_path": str(tmp_path / "data")}
+    other = Audience.open(HellmConfig("BPR", "tiny", there))
+    with pytest.raises(RunError, match=r"and the dataset in .*data/tiny differ in split"):
         keep(train("BPR"), tmp_path / "records", other)
+    assert not (tmp_path / "records").exists()
+
+
+def test_records_of_one_recipe_and_different_data_are_told(
+    make_kept: Callable[..., KeptRun], good: list[int], tmp_path: Path
+) -> None:
+    kept = make_kept("A", good)
+    shutil.copytree(kept.path, kept.path.with_name("other"))
+    other = kept.path.with_name("other") / "metrics.json"
+    other.write_text(json.dumps(kept.record | {"split": "t" * 64}))
+    with pytest.raises(RunError, match=r"of the same settings and of different data \(split\)"):
+        read_kept(tmp_path / "records", "tiny")
+    found = read_kept(tmp_path / "records", "tiny", split="t" * 64)
+    assert [run.path for run in found.values()] == [other.parent]
+
+
+def test_whole_paths_in_settings_are_no_part_of_a_record(tmp_path: Path) -> None:
+    settings = {"backbone": str(tmp_path / "models/llama"), "epochs": 3, "a": "b/c"}
+    assert portable(settings) == {"backbone": "llama", "epochs": 3, "a": "b/c"}
+    places = [tmp_path / "here/llama", tmp_path / "there/llama"]
+    configs = [HellmConfig("HeLLM", "sample", {"backbone": str(place)}) for place in places]
+    first, second = (recipe(config) for config in configs)
+    assert first == second
+    identity = {"settings": settings, "stages": {"graph": {"settings": settings, "stages": {}}}}
+    assert str(tmp_path) not in json.dumps(kept_runs._portable(identity))

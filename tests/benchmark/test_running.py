@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import pytest
 
 from recbole_hellm.benchmark import running
 from recbole_hellm.benchmark.running import Job, carry_out
 from recbole_hellm.errors import HellmError, RunError
 from recbole_hellm.runs import RunResult
+from recbole_hellm.tracking import RunDirectory
 
 Outcomes = dict[str, RunResult | HellmError]
 
@@ -89,6 +95,47 @@ def test_what_runs_is_ended_with_the_benchmark(fake: type[FakeProcess]) -> None:
     with pytest.raises(KeyboardInterrupt):
         carry_out([Job(name, "sample", {}) for name in ("VBPR", "Pop", "BPR")], 2, interrupt)
     assert fake.alive == []
+
+
+PARENT = """
+import sys
+from recbole_hellm.benchmark.running import Job, carry_out
+if __name__ == "__main__":
+    overrides = dict(word.split("=") for word in sys.argv[1:])
+    overrides |= {"epochs": 100000, "stopping_step": 100000, "show_progress": False}
+    carry_out([Job("BPR", "tiny", overrides)])
+"""
+
+
+def test_nothing_goes_on_after_a_benchmark_that_was_killed(
+    quick: dict[str, Any], tmp_path: Path
+) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    words = [f"{key}={quick[key]}" for key in ("data_path", "runs_dir")]
+    parent = subprocess.Popen([sys.executable, str(script), *words], stderr=subprocess.DEVNULL)  # noqa: S603
+    try:
+        folder = Path(quick["runs_dir"])
+        assert _within(60, lambda: any(folder.glob("tiny/BPR/*/last.pt")))
+        children = psutil.Process(parent.pid).children(recursive=True)
+        assert children
+        (run,) = folder.glob("tiny/BPR/*/config.yaml")
+        told = "is being trained by another process"
+        with pytest.raises(RunError, match=told), RunDirectory(run.parent).claimed():
+            pass
+    finally:
+        parent.kill()
+    parent.wait()
+    assert _within(10, lambda: not any(child.is_running() for child in children))
+    with RunDirectory(run.parent).claimed():
+        pass
+
+
+def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.1)
+    return condition()
 
 
 def test_a_process_that_is_killed_is_told(quick: dict[str, Any], tmp_path: Path) -> None:

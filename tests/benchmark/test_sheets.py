@@ -16,6 +16,7 @@ from recbole_hellm.benchmark.sheets import (
 )
 
 SHEET = Sheet(
+    "sheet",
     "Title & more",
     ["", "R@10", "a_b"],
     [["one", Cell(".1000 ± .0010†", best=True), "5%"], ["two|x", Cell(".0900", second=True), "<1"]],
@@ -49,7 +50,8 @@ def test_latex_is_a_booktabs_table() -> None:
     assert r"\caption{Title \& more. First note. Second note.}" in text
     assert r"\begin{tabular}{lrr}" in text
     assert r"one & \textbf{.1000 $\pm$ .0010$^{\dagger}$} & 5\% \\" in text
-    assert r"two|x & \underline{.0900} & <1 \\" in text
+    assert r"two$|$x & \underline{.0900} & $<$1 \\" in text
+    assert r"\label{tab:sheet}" in text
     assert r" & R@10 & a\_b \\" in text
     order = [text.index(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")]
     assert order == sorted(order)
@@ -70,7 +72,7 @@ def test_html_is_well_formed_and_escaped() -> None:
 
 @pytest.mark.parametrize("write", [as_text, as_markdown, as_latex, as_html])
 def test_a_sheet_without_notes_ends_with_its_table(write: object) -> None:
-    plain = Sheet("T", ["a"], [["1"]])
+    plain = Sheet("s", "T", ["a"], [["1"]])
     text = write(plain)  # type: ignore[operator]
     assert not text.endswith("\n")
     assert "1" in text.splitlines()[-1] or text.endswith(("</table>", r"\end{table}"))

@@ -16,6 +16,7 @@ from recbole_hellm.benchmark.plans import GENERAL
 from recbole_hellm.benchmark.tuning import TuningSettings, search_space, tune
 from recbole_hellm.config import HellmConfig
 from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.tracking import content_hash
 from recbole_hellm.training.trainer import HellmTrainer
 from recbole_hellm.yaml_files import PROPERTIES
 
@@ -221,6 +222,24 @@ def test_a_database_holds_the_studies_of_several_models(
     more = tune("BPR", "tiny", dataclasses.replace(shared, trials=3), quick)
     assert len(more.trials) == 3
     assert set(first.trials["trial"]) < set(more.trials["trial"])
+
+
+def test_other_protocols_seeds_and_stages_are_other_studies(quick: dict[str, Any]) -> None:
+    def name(**overrides: Any) -> str:
+        config = HellmConfig("HeLLM", "sample", overrides)
+        return content_hash(tuning._shared(config, {"learning_rate": [0.1]}))
+
+    own = name()
+    assert name(learning_rate=0.1) == own == name(threads=1, runs_dir="elsewhere")
+    others = [
+        {"mask_history": "none"},
+        {"seed": 7},
+        {"valid_metric": "Recall@20"},
+        {"HeLLMPre.alpha_u2u": 0.5},
+        {"MAX_ITEM_LIST_LENGTH": 10},
+        {"train_batch_size": 64},
+    ]
+    assert len({own, *(name(**other) for other in others)}) == 1 + len(others)
 
 
 def test_a_journal_can_lie_anywhere(
