@@ -134,6 +134,25 @@ def test_tables_are_those_of_the_kept_records() -> None:
         assert table in README, f"{title}: python benchmarks/readme_tables.py docs/records/Beauty"
 
 
+def test_results_are_those_that_compare_makes_of_the_kept_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no data here
+    (command,) = re.findall(r"`recbole-hellm (compare .*--kept_only.*docs/results)`", README)
+    options = parse_options(shlex.split(command)[1:], "compare")
+    options |= {"records": str(ROOT / "docs/records"), "output": str(tmp_path / "results")}
+    arguments = [f"--{key}={value}" for key, value in options.items()]
+    assert main(["compare", *arguments]) == 0
+    made = {file.name: file for file in (tmp_path / "results").iterdir()}
+    kept = {file.name for file in (ROOT / "docs/results").iterdir()}
+    assert {name for name in kept if name.startswith("table1-Beauty")} == set(made)
+    text = made["table1-Beauty.md"].read_text(encoding="utf-8")
+    assert text == (ROOT / "docs/results/table1-Beauty.md").read_text(encoding="utf-8")
+    results, paper, *_ = re.split(r"(?m)^(?=### )", text)[1:]
+    assert results.rstrip() in README
+    assert paper.rstrip() in README
+
+
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

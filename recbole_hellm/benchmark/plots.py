@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from recbole_hellm.benchmark.costs import training_time
 from recbole_hellm.benchmark.methods import Method
@@ -42,6 +43,9 @@ def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path:
             axes.errorbar(minutes, value, yerr=deviation or None, fmt="o", color=_COLOURS[0])
             axes.annotate(name, (minutes, value), (5, 4), textcoords="offset points")
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         kind = "processor minutes" if key == "train_cpu_seconds" else "minutes"
         axes.set_xlabel(f"{kind} of training, stages included")
         axes.set_ylabel(f"{named(metric)}, {masking} items masked")

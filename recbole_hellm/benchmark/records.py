@@ -12,8 +12,6 @@ from recbole_hellm.errors import RunError
 from recbole_hellm.yaml_files import read_yaml
 
 COMPARED = ("dataset", "split", "candidates", "users", "items")
-SEQUENTIAL = ("SASRec", "CoLLM", "LLaRA", "HeLLM")
-GENERAL = ("LightGCN", "VBPR", "GRCN", "LATTICE", "SLMRec", "BM3", "FREEDOM", "HeLLMPre")
 _NAMES = {"recall": "R", "ndcg": "N"}
 
 Records = Mapping[str, Mapping[str, Any]]
@@ -47,37 +45,19 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def tables(records: Records) -> dict[str, str]:
-    """The tables that the README shows, by name.
+    """Table 3 of the runs that ``shown.yaml`` names, by stage, under the paper's maskings.
 
-    ``all`` has every method of Table 1 under the default masking. The paper masks training items
-    for general models and nothing for LLM models; ``general`` and ``sequential`` compare under
-    these maskings, ``pre-training`` and ``fine-tuning`` do for Table 3.
+    These runs were made before records held ranks; ``recbole-hellm compare
+    --benchmark=table3`` takes their place when it has been run.
     """
     ablations = {
         base: [*(name for name in TABLE_3 if name.startswith(f"{base}-wo-")), base]
         for base in ("HeLLMPre", "HeLLM")
     }
     return {
-        "all": _results(records, [*GENERAL, *SEQUENTIAL], "seen"),
-        "general": _beside(records, GENERAL, "train", METRICS),
-        "sequential": _beside(records, SEQUENTIAL, "none", METRICS),
         "pre-training": _beside(records, ablations["HeLLMPre"], "train", METRICS[2:]),
         "fine-tuning": _beside(records, ablations["HeLLM"], "none", METRICS[2:]),
     }
-
-
-def _results(records: Records, models: Sequence[str], masking: str) -> str:
-    rows = [
-        [
-            name,
-            *(_figure(records[name]["test"][masking][metric]) for metric in METRICS),
-            str(records[name]["best_epoch"]),
-            f"{records[name]['cost']['train_seconds']:.0f}",
-        ]
-        for name in models
-        if name in records
-    ]
-    return _markdown(["", *map(_short, METRICS), "epoch", "training, s"], rows)
 
 
 def _beside(records: Records, models: Sequence[str], masking: str, metrics: tuple[str, ...]) -> str:
