@@ -12,7 +12,7 @@ import os
 import pickle
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -39,6 +39,9 @@ LOADING_ERRORS = (
     *DAMAGE,
 )
 UNREACHABLE = (LocalEntryNotFoundError, OfflineModeIsEnabled)
+# For every call that loads a part of a model: unless told, transformers asks on the terminal
+# whether to run Python code of the model's own.
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +101,11 @@ class Pretrained:
         return self.error(self._reason(error))
 
     def _reason(self, error: BaseException) -> str:
+        if needs_code(error):
+            return (
+                f"{self.subject} needs code of its own, which is not run; name another model, or "
+                f"{self.instead}."
+            )
         if _is_kind(error, GatedRepoError):
             return (
                 f"{self.subject} is gated on Hugging Face: accept its licence on "
@@ -136,6 +144,14 @@ class Pretrained:
             f"{self.subject} cannot be loaded ({why}); check its name and the network, "
             f"{self.alternative}"
         )
+
+
+def needs_code(error: BaseException) -> bool:
+    """Whether a model was refused since it brings Python code, see :data:`NO_CODE`."""
+    # transformers and sentence-transformers raise a ValueError that advises that argument.
+    return any(
+        isinstance(link, ValueError) and "trust_remote_code" in str(link) for link in _links(error)
+    )
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +179,21 @@ def _no_raw_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Tests on made-up data must not find real files through the environment."""
     if "realdata" not in request.keywords:
         monkeypatch.delenv("HELLM_RAW_DIR", raising=False)
+
+
+@pytest.fixture
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A model that needs its folder's own code, while "y" waits for whoever asks about it."""
+    folder, trace = tmp_path / "scripted", tmp_path / "trace"
+    folder.mkdir()
+    own = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": own}))
+    (folder / "own.py").write_text(
+        f"open({str(trace)!r}, 'w').write('ran')\n"
+        "from transformers import PreTrainedConfig, PreTrainedModel\n"
+        "class OwnConfig(PreTrainedConfig):\n    model_type = 'own'\n"
+        "class OwnModel(PreTrainedModel):\n    config_class = OwnConfig\n"
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    yield folder
+    assert not trace.exists()

@@ -377,3 +377,12 @@ def test_a_picture_is_never_decoded_beyond_its_limit(
     monkeypatch.setattr(pictures, "MOST_PIXELS", 48 * 40 - 1)
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("it was decoded"))
     assert broken_reason(tmp_path / "a.png") == TOO_LARGE
+
+
+def test_no_code_of_a_model_is_run(scripted: Path) -> None:
+    with pytest.raises(FeatureError) as error:
+        resolve_image_encoder(str(scripted)).encode_batch([scripted / "none.png"])
+    assert str(error.value) == (
+        f"Image encoder {scripted} needs code of its own, which is not run; name another model, or "
+        "leave --image_encoder out."
+    )

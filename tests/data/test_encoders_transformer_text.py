@@ -419,3 +419,25 @@ def test_minilm_on_real_titles_goes_on_after_an_interruption(
 
 def test_docstrings() -> None:
     assert doctest.testmod(transformer_text).failed == 0
+
+
+def test_no_code_of_a_model_is_run(scripted: Path) -> None:
+    assert "needs code of its own, which is not run; name another model" in refusal(scripted)
+
+
+def test_no_code_of_a_tokenizer_is_run(copy: Path, scripted: Path) -> None:
+    shutil.copy(scripted / "own.py", copy)
+    names = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (copy / "tokenizer_config.json").write_text(json.dumps(names))
+    for name in ("tokenizer.json", "vocab.txt"):
+        (copy / name).unlink(missing_ok=True)
+    with pytest.raises(FeatureError):  # transformers may find another tokenizer for the model
+        resolve_text_encoder(str(copy)).encode(["red lipstick"])
+
+
+@pytest.mark.parametrize("kind", ["own.Own", "sentence_transformers.models.Transformer"])
+def test_no_code_of_a_sentence_model_is_run(scripted: Path, kind: str) -> None:
+    pytest.importorskip("sentence_transformers")
+    part = {"idx": 0, "name": "0", "path": "", "type": kind}
+    (scripted / "modules.json").write_text(json.dumps([part]))
+    assert "needs code of its own, which is not run; name another model" in refusal(scripted)

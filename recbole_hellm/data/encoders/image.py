@@ -32,7 +32,7 @@ from recbole_hellm.data.encoders.storing import encoded, is_current, rounding, s
 from recbole_hellm.data.features import check_tokens, feature_path
 from recbole_hellm.data.showcase import IMAGES, Showcase
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.pretrained import LOADING_ERRORS, Pretrained, cause
+from recbole_hellm.pretrained import LOADING_ERRORS, NO_CODE, Pretrained, cause, needs_code
 
 if TYPE_CHECKING:
     import torch
@@ -156,9 +156,11 @@ class VisionEncoder(OnDefaultDevice):
         options = {"backend": "pil"} if modern else {"use_fast": False}
         try:
             return AutoImageProcessor.from_pretrained(
-                str(self.folder), local_files_only=True, **options
+                str(self.folder), local_files_only=True, **options, **NO_CODE
             )
         except LOADING_ERRORS as error:
+            if needs_code(error):
+                raise self._told.failure(error) from error
             raise FeatureError(
                 f"{self._told.subject} has no image processor that can be loaded "
                 f"({cause(error)}); put its preprocessor_config.json into the folder, or name a "

@@ -19,7 +19,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 
 from recbole_hellm.data.encoders.devices import default_device, working_dtype
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.pretrained import LOADING_ERRORS, Pretrained
+from recbole_hellm.pretrained import LOADING_ERRORS, NO_CODE, Pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,7 +96,7 @@ def load_config(model: Pretrained, folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         raise FeatureError(f"{model.subject} is a folder without config.json; {model.alternative}")
     try:
-        return AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True, **NO_CODE)
     except LOADING_ERRORS as error:
         raise model.failure(error) from error
 
@@ -135,6 +135,7 @@ def load_model(
             dtype=working_dtype(device),
             local_files_only=True,
             output_loading_info=True,
+            **NO_CODE,
         )
     except LOADING_ERRORS as error:
         raise model.failure(error) from error

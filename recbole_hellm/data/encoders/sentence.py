@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from recbole_hellm.data.encoders.models import (
 )
 from recbole_hellm.data.encoders.resumable import encode_batches
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.pretrained import LOADING_ERRORS, Pretrained
+from recbole_hellm.pretrained import LOADING_ERRORS, NO_CODE, Pretrained, needs_code
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ class SentenceEncoder(TextModel):
                 f"Text encoder {path_or_name} needs the package sentence-transformers; install it "
                 f"with {INSTALL}, or use the encoder tfidf."
             )
-        self.folder = model_folder(text_model(path_or_name), OWNER)
+        self._told = text_model(path_or_name)
+        self.folder = model_folder(self._told, OWNER)
         if not (self.folder / "modules.json").is_file():
             # sentence-transformers would silently put a mean pooling on a bare transformer.
             raise FeatureError(
@@ -127,8 +129,13 @@ class SentenceEncoder(TextModel):
 
         device = default_device()
         try:
-            model = SentenceTransformer(str(self.folder), device=str(device), local_files_only=True)
+            self._check_modules()
+            model = SentenceTransformer(
+                str(self.folder), device=str(device), local_files_only=True, **NO_CODE
+            )
         except (*LOADING_ERRORS, AttributeError) as error:
+            if needs_code(error):
+                raise self._told.failure(error) from error
             raise FeatureError(
                 f"{self.folder} cannot be loaded by sentence-transformers "
                 f"({' '.join(str(error).split())}); save the model there again with "
@@ -137,3 +144,14 @@ class SentenceEncoder(TextModel):
         model.eval().requires_grad_(False).to(working_dtype(device))
         logger.info("Text encoder %s runs on %s.", self.name, device)
         return model
+
+    def _check_modules(self) -> None:
+        """Raise a ValueError if a part is code of the folder's own.
+
+        Of a folder, releases before 6 of sentence-transformers run such code without being told to.
+        """
+        parts = json.loads((self.folder / "modules.json").read_text(encoding="utf-8"))
+        for part in parts if isinstance(parts, list) else []:
+            kind = str(part.get("type")) if isinstance(part, dict) else ""
+            if kind and not kind.startswith("sentence_transformers."):
+                raise ValueError(f"{kind} would need trust_remote_code.")

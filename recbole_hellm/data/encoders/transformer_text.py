@@ -20,7 +20,7 @@ from recbole_hellm.data.encoders.models import (
 )
 from recbole_hellm.data.encoders.sentence import OWNER, TextModel, text_model
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.pretrained import LOADING_ERRORS, cause, has_words
+from recbole_hellm.pretrained import LOADING_ERRORS, NO_CODE, cause, has_words, needs_code
 
 if TYPE_CHECKING:
     import torch
@@ -128,8 +128,12 @@ class TransformerEncoder(TextModel):
 
         advice = "put its tokenizer files into the folder, or name another model."
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(self.folder), local_files_only=True, **NO_CODE
+            )
         except LOADING_ERRORS as error:
+            if needs_code(error):
+                raise self._told.failure(error) from error
             raise FeatureError(
                 f"{self._told.subject} has no tokenizer that can be loaded ({cause(error)}); "
                 f"{advice}"

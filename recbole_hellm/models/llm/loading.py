@@ -22,10 +22,12 @@ from recbole_hellm.models.llm.prompt import PromptTemplate
 from recbole_hellm.models.llm.settings import LLMSettings
 from recbole_hellm.pretrained import (
     LOADING_ERRORS,
+    NO_CODE,
     Pretrained,
     cause,
     computes_in_bfloat16,
     has_words,
+    needs_code,
 )
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -81,8 +83,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     advice = "which prompt=alpaca needs; put its tokenizer files into the folder or use "
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_backbone(name).source)
+        tokenizer = AutoTokenizer.from_pretrained(_backbone(name).source, **NO_CODE)
     except LOADING_ERRORS as error:
+        if needs_code(error):
+            raise _backbone(name).failure(error) from error
         raise BackboneError(
             f"backbone={name} has no tokenizer that can be loaded ({cause(error)}), {advice}"
             "--prompt=none."
@@ -169,7 +173,7 @@ def _load_model(settings: LLMSettings, device: torch.device, outline: bool) -> P
     backbone.check_folder()
     source = backbone.source
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, **NO_CODE)
         if getattr(config, "is_encoder_decoder", False):
             raise BackboneError(
                 f"backbone={name} ({config.model_type}) is an encoder-decoder, and HeLLM needs a "
@@ -178,13 +182,13 @@ def _load_model(settings: LLMSettings, device: torch.device, outline: bool) -> P
         dtype = weight_dtype(settings, getattr(config, "dtype", None), device)
         if outline:
             with torch.device("meta"):
-                return _trunk(AutoModel.from_config(config, dtype=dtype))
+                return _trunk(AutoModel.from_config(config, dtype=dtype, **NO_CODE))
         options: dict[str, Any] = {"dtype": dtype}
         packing = quantisation(settings, dtype)
         if packing is not None:
             options |= {"quantization_config": packing, "device_map": {"": device}}
         model, report = AutoModel.from_pretrained(
-            source, config=config, output_loading_info=True, **options
+            source, config=config, output_loading_info=True, **NO_CODE, **options
         )
     except LOADING_ERRORS as error:
         raise backbone.failure(error) from error

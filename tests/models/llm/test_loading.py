@@ -358,3 +358,11 @@ def test_quantisation_is_asked_of_transformers(
         assert packing.bnb_4bit_quant_type == "nf4"
         assert packing.bnb_4bit_use_double_quant
         assert packing.bnb_4bit_compute_dtype == torch.float16
+
+
+@pytest.mark.parametrize("prompt", ["none", "alpaca"])
+def test_no_code_of_a_model_is_run(scripted: Path, prompt: str) -> None:
+    assert refusal(scripted, prompt=prompt) == (
+        f"backbone={scripted} needs code of its own, which is not run; name another model, or use "
+        "--backbone=tiny."
+    )
