@@ -22,6 +22,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
 from recbole_hellm.compat import ModernPandasMixin
+from recbole_hellm.data.encoders.text import named_features
 from recbole_hellm.data.features import Features, features_fingerprint, load_features
 from recbole_hellm.data.histories import MIN_INTERACTIONS, Histories
 from recbole_hellm.data.splits import (
@@ -234,7 +235,10 @@ class CanonicalMixin(ModernPandasMixin):
         names = config["features"]
         if names is not None and not isinstance(names, list):
             raise ConfigError(f"features={names!r} must be a list, e.g. --features='[text-tfidf]'.")
-        return load_features(Path(config["data_path"]), list(self.item_tokens), names)
+        directory = Path(config["data_path"])
+        if names is None:
+            names = named_features(directory, config["text_encoder"])
+        return load_features(directory, list(self.item_tokens), names)
 
     @property
     def features_fingerprint(self) -> str:

@@ -13,8 +13,9 @@ from recbole.data.dataset import SequentialDataset
 
 from recbole_hellm.config import HellmConfig
 from recbole_hellm.data.dataset import HistoryDataset, create_dataset
+from recbole_hellm.data.features import save_features
 from recbole_hellm.data.prepare import prepare_dataset
-from recbole_hellm.errors import ConfigError, DataError
+from recbole_hellm.errors import ConfigError, DataError, FeatureError
 
 Parts = Callable[..., tuple[Any, Any, list[Any]]]
 MODELS = ["BPR", "SASRec"]
@@ -304,3 +305,16 @@ def test_beauty_is_the_published_dataset_in_both_families(
         assert dataset.fingerprint == manifest["split_fingerprint"]
         assert dataset.candidates == manifest["candidate_fingerprint"]
         assert dataset.tied_tests.sum() == 9_719
+
+
+def test_a_named_text_encoder_chooses_among_text_features(
+    tmp_path: Path, make_dataset: Any, quick: dict[str, Any], interactions: pd.DataFrame
+) -> None:
+    make_dataset(tmp_path / "other", interactions)
+    items = sorted(interactions["item_id"].unique())
+    save_features(tmp_path / "other", "text", "tfidf", items, np.ones((len(items), 3)))
+    options = quick | {"data_path": str(tmp_path)}
+    with pytest.raises(FeatureError, match="for the one modality text"):
+        create_dataset(HellmConfig("VBPR", "other", options)).item_features()
+    config = HellmConfig("VBPR", "other", options | {"text_encoder": "tfidf"})
+    assert create_dataset(config).item_features()["text"].encoder == "tfidf"

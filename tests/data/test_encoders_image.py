@@ -34,7 +34,7 @@ from recbole_hellm.data.encoders.pictures import (
     broken_reason,
     read_picture,
 )
-from recbole_hellm.data.features import load_features
+from recbole_hellm.data.features import load_features, save_features
 from recbole_hellm.data.showcase import Showcase
 from recbole_hellm.errors import FeatureError
 
@@ -386,3 +386,19 @@ def test_no_code_of_a_model_is_run(scripted: Path) -> None:
         f"Image encoder {scripted} needs code of its own, which is not run; name another model, or "
         "leave --image_encoder out."
     )
+
+
+def test_pictures_of_another_origin_are_kept(tiny_clip: Path, shop: Path) -> None:
+    tokens = (shop / "shop.item").read_text().split()[1:]
+    path = save_features(shop, "image", "tiny-clip", tokens, np.ones((len(tokens), 2)))
+    before = path.read_bytes()
+    with pytest.raises(FeatureError, match=r"tiny-clip\.npy came from elsewhere.*--force"):
+        encode(shop, tiny_clip)
+    assert path.read_bytes() == before
+    encode(shop, tiny_clip, force=True)
+    assert path.read_bytes() != before
+
+
+def test_the_name_of_the_papers_model_is_not_taken(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_clip, tmp_path / "clip")
+    assert resolve_image_encoder(str(folder)).name == "clip-model"

@@ -441,3 +441,10 @@ def test_no_code_of_a_sentence_model_is_run(scripted: Path, kind: str) -> None:
     part = {"idx": 0, "name": "0", "path": "", "type": kind}
     (scripted / "modules.json").write_text(json.dumps([part]))
     assert "needs code of its own, which is not run; name another model" in refusal(scripted)
+
+
+@pytest.mark.parametrize("name", ["BERT", "clip", "MiniLM", "bert-mean"])
+def test_names_of_other_encoders_are_not_taken(tiny_bert: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(tiny_bert, tmp_path / name))
+    assert resolve_text_encoder(str(folder)).name == f"{name.lower()}-model"
+    assert resolve_text_encoder(str(folder), "mean").name == f"{name.lower()}-model-mean"

@@ -8,6 +8,7 @@ import pytest
 
 from recbole_hellm.data import prepare
 from recbole_hellm.data.atomic import read_items, read_manifest
+from recbole_hellm.data.encoders.text import named_features
 from recbole_hellm.data.features import list_features, save_features
 from recbole_hellm.data.prepare import PrepareSettings, prepare_files
 from recbole_hellm.errors import ConfigError, DataError, FeatureError
@@ -83,6 +84,46 @@ def test_an_encoder_that_is_named_is_run_beside_others(folder: Path) -> None:
     assert names(folder) == ["text-mine"]
     prepare.ensure_features(config(folder, text_encoder="tfidf"))
     assert names(folder) == ["text-mine", "text-tfidf"]
+
+
+@pytest.mark.parametrize("details", [{}, {"requested_encoder": "m/TFIDF", "template": "{title}"}])
+def test_features_of_another_origin_are_kept(folder: Path, details: dict[str, Any]) -> None:
+    tokens = ["a", "b", "c", "d"]
+    path = save_features(folder, "text", "tfidf", tokens, np.ones((4, 1)), details)
+    before = path.read_bytes()
+    with pytest.raises(FeatureError) as caught:
+        prepare.ensure_features(config(folder, text_encoder="tfidf"))
+    told = str(caught.value)
+    assert told.startswith(f"{path} ") and told.endswith("--features='[text-tfidf]'.")
+    assert "--force" in told and "--encoder name" in told
+    assert path.read_bytes() == before
+    prepare.encode_dataset("shop", folder, "tfidf", force=True, progress=False)
+    assert path.read_bytes() != before
+    prepare.ensure_features(config(folder, text_encoder="tfidf"))
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"requested_encoder": "tfidf", "template": "{old}"},
+        {"requested_encoder": "auto", "template": "{old}"},
+        {"template": "{old}"},
+    ],
+)
+def test_own_features_are_replaced(folder: Path, details: dict[str, Any]) -> None:
+    path = save_features(folder, "text", "tfidf", list("abcd"), np.ones((4, 1)), details)
+    before = path.read_bytes()
+    prepare.ensure_features(config(folder, text_encoder="tfidf"))
+    assert path.read_bytes() != before
+
+
+def test_a_named_encoder_chooses_its_own_features(folder: Path) -> None:
+    for name in ("text-mine", "text-tfidf", "text-bert-model", "image-mine"):
+        save_features(folder, *name.split("-", 1), list("abcd"), np.ones((4, 1)))
+    assert named_features(folder, "auto") is None
+    assert named_features(folder, "tfidf") == ["image-mine", "text-tfidf"]
+    assert named_features(folder, "m/BERT/") == ["image-mine", "text-bert-model"]
+    assert named_features(folder, "bert") is None
 
 
 def test_named_features_need_no_encoding(folder: Path) -> None:

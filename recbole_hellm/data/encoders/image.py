@@ -28,7 +28,13 @@ from recbole_hellm.data.encoders.models import (
     slug,
 )
 from recbole_hellm.data.encoders.pictures import PictureError, broken_reason, read_picture
-from recbole_hellm.data.encoders.storing import encoded, is_current, rounding, save_filled
+from recbole_hellm.data.encoders.storing import (
+    check_own,
+    encoded,
+    is_current,
+    rounding,
+    save_filled,
+)
 from recbole_hellm.data.features import check_tokens, feature_path
 from recbole_hellm.data.showcase import IMAGES, Showcase
 from recbole_hellm.errors import FeatureError
@@ -205,7 +211,8 @@ def encode_images(
     Items without a usable picture get the mean of the other vectors. The manifest lists them under
     ``missing``, and under ``details.missing_reasons`` with the reason. Nothing is done where the
     stored features are intact and come from the same encoder, revision, tokens and files. After an
-    interruption, encoding goes on from the last finished batch.
+    interruption, encoding goes on from the last finished batch. Features of the same name that
+    another encoder made, or that were imported, are replaced with `force` alone.
 
     Parameters
     ----------
@@ -232,7 +239,8 @@ def encode_images(
     Raises
     ------
     FeatureError
-        If no item has a usable picture, item tokens repeat, or the encoder cannot be had.
+        If no item has a usable picture, item tokens repeat, the encoder cannot be had, or features
+        of another origin have the name.
     """
     model = resolve_image_encoder(encoder, batch_size)
     path = feature_path(directory, "image", model.name)
@@ -249,6 +257,8 @@ def encode_images(
     if not force and is_current(path, tokens, recipe):
         logger.info("%s is there and current; nothing to encode.", path)
         return path
+    if not force:
+        check_own(path, encoder, model.revision)
 
     with encoded(model, found, path, recipe, progress=progress) as vectors:
         filled = {found[row] for row in np.flatnonzero(~np.isnan(vectors).all(axis=1))}

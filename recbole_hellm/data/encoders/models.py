@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 _FACTS = ["*.json", "*.txt", "*.model", "*.jinja", "*.bpe"]
 _WEIGHTS = "*.safetensors"
 _OLD_WEIGHTS = "pytorch_model*.bin"
+# Features of these names are those of the encoders that are chosen by a word.
+RESERVED = ("bert", "bert-mean", "clip", "minilm", "tfidf")
 _ELSEWHERE = ["onnx/*", "openvino/*", "coreml/*"]
 
 
@@ -78,9 +80,10 @@ def folder_revision(folder: Path) -> str:
 
 
 def slug(path_or_name: str) -> str:
-    """A feature name made from the last part of a path or of a hub name."""
+    """A feature name made from the last part of a path or of a hub name, none of `RESERVED`."""
     last = re.split(r"[/\\]", os.path.normpath(path_or_name))[-1]
-    return re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-") or "model"
+    plain = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-") or "model"
+    return f"{plain}-model" if plain in RESERVED else plain
 
 
 def load_config(model: Pretrained, folder: Path) -> Any:

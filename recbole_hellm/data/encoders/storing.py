@@ -37,6 +37,58 @@ def is_current(path: Path, tokens: Sequence[str], recipe: Mapping[str, Any]) -> 
     )
 
 
+def check_own(path: Path, encoder: str, revision: str) -> None:
+    """Check that nothing is lost where `encoder` writes the features `path`.
+
+    Its own are sets, of whatever items, texts or pictures, that have its revision, or whose
+    manifest names the same encoder. A manifest that names none is its own if it has a template, for
+    imported sets have none.
+
+    Parameters
+    ----------
+    path : Path
+        The feature matrix to be.
+    encoder : str
+        The encoder as it was asked for.
+    revision : str
+        Its revision.
+
+    Raises
+    ------
+    FeatureError
+        If a set of another origin is there.
+    """
+    if not path.with_suffix(".json").is_file():
+        return
+    try:
+        manifest = read_manifest(path)
+    except FeatureError:  # told of by is_current
+        return
+    details = manifest.get("details") or {}
+    name, requested = manifest["encoder"], details.get("requested_encoder")
+    if requested is None:
+        own, origin = manifest.get("template") is not None, "came from elsewhere"
+    else:
+        own = _canonical(requested, name) == _canonical(encoder, name)
+        origin = f"was made by {requested}"
+    if own or manifest.get("revision") == revision:
+        return
+    modality = manifest["modality"]
+    raise FeatureError(
+        f"{path} {origin}, not by {modality} encoder {encoder}, and is kept; replace it with "
+        f"`recbole-hellm encode --{modality}_encoder={encoder} --force`, import it under another "
+        f"--encoder name, or use it as it is with --features='[{path.stem}]'."
+    )
+
+
+def _canonical(encoder: str, name: str) -> str:
+    """One spelling of an encoder whose features are called `name`."""
+    if encoder == "auto":
+        return name
+    folder = Path(encoder).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else encoder
+
+
 @contextlib.contextmanager
 def encoded(
     encoder: TextEncoder | BatchEncoder[T],

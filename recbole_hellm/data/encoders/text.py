@@ -20,11 +20,22 @@ import numpy.typing as npt
 import pandas as pd
 
 from recbole_hellm.data.encoders.base import BatchEncoder, TextEncoder
-from recbole_hellm.data.encoders.models import model_folder, slug
+from recbole_hellm.data.encoders.models import RESERVED, model_folder, slug
 from recbole_hellm.data.encoders.sentence import INSTALL, OWNER, SentenceEncoder, text_model
-from recbole_hellm.data.encoders.storing import encoded, is_current, rounding, save_filled
+from recbole_hellm.data.encoders.storing import (
+    check_own,
+    encoded,
+    is_current,
+    rounding,
+    save_filled,
+)
 from recbole_hellm.data.encoders.transformer_text import BERT, Pooling, TransformerEncoder
-from recbole_hellm.data.features import check_tokens, feature_path, tokens_digest
+from recbole_hellm.data.features import (
+    check_tokens,
+    feature_path,
+    list_features,
+    tokens_digest,
+)
 from recbole_hellm.errors import FeatureError
 from recbole_hellm.settings import require
 
@@ -157,6 +168,29 @@ def resolve_text_encoder(
     return _transformer(name, pooling, batch_size)
 
 
+def named_features(directory: Path, encoder: str) -> list[str] | None:
+    """Feature sets for models where a text encoder is named: of texts its own, and all others.
+
+    Parameters
+    ----------
+    directory : Path
+        The dataset directory.
+    encoder : str
+        See :func:`resolve_text_encoder`; nothing is loaded.
+
+    Returns
+    -------
+    list of str or None
+        None for ``auto``, and where the encoder has no set.
+    """
+    if encoder == "auto":
+        return None
+    own = f"text-{encoder if encoder in RESERVED else slug(encoder)}"
+    stored = list_features(directory)
+    names = [info.name for info in stored if info.modality != "text" or info.name == own]
+    return names if own in names else None
+
+
 def encode_text(
     directory: Path,
     items: pd.DataFrame,
@@ -170,7 +204,8 @@ def encode_text(
     Items without any text get the mean of the other vectors and are named in the manifest, the
     rule of the released HeLLM for images. Nothing is done where the stored features are intact and
     come from the same encoder, revision, template, tokens and texts. After an interruption,
-    encoding goes on from the last finished batch.
+    encoding goes on from the last finished batch. Features of the same name that another encoder
+    made, or that were imported, are replaced with `force` alone.
 
     Parameters
     ----------
@@ -195,7 +230,8 @@ def encode_text(
     Raises
     ------
     FeatureError
-        If no item has a text, item tokens repeat, or the encoder cannot be had.
+        If no item has a text, item tokens repeat, the encoder cannot be had, or features of another
+        origin have the name.
     """
     model = resolve_text_encoder(encoder, **options)
     path = feature_path(directory, "text", model.name)
@@ -216,6 +252,8 @@ def encode_text(
     if not force and is_current(path, tokens, recipe):
         logger.info("%s is there and current; nothing to encode.", path)
         return path
+    if not force:
+        check_own(path, encoder, model.revision)
 
     present = np.array([bool(text) for text in texts])
     if not present.all():
