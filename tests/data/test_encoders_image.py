@@ -41,6 +41,13 @@ from recbole_hellm.errors import FeatureError
 pytest.importorskip("PIL")
 from PIL import Image
 
+CLIP_PROCESSOR = {  # as openai/clip-vit-base-patch32 has it, for pictures of 32 pixels
+    "do_resize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "image_processor_type": "CLIPImageProcessor",
+}
+
 
 def noise(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
@@ -402,3 +409,45 @@ def test_pictures_of_another_origin_are_kept(tiny_clip: Path, shop: Path) -> Non
 def test_the_name_of_the_papers_model_is_not_taken(tiny_clip: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_clip, tmp_path / "clip")
     assert resolve_image_encoder(str(folder)).name == "clip-model"
+
+
+def proportional(folder: Path) -> None:
+    facts = CLIP_PROCESSOR | {"do_center_crop": False, "size": {"shortest_edge": 32}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(facts))
+
+
+def test_pictures_of_several_sizes(tmp_path: Path) -> None:
+    """A convolutional network takes what a processor that keeps proportions gives."""
+    from transformers import ConvNextConfig, ConvNextModel
+
+    folder = tmp_path / "convnext"
+    sizes = {"hidden_sizes": [8, 8, 8, 12], "depths": [1, 1, 1, 1]}
+    ConvNextModel(ConvNextConfig(**sizes)).save_pretrained(folder)
+    proportional(folder)
+    files = [tmp_path / f"{row}.png" for row in range(5)]
+    for row, size in enumerate([(40, 40), (80, 40), (40, 80), (40, 40), (80, 40)]):
+        files[row].write_bytes(content(noise(row, size)))
+    files.insert(2, tmp_path / "none.png")
+    found = VisionEncoder(str(folder)).encode_batch(files)
+    assert found.shape == (6, 12) and np.isnan(found).all(axis=1).tolist() == [0, 0, 1, 0, 0, 0]
+    alone = [VisionEncoder(str(folder), batch_size=1).encode_batch([file])[0] for file in files]
+    np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-6)
+
+
+def test_sizes_that_a_model_does_not_take(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_clip, tmp_path / "wide"))
+    proportional(folder)
+    (tmp_path / "a.png").write_bytes(content(noise(1, (40, 40))))
+    (tmp_path / "b.png").write_bytes(content(noise(2, (80, 40))))
+    with pytest.raises(FeatureError, match=r"wide \(clip\) makes no vector of a picture \(.*size"):
+        VisionEncoder(str(folder)).encode_batch([tmp_path / "a.png", tmp_path / "b.png"])
+
+
+def test_a_model_that_does_not_fit(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    encoder = VisionEncoder(str(tiny_clip))
+    monkeypatch.setattr("transformers.CLIPModel.to", full)
+    with pytest.raises(FeatureError, match="does not fit into the GPU's memory"):
+        encoder.encode_batch([])

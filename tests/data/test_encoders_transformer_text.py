@@ -25,7 +25,16 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, T5Config, T5Model
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+    T5Model,
+)
 
 from recbole_hellm.data.encoders import (
     BatchEncoder,
@@ -448,3 +457,29 @@ def test_names_of_other_encoders_are_not_taken(tiny_bert: Path, tmp_path: Path, 
     folder = Path(shutil.copytree(tiny_bert, tmp_path / name))
     assert resolve_text_encoder(str(folder)).name == f"{name.lower()}-model"
     assert resolve_text_encoder(str(folder), "mean").name == f"{name.lower()}-model-mean"
+
+
+@pytest.fixture
+def roberta(copy: Path) -> Path:
+    """A RoBERTa of 16 positions, of which padding takes one, without a limit of its tokenizer."""
+    sizes = {"hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 48}
+    config = RobertaConfig(
+        vocab_size=100, num_hidden_layers=1, max_position_embeddings=16, pad_token_id=0, **sizes
+    )
+    RobertaModel(config).save_pretrained(copy)
+    facts = json.loads((copy / "tokenizer_config.json").read_text())
+    facts.pop("model_max_length")
+    (copy / "tokenizer_config.json").write_text(json.dumps(facts))
+    return copy
+
+
+def test_positions_that_begin_after_padding(roberta: Path) -> None:
+    encoder = TransformerEncoder(str(roberta))
+    assert encoder._load()[2] == 15
+    assert np.isfinite(encoder.encode(TEXTS)).all()
+
+
+def test_texts_beyond_a_models_positions(roberta: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer_text, "_positions", lambda model: None)
+    with pytest.raises(FeatureError, match="cannot take a text of 16 tokens"):
+        TransformerEncoder(str(roberta)).encode(TEXTS)

@@ -115,7 +115,14 @@ class VisionEncoder(OnDefaultDevice):
         found = [picture for picture in pixels if picture is not None]
         # A batch without any picture still has to tell how long a vector is.
         shown = found or [self._processed(Image.new("RGB", (32, 32)))]
-        vectors = self._vectors(torch.stack(shown))
+        # Some processors keep a picture's proportions: those of one size go together.
+        by_size: dict[torch.Size, list[int]] = {}
+        for row, picture in enumerate(shown):
+            by_size.setdefault(picture.shape, []).append(row)
+        parts = [self._vectors(torch.stack([shown[row] for row in s])) for s in by_size.values()]
+        vectors = np.empty((len(shown), parts[0].shape[1]), dtype=np.float32)
+        for same, part in zip(by_size.values(), parts, strict=True):
+            vectors[same] = part
         rows = np.full((len(inputs), vectors.shape[1]), np.nan, dtype=np.float32)
         if found:
             rows[[picture is not None for picture in pixels]] = vectors
@@ -141,7 +148,7 @@ class VisionEncoder(OnDefaultDevice):
         try:
             with torch.inference_mode(), enough_memory(self._told.subject, len(pixels)):
                 vectors = _image_features(model, pixels, pooled).flatten(1).float().cpu()
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise FeatureError(
                 f"{self._told.subject} ({model.config.model_type}) makes no vector of a picture "
                 f"({cause(error)}); name a vision model such as {CLIP}."

@@ -126,7 +126,7 @@ def load_model(
     Raises
     ------
     FeatureError
-        If files are damaged or needed weights missing.
+        If files are damaged, needed weights missing, or the GPU's memory does not suffice.
     """
     from transformers import AutoModel
 
@@ -144,14 +144,15 @@ def load_model(
         raise model.failure(error) from error
     missing = set(report["missing_keys"])
     model.check_weights({key for key in missing if not any(part in key for part in unneeded)})
-    loaded.eval().requires_grad_(False).to(device)
+    with enough_memory(model.subject):
+        loaded.eval().requires_grad_(False).to(device)
     logger.info("%s runs on %s.", model.subject, device)
     return loaded, missing
 
 
 @contextlib.contextmanager
-def enough_memory(subject: str, batch_size: int) -> Iterator[None]:
-    """Turn a GPU's lack of memory into advice.
+def enough_memory(subject: str, batch_size: int | None = None) -> Iterator[None]:
+    """Turn a GPU's lack of memory into advice, for a batch or where there is none yet.
 
     Raises
     ------
@@ -163,6 +164,11 @@ def enough_memory(subject: str, batch_size: int) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        if batch_size is None:
+            raise FeatureError(
+                f"{subject} does not fit into the GPU's memory; end what else runs there, or "
+                "encode on the CPU with CUDA_VISIBLE_DEVICES=''."
+            ) from error
         raise FeatureError(
             f"{subject} runs out of GPU memory with {batch_size} inputs at a time; use a smaller "
             f"--encode_batch, for example {max(1, batch_size // 4)}."

@@ -130,9 +130,10 @@ class SentenceEncoder(TextModel):
         device = default_device()
         try:
             self._check_modules()
-            model = SentenceTransformer(
-                str(self.folder), device=str(device), local_files_only=True, **NO_CODE
-            )
+            with enough_memory(self._told.subject):
+                model = SentenceTransformer(
+                    str(self.folder), device=str(device), local_files_only=True, **NO_CODE
+                )
         except (*LOADING_ERRORS, AttributeError) as error:
             if needs_code(error):
                 raise self._told.failure(error) from error

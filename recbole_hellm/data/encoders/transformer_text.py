@@ -93,7 +93,14 @@ class TransformerEncoder(TextModel):
             list(inputs), padding=True, truncation=True, max_length=limit, return_tensors="pt"
         ).to(model.device)
         with torch.inference_mode(), enough_memory(self._told.subject, len(inputs)):
-            hidden = model(**tokens).last_hidden_state.float()
+            try:
+                hidden = model(**tokens).last_hidden_state.float()
+            except IndexError as error:
+                raise FeatureError(
+                    f"{self._told.subject} cannot take a text of {tokens['input_ids'].shape[1]} "
+                    f"tokens ({cause(error)}); set model_max_length in its tokenizer_config.json, "
+                    "or name another model."
+                ) from error
             pooled = pool(hidden, tokens["attention_mask"], self.pooling)
         return np.asarray(pooled.cpu(), dtype=np.float32)
 
@@ -119,6 +126,7 @@ class TransformerEncoder(TextModel):
             self.max_length,
             tokenizer.model_max_length,
             getattr(config, "max_position_embeddings", None) or self.max_length,
+            _positions(model) or self.max_length,
         )
         trunk = model.get_encoder() if two_sided else model
         return trunk, tokenizer, min(limits)
@@ -179,6 +187,19 @@ def _is_decoder(config: Any) -> bool:
     kind = config.model_type
     causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     return causal and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _positions(model: Any) -> int | None:
+    """How many tokens a table of positions has room for that begins after padding, as RoBERTa's."""
+    from torch import nn
+
+    tables = [
+        module
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+    ]
+    rooms = [t.num_embeddings - t.padding_idx - 1 for t in tables if t.padding_idx is not None]
+    return min(rooms, default=None)
 
 
 def _transformer_folder(folder: Path) -> Path:
