@@ -376,8 +376,9 @@ def _filled(
     values: npt.NDArray[np.float32], known: Mapping[str, int], items: Sequence[str]
 ) -> npt.NDArray[np.float32]:
     """Rows in the order of `items`, those that are not `known` with the mean of those that are."""
-    mean = values[list(known.values())].mean(axis=0, dtype=np.float64).astype(np.float32)
+    sound = values if len(known) == len(values) else values[list(known.values())]
+    mean = sound.mean(axis=0, dtype=np.float64).astype(np.float32)
     matrix = np.tile(mean, (len(items), 1))
     at = [row for row, item in enumerate(items) if item in known]
-    matrix[at] = values[list(known.values())]
+    matrix[at] = sound
     return matrix

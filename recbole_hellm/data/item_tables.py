@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors.torch import load_file
 from torch import Tensor
 
+from recbole_hellm.data.checksums import file_sha256
 from recbole_hellm.errors import DataError
+
+_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
+# Unsigned types of which torch cannot pick rows.
+_WIDE_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,7 @@ class ItemTableFile:
             If it cannot be read.
         """
         place = Path(path).expanduser()
-        return cls(key, place, hashlib.sha256(_content(key, place)).hexdigest())
+        return cls(key, place, _digest(key, place))
 
     def read(self, item_tokens: Sequence[str]) -> Tensor:
         """The embeddings of items, float32 of shape [N, d].
@@ -101,13 +104,17 @@ class ItemTableFile:
     def table(self) -> Tensor:
         """The whole table as it is in the file, of shape [rows, d].
 
+        Of a ``.npy`` or ``.safetensors`` file, memory is taken by the rows that are then read.
+
         Raises
         ------
         DataError
             If the file changed, or holds no single table of real numbers.
         """
         table = self._tensor()
-        if table.ndim != 2 or not (table.is_floating_point() or table.dtype == torch.int64):
+        if table.dtype in _WIDE_UNSIGNED:
+            table = table.double()
+        if table.ndim != 2 or not (table.is_floating_point() or table.dtype in _INTEGERS):
             raise DataError(
                 f"{self.name} holds a tensor of shape {tuple(table.shape)} and type "
                 f"{table.dtype}, and a table of real numbers with a row per item is needed."
@@ -120,22 +127,24 @@ class ItemTableFile:
         return f"{self.key}={self.path}"
 
     def _tensor(self) -> Tensor:
-        content = _content(self.key, self.path)
-        if hashlib.sha256(content).hexdigest() != self.sha256:
+        if _digest(self.key, self.path) != self.sha256:
             raise DataError(f"{self.name} changed while it was used; run again.")
         kind = self.path.suffix
         if kind not in (".pt", ".pth", ".npy", ".safetensors"):
             raise DataError(f"{self.name} must be a .pt, .npy or .safetensors file.")
         try:
             if kind == ".npy":
-                found = np.load(io.BytesIO(content), allow_pickle=False)
+                # Mapped, so that a header cannot ask for more than the file holds; writable, for
+                # torch, in memory alone.
+                found = np.load(self.path, mmap_mode="c", allow_pickle=False)
                 return torch.from_numpy(np.ascontiguousarray(found))
             if kind == ".safetensors":
-                tensors = load(content)
+                tensors = load_file(self.path)
             else:
-                tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                tensors = torch.load(self.path, map_location="cpu", weights_only=True)
         except (
             *(OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError),
+            *(AttributeError, IndexError, MemoryError, OverflowError),
             *(pickle.UnpicklingError, SafetensorError),
         ) as error:
             raise DataError(
@@ -154,9 +163,9 @@ class ItemTableFile:
         return tables[0].detach()
 
 
-def _content(key: str, path: Path) -> bytes:
+def _digest(key: str, path: Path) -> str:
     try:
-        return path.read_bytes()
+        return file_sha256(path)
     except OSError as error:
         raise DataError(
             f"{key}={path} cannot be read ({error.strerror}); name a .pt, .npy or .safetensors "

@@ -122,3 +122,35 @@ def test_arrays_of_objects_are_not_unpickled(tmp_path: Path) -> None:
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none.pt cannot be read \(No such file or directory\)"):
         ItemTableFile.find("graph_embeddings", str(tmp_path / "none.pt"))
+
+
+@pytest.mark.parametrize("kind", ["int8", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+def test_integers_are_read(tmp_path: Path, kind: str) -> None:
+    np.save(tmp_path / "t.npy", SORTED.numpy().astype(kind))
+    assert read(tmp_path / "t.npy").tolist() == WANTED
+
+
+@pytest.mark.parametrize("shape", [(10**8, 10**5), (10**30, 2), (4, 3)])
+def test_a_header_that_promises_more_than_there_is(tmp_path: Path, shape: tuple[int, int]) -> None:
+    with (tmp_path / "t.npy").open("wb") as file:
+        facts = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, facts)
+        file.write(SORTED.numpy().tobytes())
+    with pytest.raises(DataError, match="cannot be read as plain tensors"):
+        read(tmp_path / "t.npy")
+
+
+def test_columns_may_come_first_in_memory(tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.asfortranarray(SORTED.numpy()))
+    assert read(tmp_path / "t.npy").tolist() == WANTED
+
+
+def test_a_table_takes_no_memory_until_its_rows_are_read(tmp_path: Path) -> None:
+    tracemalloc = pytest.importorskip("tracemalloc")
+    np.save(tmp_path / "t.npy", np.ones((20_000, 100), dtype=np.float32))
+    file = ItemTableFile.find("features", str(tmp_path / "t.npy"))
+    tracemalloc.start()
+    file.table()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4_000_000  # of the table's 8,000,000
