@@ -483,3 +483,25 @@ def test_texts_beyond_a_models_positions(roberta: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(transformer_text, "_positions", lambda model: None)
     with pytest.raises(FeatureError, match="cannot take a text of 16 tokens"):
         TransformerEncoder(str(roberta)).encode(TEXTS)
+
+
+def test_revisions_of_folders(tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def folder(name: str) -> Path:
+        made = tmp_path / name
+        made.mkdir(parents=True)
+        (made / "config.json").write_text("{}")
+        return made
+
+    assert models.folder_revision(folder(f"models--m--bert/snapshots/{commit}")) == commit
+    hashed = [f"mine/snapshots/{commit}", "snapshots/run1", "models--m--bert/snapshots/run1"]
+    first, *others = [models.folder_revision(folder(name)) for name in hashed]
+    assert len(first) == 64 and others == [first, first]
+    run = tmp_path / hashed[1]
+    for hidden in (".git/HEAD", ".DS_Store", "sub/.cache/x"):
+        (run / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (run / hidden).write_text("x")
+    assert models.folder_revision(run) == first
+    (run / "sub/weights").write_text("x")
+    assert models.folder_revision(run) != first

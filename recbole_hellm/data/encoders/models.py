@@ -67,12 +67,20 @@ def model_folder(model: Pretrained, owner: str | None = None) -> Path:
 
 
 def folder_revision(folder: Path) -> str:
-    """The commit of a folder in the Hugging Face cache, a hash of the files of any other."""
-    if folder.parent.name == "snapshots":  # Hugging Face cache: the folder's name is the commit
+    """The commit of a folder in the Hugging Face cache, a hash of the files of any other.
+
+    Files and folders whose names begin with a dot, such as ``.git``, do not count.
+    """
+    parents = folder.absolute().parents
+    cached = parents[0].name == "snapshots" and parents[1].name.startswith("models--")
+    if cached and re.fullmatch(r"[0-9a-f]{40}", folder.name):
         return folder.name
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    for place, file in sorted(files.items()):
+        if any(part.startswith(".") for part in place.parts):
+            continue
+        digest.update(f"{place.as_posix()}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
