@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import doctest
 import gzip
 import importlib.metadata
@@ -385,3 +386,12 @@ def test_tfidf_on_beauty() -> None:
     cosines[np.arange(500), sample] = -np.inf
     leaf = np.array([paths[0][-1] for paths in items["categories"]])
     assert (leaf[sample] == leaf[cosines.argmax(axis=1)]).mean() > 0.4  # chance: under 0.02
+
+
+def test_the_extra_that_is_advised_has_what_minilm_needs() -> None:
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(Path(__file__).resolve().parents[2] / "setup.cfg")
+    extras = setup["options.extras_require"]
+    assert text.INSTALL == "`pip install -e '.[text]'`"
+    assert all(package.replace("_", "-") in extras["text"] for package in MINILM)
+    assert "%(text)s" in extras["test"] and "%(image)s" in extras["test"]

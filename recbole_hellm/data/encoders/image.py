@@ -82,7 +82,7 @@ class VisionEncoder(OnDefaultDevice):
         if importlib.util.find_spec("PIL") is None:
             raise FeatureError(
                 f"Image encoder {path_or_name} needs the package pillow; install it with "
-                "`pip install 'recbole-hellm[image]'`."
+                "`pip install -e '.[image]'`."
             )
         self._told = Pretrained(
             path_or_name,

@@ -24,7 +24,7 @@ from recbole_hellm.pretrained import LOADING_ERRORS, NO_CODE, Pretrained, needs_
 
 logger = logging.getLogger(__name__)
 
-INSTALL = "`pip install 'recbole-hellm[text]'`"
+INSTALL = "`pip install -e '.[text]'`"
 OWNER = "sentence-transformers"  # whose models may be named without owner
 
 
