@@ -50,7 +50,8 @@ commands
   models    list the models, or one model's settings: [--model=HeLLM --dataset=Beauty]
 
 `torchrun --nproc_per_node=2 run_hellm.py ...` shares a run among processes (--parallel=ddp|fsdp).
-Without a model, `run` trains Pop and HeLLM. Values are YAML. See runs: tensorboard --logdir runs
+Without a model, `run` trains Pop and HeLLM. Values are YAML; names of datasets, files and columns
+are texts. See runs: tensorboard --logdir runs
 """
 
 Command = Callable[[dict[str, Any]], str]
@@ -59,12 +60,18 @@ Command = Callable[[dict[str, Any]], str]
 POSITIONAL = {"report": "runs"}
 # Options that stay the texts they are: tokens and files may look like numbers.
 TEXTS = {
-    "encode": ("dataset", "data_path", "text_encoder", "text_pooling", "image_encoder", "images"),
-    "images": ("dataset", "data_path"),
-    "import": ("dataset", "data_path", "features", "modality", "encoder", "tokens"),
-    "recommend": ("run", "user", "users", "history", "format", "output", "data_path", "backbone"),
-    "report": ("runs", "output", "images", "data_path", "backbone"),
+    "encode": ("text_encoder", "text_pooling", "image_encoder", "images"),
+    "import": ("features", "modality", "encoder", "tokens"),
+    "recommend": ("run", "user", "users", "history", "format", "output", "backbone"),
+    "report": ("runs", "output", "images", "backbone"),
 }
+# Names and paths of every command: a plain value is a text, a list in brackets is one of texts.
+NAMES = (
+    *("dataset", "datasets", "data_path", "runs_dir", "raw_dir", "records", "output", "config"),
+    *("interactions", "items", "user_column", "item_column", "time_column", "mirrors"),
+    *("space", "studies_dir", "storage", "graph_embeddings", "sequence_embeddings"),
+    *("text_encoder", "backbone"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,8 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse_options(arguments: Sequence[str], command: str = "run") -> dict[str, Any]:
     """Read ``--key=value``, ``--key value`` and ``--flag`` for a command; values are YAML.
 
-    Options in :data:`TEXTS` are texts instead. Where :data:`POSITIONAL` names a key for it,
-    arguments that are no options are a list under that key.
+    Options in :data:`TEXTS`, and plain values of those in :data:`NAMES`, are texts instead. Where
+    :data:`POSITIONAL` names a key for it, arguments that are no options are a list under that key.
 
     Raises
     ------
@@ -131,10 +138,10 @@ def parse_options(arguments: Sequence[str], command: str = "run") -> dict[str, A
             raise ConfigError(f"Unexpected argument '{argument}'; options look like --key=value.")
         key, equals, text = argument.lstrip("-").partition("=")
         key = "dry_run" if key == "dry-run" else key
-        plain = key in TEXTS.get(command, ())
+        plain, name = key in TEXTS.get(command, ()), key.rpartition(".")[2] in NAMES
         if not equals:
             found = bool(rest) and not rest[0].startswith("--")
-            if plain and not found:
+            if (plain or name) and not found:
                 raise ConfigError(f"Option --{key} needs a value; write --{key}=VALUE.")
             text = rest.pop(0) if found else "true"
         if key in options:
@@ -143,7 +150,7 @@ def parse_options(arguments: Sequence[str], command: str = "run") -> dict[str, A
             options[key] = text
             continue
         try:
-            options[key] = parse_yaml(text)
+            options[key] = _name(key, text) if name else parse_yaml(text)
         except Exception as error:  # PyYAML's errors share no public base with its resolvers'
             raise ConfigError(
                 f"--{key}={text!r} is not a YAML value; put quotes inside to make it a text, for "
@@ -153,6 +160,15 @@ def parse_options(arguments: Sequence[str], command: str = "run") -> dict[str, A
         key = POSITIONAL[command]
         options[key] = [*positional, *_names(options.get(key, []))]
     return options
+
+
+def _name(key: str, text: str) -> Any:
+    """A name or path, or a list of them; None takes back what a settings file says."""
+    from recbole_hellm.yaml_files import parse_texts
+
+    if text.startswith(("[", '"', "'")):
+        return parse_texts(text)
+    return None if text in ("", "null") and not key.startswith("dataset") else text
 
 
 def _names(value: Any) -> list[str]:

@@ -30,6 +30,11 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=YamlLoader)  # noqa: S506 (a SafeLoader)
 
 
+def parse_texts(text: str) -> Any:
+    """Parse one YAML value whose scalars are texts, whatever they look like."""
+    return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 (makes nothing but texts)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 

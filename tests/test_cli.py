@@ -327,3 +327,30 @@ def test_mistakes_in_files_of_ones_own_are_told(tell: Tell, tmp_path: Path) -> N
     options = ["--dataset=Toys", "--mirrors=none", f"--raw_dir={tmp_path}"]
     assert "switched off (mirrors=none)" in tell("prepare", *options, keep=False)
     assert "'nowhere' must be an http" in tell("prepare", "--mirrors=nowhere", keep=False)
+
+
+@pytest.mark.parametrize("command", ["run", "prepare", "encode", "images", "import", "tune"])
+@pytest.mark.parametrize("name", ["2024_01", "1e3", "on", "null", "~", "2024-01-01", "a: b", "0x1"])
+def test_names_are_texts(command: str, name: str) -> None:
+    assert parse_options([f"--dataset={name}", "--seed=1_0"], command) == {
+        "dataset": name,
+        "seed": 10,
+    }
+
+
+def test_paths_and_columns_are_texts() -> None:
+    keys = ("data_path", "raw_dir", "interactions", "user_column", "output", "HeLLM.runs_dir")
+    assert parse_options([f"--{key}=12" for key in keys]) == dict.fromkeys(keys, "12")
+    assert parse_options(["--raw_dir=null", "--mirrors="]) == {"raw_dir": None, "mirrors": None}
+    assert parse_options(["--k_core=5", "--config", "7"]) == {"k_core": 5, "config": "7"}
+    with pytest.raises(ConfigError, match="Option --runs_dir needs a value"):
+        parse_options(["--runs_dir", "--resume"])
+
+
+def test_lists_of_names_are_lists_of_texts() -> None:
+    given = ["--datasets=[2024_01, B]", "--mirrors=['a', 1]", "--dataset='1'"]
+    expected = {"datasets": ["2024_01", "B"], "mirrors": ["a", "1"], "dataset": "1"}
+    assert parse_options(given, "compare") == expected
+    assert parse_options(["--datasets=A,2"], "compare") == {"datasets": "A,2"}
+    with pytest.raises(ConfigError, match="is not a YAML value"):
+        parse_options(["--datasets=[A"], "compare")
