@@ -18,14 +18,24 @@ from recbole_hellm.training.memory import peak_memory_mb
 
 
 def check(features: np.ndarray, indices: np.ndarray, rows: np.ndarray) -> int:
-    """Neighbours of `rows` that are not among the truly nearest, up to rounding."""
+    """Wrong neighbours of `rows`.
+
+    One is wrong that stands there twice, is more similar than the one before it, or is not as
+    similar as the item that truly has its place, each up to rounding.
+    """
     unit = features.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    k = indices.shape[1]
     wrong = 0
     for row in rows:
         similarities = unit @ unit[row]
-        last = np.partition(similarities, -indices.shape[1])[-indices.shape[1]]
-        wrong += int((similarities[indices[row]] < last - RESOLUTION).sum())
+        nearest = np.sort(np.partition(similarities, -k)[-k:])[::-1]
+        found = similarities[indices[row]]
+        bad = np.abs(found - nearest) > RESOLUTION
+        bad[1:] |= np.diff(found) > RESOLUTION
+        repeated = np.ones(k, dtype=bool)
+        repeated[np.unique(indices[row], return_index=True)[1]] = False
+        wrong += int((bad | repeated).sum())
     return wrong
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -41,3 +43,24 @@ def test_scale_of_neighbours_is_measured_and_checked() -> None:
     assert done.returncode == 0, done.stderr
     assert "3,000 items x 8, K=4" in done.stdout
     assert done.stdout.rstrip().endswith("0 wrong of 80 neighbours checked")
+
+
+def test_the_check_of_neighbours_counts_wrong_ones() -> None:
+    check = runpy.run_path(str(BENCHMARKS / "knn_scale.py"))["check"]
+    features = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    order = np.argsort(-(unit @ unit.T), axis=1)
+    rows, right = np.arange(40), order[:, :10]
+    assert check(features, right, rows) == 0
+    assert check(features, np.repeat(right[:, :1], 10, axis=1), rows) == 40 * 9  # itself x 10
+    swapped = right.copy()
+    swapped[3, [4, 5]] = right[3, [5, 4]]
+    assert check(features, swapped, rows) == 2
+    assert check(features, right[:, ::-1], rows) == 40 * 10
+    beyond = right.copy()
+    beyond[:, 9] = order[:, 10]
+    assert check(features, beyond, rows) == 40
+    # The same item twice is wrong although another one is just as similar.
+    twin = np.concatenate([features, features[:1]])
+    pair = np.array([[0, 40], [0, 0]])
+    assert [check(twin, pair[[choice]], np.array([0])) for choice in (0, 1)] == [0, 1]
