@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -144,6 +146,38 @@ def test_a_disk_that_takes_no_more_is_told(tmp_path: Path) -> None:
             partial._file = Path("/dev/full").open("wb")  # noqa: SIM115
             with pytest.raises(FeatureError, match="No space left"):
                 partial.append(np.ones((4, 2), dtype=np.float32))
+
+
+class Wide(Letters):
+    """Vectors of 1,000 numbers."""
+
+    def encode_batch(self, inputs: Sequence[str]) -> npt.NDArray[np.float32]:
+        return np.repeat(super().encode_batch(inputs), 500, axis=1)
+
+
+@pytest.mark.parametrize("finished", [0, 30])
+def test_no_more_than_the_result_is_held(tmp_path: Path, finished: int) -> None:
+    words, encoder = [f"w{row}" for row in range(2_000)], Wide(batch_size=50)
+    with contextlib.suppress(KeyboardInterrupt), Partial(tmp_path / "x.partial", RECIPE) as partial:
+        encode_batches(Wide(50, finished), words, partial, progress=False)
+    with Partial(tmp_path / "x.partial", RECIPE) as partial:
+        assert partial.batches == [(50, 1_000)] * finished
+        tracemalloc.start()
+        found = encode_batches(encoder, words, partial, progress=False)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert len(encoder.asked) == 40 - finished
+    np.testing.assert_array_equal(found, encode_batches(Wide(50), words, progress=False))
+    assert peak < 1.25 * found.nbytes
+
+
+def test_batches_of_another_shape_are_refused() -> None:
+    class Odd(Letters):
+        def encode_batch(self, inputs: Sequence[str]) -> npt.NDArray[np.float32]:
+            return super().encode_batch(inputs)[:1]
+
+    with pytest.raises(ValueError, match=r"4 inputs has the shape \(1, 2\), not \(4, 2\)"):
+        encode_batches(Odd(), WORDS, progress=False)
 
 
 # --- a real kill ------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TypeVar
@@ -55,13 +55,13 @@ class Partial:
 
     Attributes
     ----------
-    batches : list of ndarray
-        Those that are finished, float32 [rows, D] each, in their order.
+    batches : list of tuple of int
+        Rows and D of those that are finished, in their order; see :meth:`vectors`.
     """
 
     def __init__(self, path: Path, recipe: Mapping[str, str | int]) -> None:
         self.path = path
-        self.batches: list[Matrix] = []
+        self.batches: list[tuple[int, int]] = []
         text = json.dumps({"format": _FORMAT, **recipe}, sort_keys=True)
         self._header = f"{text}\n".encode()
         self._file: IO[bytes] | None = None
@@ -110,7 +110,26 @@ class Partial:
             self._file.flush()  # what the system has been given survives a kill of this process
         except OSError as error:
             raise self._failure(error) from error
-        self.batches.append(values)
+        self.batches.append((values.shape[0], values.shape[1]))
+
+    def vectors(self) -> Iterator[Matrix]:
+        """The finished batches, float32 [rows, D], one after the other from the file.
+
+        Raises
+        ------
+        FeatureError
+            If the file is not as it was when it was opened.
+        """
+        if self._file is None:
+            raise RuntimeError(f"{self.path} is not open.")
+        self._file.seek(len(self._header))
+        for shape in list(self.batches):
+            batch = _next_batch(self._file)
+            if batch is None or batch.shape != shape:
+                raise FeatureError(
+                    f"{self.path} changed while it was used; run the same command again."
+                )
+            yield batch
 
     def discard(self) -> None:
         """Remove the file, once the features are saved."""
@@ -128,7 +147,7 @@ class Partial:
             return
         end = file.tell()
         while (batch := _next_batch(file)) is not None:
-            self.batches.append(batch)
+            self.batches.append((batch.shape[0], batch.shape[1]))
             end = file.tell()
         file.truncate(end)
 
@@ -196,13 +215,16 @@ def encode_batches(
         order[start : start + encoder.batch_size]
         for start in range(0, len(order), encoder.batch_size)
     ]
-    finished = partial.batches if partial else []
+    finished = list(partial.batches) if partial else []
     done = [chunk.size for chunk in chunks[: len(finished)]]
-    if [len(batch) for batch in finished] != done:
+    if [rows for rows, _ in finished] != done:
         raise RuntimeError("The recipe of a partial encoding does not tell its batches.")
     if finished:
         logger.info("Going on after %d of %d batches.", len(finished), len(chunks))
-    batches = list(finished)
+    vectors: Matrix | None = None
+    kept = partial.vectors() if partial else iter(())
+    for chunk, batch in zip(chunks[: len(finished)], kept, strict=True):
+        vectors = _placed(vectors, chunk, batch, len(inputs))
     title = f"encoding ({encoder.name})"
     with tqdm(
         total=len(inputs), initial=sum(done), desc=title, unit=" items", disable=not progress
@@ -211,10 +233,25 @@ def encode_batches(
             batch = encoder.encode_batch([inputs[row] for row in chunk])
             if partial:
                 partial.append(batch)
-            batches.append(batch)
+            vectors = _placed(vectors, chunk, batch, len(inputs))
             bar.update(chunk.size)
-    vectors = np.empty((len(inputs), batches[0].shape[1]), dtype=np.float32)
-    vectors[order] = np.concatenate(batches)
+    if vectors is None:
+        raise ValueError("There are no inputs to encode.")
+    return vectors
+
+
+def _placed(
+    vectors: Matrix | None, rows: npt.NDArray[np.intp], batch: Matrix, total: int
+) -> Matrix:
+    """`vectors` with a batch in its rows; made, of `total` rows, for the first one."""
+    if vectors is None:
+        vectors = np.empty((total, batch.shape[1]), dtype=np.float32)
+    if batch.shape != (len(rows), vectors.shape[1]):
+        raise ValueError(
+            f"A batch of {len(rows)} inputs has the shape {batch.shape}, not "
+            f"{(len(rows), vectors.shape[1])}."
+        )
+    vectors[rows] = batch
     return vectors
 
 

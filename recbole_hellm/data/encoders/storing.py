@@ -166,9 +166,11 @@ def save_filled(
     Path
         The ``.npy`` file.
     """
-    matrix = np.empty((len(tokens), vectors.shape[1]), dtype=np.float32)
-    matrix[present] = vectors
-    matrix[~present] = vectors.mean(axis=0, dtype=np.float64)
+    matrix = vectors
+    if not present.all():
+        matrix = np.empty((len(tokens), vectors.shape[1]), dtype=np.float32)
+        matrix[present] = vectors
+        matrix[~present] = vectors.mean(axis=0, dtype=np.float64)
     missing = [token for token, there in zip(tokens, present, strict=True) if not there]
     return save_features(
         directory, modality, encoder, tokens, matrix, {**details, "missing": missing}
