@@ -52,6 +52,8 @@ def attempting() -> Iterator[None]:
         raise AttemptError("it is no http or https address", "final") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise AttemptError(f"the connection broke ({_root(error)[1]})") from error
+    except ValueError as error:  # urllib's own, UnicodeError among them: a redirect to nonsense
+        raise AttemptError("the address is malformed", "final") from error
 
 
 def refuse_errors(response: requests.Response) -> None:

@@ -333,6 +333,9 @@ def test_the_next_address_is_tried(tmp_path: Path, server: Server) -> None:
     server.script = [status(404)]
     with pytest.raises(DownloadError) as caught:
         download([*urls[:2], "ftp://x/y"], tmp_path / "file.gz", progress=False, patience=QUICK)
+    server.script = [status(302, Location="http://[bad")]
+    with pytest.raises(DownloadError, match=r": the address is malformed\)\."):
+        download(urls[1:2], tmp_path / "file.gz", progress=False, patience=QUICK)
     address = closed.removesuffix("/file.gz")
     for part in (f"{address}: no connection (", "refused), 2 times", "(HTTP 404)", "no http"):
         assert part in str(caught.value)

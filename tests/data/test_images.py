@@ -190,6 +190,8 @@ BAD: dict[str, tuple[Reply, str, int]] = {  # the reason, and how often it is as
     "huge": (send(b"", length=21 << 20), "too large", 1),
     "round": (send(b"", 302, Location="/round"), "broken connection", 3 * 31),
     "away": (send(b"", 302, Location="file:///etc/passwd"), "unreachable", 1),
+    "nonsense": (send(b"", 302, Location="http://[bad"), "unreachable", 1),
+    "non-host": (send(b"", 302, Location="http://a..\xe9/"), "unreachable", 1),
 }
 PERMANENT = {"404", "410", "html", "empty", "bmp", "spacer", "pixel", "no-image", "huge"}
 
