@@ -87,7 +87,8 @@ def receive(session: requests.Session, address: str, timeout: float) -> bytes:
         blocks, size = [], 0
         if (content_length(response) or 0) > LARGEST:
             raise PictureError(TOO_LARGE, "final")
-        for block in response.raw.stream(BLOCK, decode_content=False):
+        # What is there, where read and stream would wait for a whole block.
+        while block := response.raw.read1(BLOCK, decode_content=False):
             blocks.append(block)
             size += len(block)
             if size > LARGEST:

@@ -238,21 +238,49 @@ def test_a_body_of_untold_size_is_cut_off(
     assert sum(sent) < 50_000_000
 
 
+def test_a_body_in_chunks(tmp_path: Path, shop: Shop) -> None:
+    def chunks(whole: bool) -> Reply:
+        def reply(handler: Handler) -> None:
+            handler.protocol_version = "HTTP/1.1"
+            handler.send_response(200)
+            handler.send_header("Transfer-Encoding", "chunked")
+            handler.end_headers()
+            for start in range(0, len(PNG), 1000):
+                part = PNG[start : start + 1000]
+                handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            handler.wfile.write(b"0\r\n\r\n" if whole else b"")
+
+        return reply
+
+    shop.replies |= {"/a": chunks(True), "/b": chunks(False)}
+    folder = write_items(tmp_path / "shop", {token: f"{shop.url}/{token}" for token in "ab"})
+    assert fetch(folder).reasons == {"broken connection": 1}
+    assert files(folder) == {"a.png": PNG}
+
+
+@pytest.mark.parametrize(("block", "length"), [(1, 60_000), (pictures.BLOCK, None)])
 def test_a_body_that_trickles_is_given_up(
-    tmp_path: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch, block: int, length: int | None
 ) -> None:
     monkeypatch.setattr(pictures, "LONGEST", 0.05)
+    ended = threading.Event()
 
     def trickle(handler: Handler) -> None:
         handler.send_response(200)
+        if length is not None:
+            handler.send_header("Content-Length", str(length))
         handler.end_headers()
-        for _ in range(20):
-            handler.wfile.write(bytes(pictures.BLOCK))
-            time.sleep(0.02)
+        while not ended.wait(0.02):
+            handler.wfile.write(bytes(block))
 
     shop.replies["/slow"] = trickle
     folder = write_items(tmp_path / "shop", {"a": f"{shop.url}/a", "b": f"{shop.url}/slow"})
-    assert fetch(folder).reasons == {"broken connection": 1}
+    began = time.monotonic()
+    try:
+        assert fetch(folder).reasons == {"broken connection": 1}
+    finally:
+        ended.set()
+    assert time.monotonic() - began < 5.0
     assert manifest(folder)["missing"]["b"]["detail"] == "it takes more than 0 s"
 
 
