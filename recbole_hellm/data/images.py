@@ -27,7 +27,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from recbole_hellm.data import pictures
+from recbole_hellm.data import hosts, pictures
 from recbole_hellm.data.atomic import MANIFEST, read_items
 from recbole_hellm.data.attempts import AttemptError
 from recbole_hellm.data.download import Patience, persist
@@ -49,8 +49,6 @@ GONE = frozenset(
     ["HTTP 404", "HTTP 410", pictures.NOT_A_PICTURE, pictures.PLACEHOLDER, pictures.TOO_LARGE]
 )
 PATIENCE = Patience(attempts=4, first_wait=0.5, longest_wait=30.0, timeout=20.0)
-_DEAD_AFTER = 32  # failures in a row without an answer, after which a host is given up
-_DEAD_HOSTS = 8  # hosts without an answer that make a network that is not there
 _SAVE_EVERY = 5.0  # seconds between two manifests, at least,
 _SAVE_SHARE = 20  # and so many times as long as it takes to write one
 _LONGEST_NAME = 255  # bytes, on every file system in use
@@ -101,13 +99,14 @@ class ImageCounts:
 
 @dataclasses.dataclass(frozen=True)
 class _Outcome:
-    """Of one item: why there is no picture (None if there is one), and whether a host answered."""
+    """Of one item: why there is no picture (None if there is one), and whether its host answered;
+    None if it was not asked."""
 
     token: str
     address: str
     reason: str | None = None
     detail: str = ""
-    answered: bool = True
+    answered: bool | None = True
 
 
 def fetch_images(
@@ -276,7 +275,7 @@ def _reason_not_to_ask(token: str, address: str) -> str | None:
 def _fetch_all(
     record: _Record, name: str, workers: int, progress: bool, patience: Patience
 ) -> None:
-    hosts, stop = _Hosts(), threading.Event()
+    known, stop = hosts.Hosts(patience), threading.Event()
     bar = tqdm(desc=name, total=len(record.wanted), unit=" pictures", disable=not progress)
 
     def note(outcome: _Outcome) -> None:
@@ -288,35 +287,49 @@ def _fetch_all(
     def jobs() -> Iterator[tuple[str, str]]:
         for token in record.wanted:
             address = record.addresses[token]
-            if hosts.offline:
+            if known.offline:
                 return
-            if hosts.dead(address):
-                note(_Outcome(token, address, "unreachable", hosts.trouble, answered=False))
-            else:
+            left_alone = known.given_up(address)
+            if left_alone is None:
                 yield token, address
+            else:
+                note(_failed(token, address, left_alone))
 
-    fetcher = _Fetcher(record.path.parent, patience, stop)
+    fetcher = _Fetcher(record.path.parent, patience, known, stop)
     with bar:
         try:
             for outcome in in_threads(fetcher, jobs(), min(workers, max(len(record.wanted), 1))):
-                hosts.note(outcome)
+                if outcome.answered:
+                    known.note_answer(outcome.address)
+                elif outcome.answered is not None:
+                    known.note_silence(outcome.address, outcome.detail)
                 note(outcome)
         finally:
             stop.set()
     # A few leftovers of a run that reached the others are no reason to think so.
-    enough = hosts.failures >= _DEAD_AFTER or (hosts.failures and not record.present)
-    if enough and not hosts.answered:
+    enough = known.failures >= hosts.DEAD_AFTER or (known.failures and not record.present)
+    if enough and not known.answered:
         raise DataError(
-            f"No picture of '{name}' could be reached ({hosts.trouble}); what is missing is not "
+            f"No picture of '{name}' could be reached ({known.trouble}); what is missing is not "
             "taken for gone, so run the same command again where there is a network."
         )
+
+
+def _failed(token: str, address: str, failure: AttemptError) -> _Outcome:
+    told = isinstance(failure, pictures.PictureError) or failure.status is not None
+    asked = not isinstance(failure, hosts.LeftAloneError)
+    reason, detail = pictures.reason_of(failure), "" if told and asked else str(failure)
+    return _Outcome(token, address, reason, detail, answered=told if asked else None)
 
 
 class _Fetcher:
     """Fetches one picture after the other, in any number of threads."""
 
-    def __init__(self, folder: Path, patience: Patience, stop: threading.Event) -> None:
-        self._folder, self._patience, self._stop = folder, patience, stop
+    def __init__(
+        self, folder: Path, patience: Patience, known: hosts.Hosts, stop: threading.Event
+    ) -> None:
+        self._folder, self._patience = folder, patience
+        self._hosts, self._stop = known, stop
         self._local = threading.local()
 
     def __call__(self, job: tuple[str, str]) -> _Outcome:
@@ -326,14 +339,18 @@ class _Fetcher:
                 functools.partial(self._attempt, address), self._patience, self._pause
             )
         except AttemptError as failure:
-            told = isinstance(failure, pictures.PictureError) or failure.status is not None
-            reason, detail = pictures.reason_of(failure), "" if told else str(failure)
-            return _Outcome(token, address, reason, detail, answered=told)
+            return _failed(token, address, failure)
         pictures.store(content, self._folder / f"{file_stem(token)}{suffix}")
         return _Outcome(token, address)
 
     def _attempt(self, address: str) -> tuple[bytes, str]:
-        content = pictures.receive(self._session(), address, self._patience.timeout)
+        self._hosts.wait(address, self._stop.wait)
+        try:
+            content = pictures.receive(self._session(), address, self._patience.timeout)
+        except AttemptError as failure:
+            self._hosts.note_attempt(address, failure)
+            raise
+        self._hosts.note_attempt(address, None)
         return content, pictures.check_picture(content)
 
     def _session(self) -> requests.Session:
@@ -344,41 +361,6 @@ class _Fetcher:
         return self._local.session
 
     def _pause(self, failure: AttemptError, seconds: float) -> None:
-        if self._stop.wait(seconds):
+        # Whom a busy host holds up waits for it before the next attempt, as all do.
+        if failure.status not in hosts.BUSY and self._stop.wait(seconds):
             raise failure
-
-
-class _Hosts:
-    """Which hosts answer, so that those that do not are not asked for every item."""
-
-    def __init__(self) -> None:
-        self.answered = False
-        self.failures = 0
-        self.trouble = ""
-        self._silent: Counter[str] = Counter()
-
-    def note(self, outcome: _Outcome) -> None:
-        host = _host(outcome.address)
-        if outcome.answered:
-            self.answered = True
-            self._silent.pop(host, None)
-            return
-        self.failures += 1
-        self.trouble = f"{host}: {outcome.detail}"
-        self._silent[host] += 1
-        if self._silent[host] == _DEAD_AFTER:
-            logger.warning("%s; its other pictures are left for later.", self.trouble)
-
-    def dead(self, address: str) -> bool:
-        """Whether the host of an address is not to be asked any more."""
-        return self._silent[_host(address)] >= _DEAD_AFTER
-
-    @property
-    def offline(self) -> bool:
-        """Whether so many hosts failed, and none answered, that there is no network."""
-        many = len(self._silent) >= _DEAD_HOSTS and self.failures >= _DEAD_AFTER
-        return many and not self.answered
-
-
-def _host(address: str) -> str:
-    return address.split("/", 3)[2].lower()

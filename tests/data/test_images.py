@@ -20,7 +20,7 @@ from PIL import Image
 
 from recbole_hellm.cli import main
 from recbole_hellm.data import images as module
-from recbole_hellm.data import pictures
+from recbole_hellm.data import hosts, pictures
 from recbole_hellm.data.download import Patience
 from recbole_hellm.data.images import ImageCounts, ImageSettings, fetch_images
 from recbole_hellm.data.showcase import Showcase
@@ -519,7 +519,7 @@ def test_what_is_gone_stays_so_without_a_network(tmp_path: Path) -> None:
 def test_a_host_that_does_not_answer_is_left_alone(
     tmp_path: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "_DEAD_AFTER", 3)
+    monkeypatch.setattr(hosts, "DEAD_AFTER", 3)
     tried = []
     attempt = module._Fetcher._attempt
     monkeypatch.setattr(
@@ -535,12 +535,61 @@ def test_a_host_that_does_not_answer_is_left_alone(
     assert "its other pictures are left for later" in caplog.text
 
 
+@pytest.mark.parametrize(("code", "workers"), [(429, 1), (429, 8), (503, 8)])
+def test_a_host_that_has_too_much_to_do_is_left_for_the_next_run(
+    tmp_path: Path, shop: Shop, caplog: pytest.LogCaptureFixture, code: int, workers: int
+) -> None:
+    shop.default = send(b"", code)
+    other = Shop()
+    addresses = {str(n): f"{shop.url}/{n}" for n in range(200)}
+    folder = write_items(tmp_path / "shop", addresses | {"z": f"{other.url}/z"})
+    counts = fetch(folder, workers=workers)
+    other.http.shutdown()
+    other.http.server_close()
+    assert (counts.fetched, counts.reasons) == (1, {f"HTTP {code}": 200})
+    assert sum(shop.asked.values()) <= hosts.DEAD_AFTER + workers
+    assert caplog.text.count("its other pictures are left for later") == 1
+    assert "the server has trouble" in manifest(folder)["missing"]["199"]["detail"]
+    shop.default = send(JPEG)
+    assert fetch(folder).fetched == 200  # for nothing is taken for gone
+
+
+def test_all_wait_for_a_host_that_asks_for_it(tmp_path: Path, shop: Shop) -> None:
+    asked, lock = [], threading.Lock()
+
+    def busy_at_first(handler: Handler) -> None:
+        with lock:
+            asked.append(time.monotonic())
+            first = len(asked) == 1
+        (send(b"", 429, Retry_After="1") if first else send(JPEG))(handler)
+
+    shop.default = busy_at_first
+    addresses = {str(n): f"{shop.url}/{n}" for n in range(60)}
+    folder = write_items(tmp_path / "shop", addresses)
+    patience = Patience(attempts=2, first_wait=0.001, longest_wait=5.0)
+    settings = ImageSettings(workers=4)
+    assert fetch_images("shop", folder, settings, False, patience).fetched == 60
+    # Those that were under way already are not held up.
+    assert sum(0.3 < when - asked[0] < 1.0 for when in asked) == 0
+    assert sum(when - asked[0] >= 1.0 for when in asked) > 40
+
+
+def test_a_host_that_is_busy_at_times_is_gone_on_with(
+    tmp_path: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "DEAD_AFTER", 3)
+    addresses = {str(n): f"{shop.url}/{n}" for n in range(20)}
+    for number in addresses:
+        shop.replies[f"/{number}"] = in_turn(send(b"", 503), send(b"", 503), send(JPEG))
+    assert fetch(write_items(tmp_path / "shop", addresses), workers=1).fetched == 20
+
+
 def test_many_hosts_that_do_not_answer_are_no_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_DEAD_AFTER", 8)
-    hosts = [closed_port() for _ in range(60)]
-    folder = write_items(tmp_path / "shop", {str(n): f"{host}/" for n, host in enumerate(hosts)})
+    monkeypatch.setattr(hosts, "DEAD_AFTER", 8)
+    closed = [closed_port() for _ in range(60)]
+    folder = write_items(tmp_path / "shop", {str(n): f"{host}/" for n, host in enumerate(closed)})
     with pytest.raises(DataError, match="could be reached"):
         fetch(folder, workers=1)
     assert manifest(folder)["not_tried"] >= 40
