@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import json
 import logging
-import os
 import threading
 import time
 from collections import Counter
@@ -184,15 +183,8 @@ class _Record:
     def sort_out(self, showcase: Showcase) -> None:
         """Tell what is there and what is missing without asking anybody from what is wanted."""
         before = self._read()
-        folder = self.path.parent
-        files = map(Path, os.listdir(folder) if folder.is_dir() else [])
-        stems = {file.stem for file in files if file.suffix in SUFFIXES}
         for token, address in self.addresses.items():
-            # Most items need no look at a file.
-            named = bool(address) and "://" not in address
-            if (named or not stems.isdisjoint((token, file_stem(token)))) and showcase.picture(
-                token
-            ):
+            if showcase.picture(token):
                 self.present += 1
                 continue
             reason = _reason_not_to_ask(token, address)

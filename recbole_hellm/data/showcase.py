@@ -7,6 +7,7 @@ nothing is ever fetched from an address here.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -43,6 +44,9 @@ class Picture:
 class Showcase:
     """Texts and pictures of items, by token; an item that is not known has empty ones.
 
+    Folders are listed once, when the first picture is looked for: :meth:`refresh` after pictures
+    were put there.
+
     Attributes
     ----------
     titles, categories : mapping of str to str
@@ -57,6 +61,9 @@ class Showcase:
     categories: Mapping[str, str]
     folders: tuple[Path, ...] = ()
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    _listed: dict[Path, dict[str, tuple[str, ...]]] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def read(
@@ -106,10 +113,10 @@ class Showcase:
 
     def picture(self, token: str) -> Picture | None:
         """The item's picture, if there is a local file with one."""
-        for folder, name in self._places(token):
-            kind = _image_kind(folder, name)
+        for path in self._places(token):
+            kind = _image_kind(path)
             if kind:
-                return Picture(folder / name, kind)
+                return Picture(path, kind)
         return None
 
     def file(self, token: str) -> Path | None:
@@ -117,19 +124,62 @@ class Showcase:
         found = self.picture(token)
         if found is not None:
             return found.path
-        places = self._places(token)
-        return next((folder / name for folder, name in places if _is_within(folder, name)), None)
+        return next(filter(_is_file, self._places(token)), None)
 
-    def _places(self, token: str) -> Iterator[tuple[Path, str]]:
-        """Folders, and names in them, where the item's picture may be."""
+    def refresh(self) -> None:
+        """Look into the folders anew."""
+        self._listed.clear()
+
+    def _places(self, token: str) -> Iterator[Path]:
+        """Where the item's picture may be, best first."""
         named = self.files.get(token)
         for folder in self.folders:
-            if named:
-                yield folder, named
+            if named and _is_within(folder, named):
+                yield folder / named
             if folder.name == IMAGES or folder == self.folders[0]:
                 for stem in dict.fromkeys((file_stem(token), token)):
-                    for suffix in SUFFIXES:
-                        yield folder, f"{stem}{suffix}"
+                    yield from self._files(folder, stem)
+
+    def _files(self, folder: Path, stem: str) -> Iterator[Path]:
+        head, slash, tail = stem.rpartition("/")
+        if slash:  # a token as it is
+            if not _is_within(folder, stem):
+                return
+            folder = folder / head
+        if folder not in self._listed:
+            self._listed[folder] = picture_names(folder)
+        for name in self._listed[folder].get(tail, ()):
+            yield folder / name
+
+
+def picture_names(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Names in a folder that end as pictures do, by what is before that; best first.
+
+    Parameters
+    ----------
+    folder : Path
+        One that is not there has none.
+
+    Returns
+    -------
+    dict of str to tuple of str
+        By stem, in the order of :data:`SUFFIXES`; capitals in a suffix make no difference.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                stem, dot, suffix = entry.name.rpartition(".")
+                if dot and f".{suffix.lower()}" in SUFFIXES:
+                    found[stem] = (*found.get(stem, ()), entry.name)
+    except OSError:  # it is not there, no folder, or not to be read
+        return found
+
+    def rank(name: str) -> tuple[int, str]:
+        return SUFFIXES.index(f".{name.rpartition('.')[2].lower()}"), name
+
+    several = {stem: names for stem, names in found.items() if len(names) > 1}
+    return found | {stem: tuple(sorted(names, key=rank)) for stem, names in several.items()}
 
 
 def file_stem(token: str) -> str:
@@ -157,24 +207,31 @@ def picture_kind(start: bytes) -> str | None:
     return None if kind == "image/webp" and start[8:12] != b"WEBP" else kind
 
 
-def _image_kind(folder: Path, name: str) -> str | None:
-    """Media type of a picture within `folder`; None for anything else."""
-    if not _is_within(folder, name):
-        return None
+def _image_kind(path: Path) -> str | None:
+    """Media type of a picture file; None for anything else."""
     try:
-        with (folder / name).open("rb") as file:
+        with path.open("rb") as file:
             return picture_kind(file.read(12))
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a null character
         return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _is_within(folder: Path, name: str) -> bool:
-    """Whether `name` is a file in `folder`, and not beside it through ``..`` or a link."""
-    try:
-        path = (folder / name).resolve()
-        return "://" not in name and path.is_relative_to(folder.resolve()) and path.is_file()
-    except (OSError, ValueError):
+    """Whether a name from an item table stays in `folder`; links that lie there are followed."""
+    if "://" in name:
         return False
+    path = Path(name)
+    if ".." in path.parts:
+        return False
+    bases = (folder.absolute(), folder.resolve()) if path.is_absolute() else ()
+    return not path.anchor or any(path.is_relative_to(base) for base in bases)
 
 
 def _joined(cell: Any) -> str:

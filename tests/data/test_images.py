@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from recbole_hellm.cli import main
-from recbole_hellm.data import images as module
 from recbole_hellm.data import hosts, pictures
+from recbole_hellm.data import images as module
 from recbole_hellm.data.download import Patience
 from recbole_hellm.data.images import ImageCounts, ImageSettings, fetch_images
 from recbole_hellm.data.showcase import Showcase
@@ -353,7 +353,7 @@ def test_a_picture_of_absurd_size_is_too_large(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_is_there_is_not_fetched(tmp_path: Path, shop: Shop) -> None:
-    folder = write_items(tmp_path / "shop", {token: f"{shop.url}/{token}" for token in "abc"})
+    folder = write_items(tmp_path / "shop", {token: f"{shop.url}/{token}" for token in "abcde"})
     (folder / "images").mkdir()
     (folder / "images/a.png").write_bytes(PNG)
     (folder / "images/b.jpg").write_text("no picture")
@@ -361,8 +361,11 @@ def test_what_is_there_is_not_fetched(tmp_path: Path, shop: Shop) -> None:
     for part in (old, new):
         part.write_bytes(JPEG[:50])
     os.utime(old, (0, 0))
+    (folder / "images/d.JPG").write_bytes(JPEG)
+    (tmp_path / "away").write_bytes(JPEG)
+    (folder / "images/e.jpg").symlink_to(tmp_path / "away")
     counts = fetch(folder)
-    assert (counts.fetched, counts.present) == (2, 1)
+    assert (counts.fetched, counts.present) == (2, 3)
     assert not old.exists()
     assert new.exists()  # for it may be another process's
     assert set(shop.asked) == {"/b", "/c"}

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
+from recbole_hellm.data import showcase as module
 from recbole_hellm.data.showcase import Showcase, file_stem
 from recbole_hellm.errors import DataError
 
@@ -80,11 +82,69 @@ def test_files_of_tokens_that_are_no_file_names(tmp_path: Path) -> None:
         picture = showcase.picture(token)
         assert picture is not None and picture.path.read_bytes() == PNG + bytes([number])
     (tmp_path / "x:y.png").write_bytes(PNG)  # as people name files where they may
+    assert showcase.picture("x:y") is None  # it came after the folder was listed
+    showcase.refresh()
     assert showcase.picture("x:y") is not None
-    assert showcase.picture("new") is None
-    (tmp_path / "new.jpg").write_bytes(JPEG)
-    assert showcase.picture("new") is not None
     assert showcase.picture("n" * 300) is None
+    inner = tmp_path / "inner"
+    (inner / "x").mkdir(parents=True)
+    (inner / "x/y.png").write_bytes(PNG)
+    below = Showcase({}, {}, (inner,))
+    assert below.picture("x/y") is not None
+    (tmp_path / "y.png").write_bytes(PNG)
+    tokens = ("../y", f"{tmp_path}/y", "/x/y", "x/../../y", "y")
+    assert [below.picture(token) for token in tokens] == [None] * 5
+
+
+def test_pictures_that_come_later_are_found(tmp_path: Path) -> None:
+    showcase = Showcase({}, {}, (tmp_path / "images", tmp_path))
+    assert showcase.picture("new") is None
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/new.jpg").write_bytes(JPEG)
+    assert Showcase({}, {}, (tmp_path / "images", tmp_path)).picture("new") is not None
+    showcase.refresh()
+    assert showcase.picture("new") is not None
+    (tmp_path / "images/new.jpg").unlink()
+    assert showcase.picture("new") is None
+    assert showcase.file("new") is None
+
+
+def test_links_and_capitals(tmp_path: Path) -> None:
+    away, folder = tmp_path / "away", tmp_path / "shop/images"
+    away.mkdir()
+    folder.mkdir(parents=True)
+    (away / "1.bin").write_bytes(JPEG)
+    (away / "deep").mkdir()
+    (away / "deep/c.jpg").write_bytes(JPEG)
+    (folder / "a.jpg").symlink_to(away / "1.bin")
+    (folder / "b.JPG").write_bytes(JPEG)
+    (folder / "c").symlink_to(away / "deep")
+    (folder / "d.png").symlink_to(away / "gone.png")
+    (folder / "e.Png").write_bytes(PNG)
+    (folder / "e.jpeg").write_bytes(JPEG)
+    named = {"f": "c/c.jpg", "g": "../../away/1.bin", "h": str(away / "1.bin"), "i": "\0.jpg"}
+    showcase = Showcase({}, {}, (folder, folder.parent), named)
+    found = {token: showcase.picture(token) for token in "abcdefghi"}
+    paths = {token: picture.path for token, picture in found.items() if picture}
+    assert paths == {
+        "a": folder / "a.jpg",
+        "b": folder / "b.JPG",
+        "e": folder / "e.jpeg",
+        "f": folder / "c/c.jpg",
+    }
+    assert [showcase.file(token) for token in "dghi"] == [None] * 4
+
+
+def test_a_folder_is_looked_into_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/1.jpg").write_bytes(JPEG)
+    listed: list[object] = []
+    scandir = os.scandir
+    monkeypatch.setattr(module.os, "scandir", lambda path: listed.append(path) or scandir(path))
+    monkeypatch.setattr(Path, "resolve", lambda _: pytest.fail("a file was resolved"))
+    showcase = Showcase({}, {}, (tmp_path / "more", tmp_path / "images", tmp_path))
+    assert [n for n in range(100) if showcase.file(str(n))] == [1]
+    assert listed == [tmp_path / "more", tmp_path / "images"]
 
 
 def test_a_dataset_without_an_item_table_has_an_empty_showcase(tmp_path: Path) -> None:
