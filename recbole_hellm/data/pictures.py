@@ -20,13 +20,13 @@ from recbole_hellm.data.attempts import (
 )
 from recbole_hellm.data.picture_rules import (
     BROKEN,
-    FORMATS,
     NOT_A_PICTURE,
     PLACEHOLDER,
     SMALLEST_GIF,
     SMALLEST_SIDE,
     TOO_LARGE,
     UNDECODABLE,
+    open_picture,
 )
 from recbole_hellm.data.showcase import picture_kind
 
@@ -106,7 +106,7 @@ def check_picture(content: bytes) -> str:
     Raises
     ------
     PictureError
-        If it is no JPEG, PNG, GIF or WebP, is cut off, or is a placeholder.
+        If it is no JPEG, PNG, GIF or WebP, is cut off, has too many pixels, or is a placeholder.
     """
     kind = picture_kind(content[:12])
     if kind is None:
@@ -118,7 +118,7 @@ def check_picture(content: bytes) -> str:
     except ImportError:
         return SUFFIX_OF[kind]
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with open_picture(io.BytesIO(content)) as image:
             sides = image.size
             image.draft("RGB", (SMALLEST_SIDE, SMALLEST_SIDE))  # JPEG: decoded in less time
             image.load()

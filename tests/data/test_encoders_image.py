@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_hellm.data import picture_rules
+from recbole_hellm.data import pictures as fetched
 from recbole_hellm.data.encoders import (
     BatchEncoder,
     VisionEncoder,
     encode_images,
     image,
-    pictures,
     resolve_image_encoder,
 )
 from recbole_hellm.data.encoders.pictures import (
@@ -60,14 +61,14 @@ def content(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def bomb() -> bytes:
-    """A PNG of a few hundred bytes that says it has 30,000 x 30,000 pixels."""
+def bomb(side: int = 30_000) -> bytes:
+    """A PNG of a few hundred bytes that says it has `side` x `side` pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(kind + data))
         return struct.pack(">I", len(data)) + kind + data + check
 
-    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
@@ -382,8 +383,9 @@ def test_without_pillow(monkeypatch: pytest.MonkeyPatch, tiny_clip: Path) -> Non
 def test_a_picture_is_never_decoded_beyond_its_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "a.png").write_bytes(content(noise(0)))
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 48 * 40 - 1)
+    data = content(noise(0))
+    (tmp_path / "a.png").write_bytes(data)
+    monkeypatch.setattr(picture_rules, "MOST_PIXELS", 48 * 40 - 1)
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("it was decoded"))
     assert broken_reason(tmp_path / "a.png") == TOO_LARGE
 
@@ -453,3 +455,26 @@ def test_a_model_that_does_not_fit(tiny_clip: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("transformers.CLIPModel.to", full)
     with pytest.raises(FeatureError, match="does not fit into the GPU's memory"):
         encoder.encode_batch([])
+    with pytest.raises(fetched.PictureError, match=TOO_LARGE):
+        fetched.check_picture(data)
+
+
+@pytest.mark.parametrize("side", [9_460, 12_000, 30_000])  # beyond what Pillow warns of, or refuses
+def test_fetching_and_encoding_agree_on_what_is_too_large(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, side: int
+) -> None:
+    (tmp_path / "a.png").write_bytes(bomb(side))
+    with pytest.raises(fetched.PictureError, match=TOO_LARGE):
+        fetched.check_picture(bomb(side))
+    assert broken_reason(tmp_path / "a.png") == TOO_LARGE
+    assert [warning for warning in recwarn if "exceeds limit" in str(warning.message)] == []
+
+
+def test_pillows_own_warning_decides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 40 - 1)
+    (tmp_path / "a.png").write_bytes(content(noise(0)))
+    assert broken_reason(tmp_path / "a.png") is None
+    assert fetched.check_picture(content(noise(0))) == ".png"
+    assert not recwarn

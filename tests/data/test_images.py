@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from recbole_hellm.cli import main
-from recbole_hellm.data import hosts, pictures
+from recbole_hellm.data import hosts, picture_rules, pictures
 from recbole_hellm.data import images as module
 from recbole_hellm.data.download import Patience
 from recbole_hellm.data.images import ImageCounts, ImageSettings, fetch_images
@@ -344,7 +344,7 @@ def test_without_pillow_the_first_bytes_decide(
 
 
 def test_a_picture_of_absurd_size_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr(picture_rules, "MOST_PIXELS", 100)
     with pytest.raises(pictures.PictureError, match="too large"):
         pictures.check_picture(PNG)
 

@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING
 
 from recbole_hellm.data.picture_rules import (
     BROKEN,
-    FORMATS,
     NOT_A_PICTURE,
     PLACEHOLDER,
     SMALLEST_GIF,
     SMALLEST_SIDE,
     TOO_LARGE,
     UNDECODABLE,
+    open_picture,
 )
 from recbole_hellm.errors import FeatureError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MOST_PIXELS = 89_478_485  # 256 MiB in RGB, from where Pillow warns of decompression bombs
 NO_FILE = "no picture file"
 
 
@@ -50,15 +49,13 @@ def read_picture(path: Path) -> Image.Image:
     ------
     PictureError
         If the file is missing, no picture, cut off, a placeholder (a small GIF, or less than
-        :data:`SMALLEST_SIDE` pixels wide or high), or of more than :data:`MOST_PIXELS` pixels,
-        which is found out before any of them is decoded.
+        ``SMALLEST_SIDE`` pixels wide or high), or of more than ``MOST_PIXELS`` pixels, which is
+        found out before any of them is decoded.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise PictureError(TOO_LARGE)
+        with open_picture(path) as image:
             if min(image.size) < SMALLEST_SIDE:
                 raise PictureError(PLACEHOLDER)
             if image.format == "GIF" and path.stat().st_size < SMALLEST_GIF:
@@ -69,7 +66,7 @@ def read_picture(path: Path) -> Image.Image:
         raise PictureError(NO_FILE) from error
     except UnidentifiedImageError as error:
         raise PictureError(NOT_A_PICTURE) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise PictureError(TOO_LARGE) from error
     except UNDECODABLE as error:
         raise PictureError(BROKEN) from error
