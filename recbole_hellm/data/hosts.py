@@ -78,9 +78,11 @@ class Hosts:
         """One request ended: the host is spared for a while if it has too much to do."""
         host = host_of(address)
         with self._lock:
+            if failure is not None and failure.status is None:
+                return
+            self.answered = True
             if failure is None or failure.status not in BUSY:
-                if failure is None or failure.status is not None:
-                    self._busy.pop(host, None)  # it did something else than to refuse
+                self._busy.pop(host, None)
                 return
             self._busy[host] += 1
             row = self._busy[host]
