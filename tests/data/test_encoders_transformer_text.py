@@ -49,6 +49,7 @@ from recbole_hellm.data.encoders import (
 )
 from recbole_hellm.errors import ConfigError, FeatureError
 
+COMMIT = "c0ffee" + 34 * "0"
 TEXTS = [
     "red lipstick",
     "Matte nail polish set of 2, long lasting",
@@ -314,7 +315,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             allow_patterns: list[str] | None = None,
             ignore_patterns: list[str] | None = None,
         ) -> str:
-            target = tmp_path / "cache" / name.replace("/", "--") / "snapshots" / "c0ffee"
+            folder = f"models--{name.replace('/', '--')}"
+            target = tmp_path / "cache" / folder / "snapshots" / COMMIT
             if local_files_only:
                 if target.is_dir():
                     return str(target)
@@ -348,7 +350,7 @@ def test_a_model_is_fetched_once(hub: Any, copy: Path, caplog: pytest.LogCapture
         encoder = resolve_text_encoder("some/bert")
     assert "Fetching some/bert" in caplog.text
     assert isinstance(encoder, TransformerEncoder)
-    assert encoder.revision == "c0ffee, mean, 512 tokens"
+    assert encoder.revision == f"{COMMIT}, mean, 512 tokens"
     assert not (encoder.folder / "tf_model.h5").exists()
     np.testing.assert_allclose(encoder.encode(TEXTS), reference(copy, "mean"), atol=1e-5)
     count = len(asked)
@@ -366,7 +368,7 @@ def test_old_weights_are_fetched_where_there_are_no_others(hub: Any, copy: Path)
 
 
 def test_a_cache_that_holds_only_facts_does_not_count(hub: Any, copy: Path, tmp_path: Path) -> None:
-    cached = tmp_path / "cache/some--bert/snapshots/c0ffee"
+    cached = tmp_path / "cache/models--some--bert/snapshots" / COMMIT
     cached.mkdir(parents=True)
     shutil.copy(copy / "config.json", cached)
     assert hub({"some/bert": copy}) == []
@@ -486,16 +488,14 @@ def test_texts_beyond_a_models_positions(roberta: Path, monkeypatch: pytest.Monk
 
 
 def test_revisions_of_folders(tmp_path: Path) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
-
     def folder(name: str) -> Path:
         made = tmp_path / name
         made.mkdir(parents=True)
         (made / "config.json").write_text("{}")
         return made
 
-    assert models.folder_revision(folder(f"models--m--bert/snapshots/{commit}")) == commit
-    hashed = [f"mine/snapshots/{commit}", "snapshots/run1", "models--m--bert/snapshots/run1"]
+    assert models.folder_revision(folder(f"models--m--bert/snapshots/{COMMIT}")) == COMMIT
+    hashed = [f"mine/snapshots/{COMMIT}", "snapshots/run1", "models--m--bert/snapshots/run1"]
     first, *others = [models.folder_revision(folder(name)) for name in hashed]
     assert len(first) == 64 and others == [first, first]
     run = tmp_path / hashed[1]
