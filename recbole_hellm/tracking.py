@@ -122,7 +122,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other processes from training this run meanwhile; its lock lies beside it.
+        """Keep other processes from training this run meanwhile, by a lock beside it.
 
         Raises
         ------
@@ -133,17 +133,25 @@ class RunDirectory:
             yield
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with (self.path.parent / f".{self.path.name}.lock").open("a") as file:
+        place = self.path.parent / f".{self.path.name}.lock"
+        with place.open("a") as file:
+            told = (
+                f"{self.path} is being trained by another process; wait until that has finished, "
+                "or end it."
+            )
             try:
                 fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RunError(
-                    f"{self.path} is being trained by another process; wait until that has "
-                    "finished, or end it."
-                ) from error
+                raise RunError(told) from error
             except OSError:  # a network file system without locks
                 logger.debug("%s cannot be locked.", self.path)
-            yield
+            # The process that had the lock may have removed its file since it was opened here.
+            if not place.exists() or not os.path.samestat(place.stat(), os.fstat(file.fileno())):
+                raise RunError(told)
+            try:
+                yield
+            finally:
+                place.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove what an earlier run left, so that nothing old is mistaken for new."""

@@ -188,3 +188,16 @@ def test_missing_and_damaged_embeddings_are_told(run: RunDirectory) -> None:
     run.file("embeddings.safetensors").write_bytes(b"broken")
     with pytest.raises(RunError, match="damaged"):
         run.read_embeddings("item", np.array(["a"]), "s1")
+
+
+def test_a_run_is_claimed_by_one_process_and_leaves_no_lock(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "model" / "id")
+    told = "is being trained by another process"
+    with directory.claimed():
+        directory.write_json("a.json", {})
+        directory.clear()
+        with pytest.raises(RunError, match=told), RunDirectory(directory.path).claimed():
+            pass
+    assert list((tmp_path / "model").iterdir()) == []
+    with directory.claimed():
+        pass
