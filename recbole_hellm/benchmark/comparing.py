@@ -70,7 +70,8 @@ class Comparison:
         self.overrides, self.files = dict(overrides), tuple(files)
         self.plan, self.folder = settings.plan, Path(settings.records)
         self.in_files = {key for file in self.files for key in read_yaml(file)}
-        self.by_seed = [self._wanted(seed) for seed in self._seeds()]
+        self.seeds = self._seeds()
+        self.by_seed = [self._wanted(seed) for seed in self.seeds]
         configs = [wanted.job.config() for wanted in self.by_seed[0]]
         check_addressed(configs)
         self._check_metrics(configs[0])
@@ -123,18 +124,19 @@ class Comparison:
 
     def run(self) -> None:
         """Carry out and keep what there is no record of, the first seed of every method first."""
-        for number, wanted in enumerate(self.by_seed):
+        for seed, wanted in zip(self.seeds, self.by_seed, strict=True):
             kept = self._kept()
             missing = {
                 one.recipe: one
                 for one in wanted
-                if one.recipe not in kept and (number == 0 or self._is_quick(one.label, kept))
+                if one.recipe not in kept
+                and (seed == self.seeds[0] or self._is_quick(one.label, kept))
             }
             if not missing:
                 continue
             logger.info(
                 "%s on %s: %d of %d runs of seed %d to come.",
-                *(self.plan.name, self.dataset, len(missing), len(wanted), self._seeds()[number]),
+                *(self.plan.name, self.dataset, len(missing), len(wanted), seed),
             )
             carry_out([one.job for one in missing.values()], self.settings.jobs, self._keep)
 
