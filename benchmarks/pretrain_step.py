@@ -48,6 +48,23 @@ Vectors = tuple[Tensor, Tensor, Tensor, Tensor]
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
+def synthetic_interactions(
+    n_users: int, n_items: int, n_pairs: int, rng: np.random.Generator
+) -> sp.csr_array:
+    """Uniform users; items drawn with probability proportional to (rank + 20)^-0.63.
+
+    At Beauty's size that gives as many user-user entries as the real data, 5.3 million.
+    """
+    popularity = (np.arange(n_items) + 20.0) ** -0.63
+    keys = np.empty(0, dtype=np.int64)
+    while len(keys) < n_pairs:
+        users = rng.integers(0, n_users, n_pairs)
+        items = rng.choice(n_items, n_pairs, p=popularity / popularity.sum())
+        keys = np.unique(np.concatenate([keys, users * n_items + items]))
+    keys = rng.permutation(keys)[:n_pairs]
+    return interaction_matrix(keys // n_items, keys % n_items, n_users, n_items)
+
+
 @dataclasses.dataclass
 class Problem:
     """A synthetic data set and the four embedding tables of HeLLM's first stage."""
@@ -60,18 +77,9 @@ class Problem:
     def synthetic(
         cls, n_users: int, n_items: int, n_pairs: int, dim: int, device: torch.device, seed: int
     ) -> Problem:
-        """Uniform users; items drawn with probability proportional to (rank + 20)^-0.63.
-
-        At Beauty's size that gives as many user-user entries as the real data, 5.3 million.
-        """
+        """Synthetic interactions, features in fifty clusters, and Xavier's embeddings."""
         rng = np.random.default_rng(seed)
-        popularity = (np.arange(n_items) + 20.0) ** -0.63
-        keys = np.empty(0, dtype=np.int64)
-        while len(keys) < n_pairs:
-            users = rng.integers(0, n_users, n_pairs)
-            items = rng.choice(n_items, n_pairs, p=popularity / popularity.sum())
-            keys = np.unique(np.concatenate([keys, users * n_items + items]))
-        keys = rng.permutation(keys)[:n_pairs]
+        interactions = synthetic_interactions(n_users, n_items, n_pairs, rng)
         features = (
             rng.normal(size=(n_items, 64)) + rng.normal(size=(50, 64))[np.arange(n_items) % 50]
         )
@@ -81,7 +89,7 @@ class Problem:
             for rows in (n_users, n_items, n_users, n_items)
         ]
         return cls(
-            interaction_matrix(keys // n_items, keys % n_items, n_users, n_items),
+            interactions,
             knn_incidence({"text": features.astype(np.float32)}, 10),
             tables,
         )

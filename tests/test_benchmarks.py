@@ -36,6 +36,16 @@ def test_throughput_script_checks_the_reference_and_prints_ratios(
     assert all(line.endswith("x") for line in lines)
 
 
+def test_sparse_products_are_checked_and_printed_as_ratios() -> None:
+    options = ["--size=small", "--dims=8", "--rounds=2"]
+    command = [sys.executable, str(BENCHMARKS / "sparse_products.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("d = 8")]
+    assert len(lines) == 10
+    assert all(line.endswith("x") for line in lines)
+
+
 def test_scale_of_neighbours_is_measured_and_checked() -> None:
     options = ["--items=3000", "--dim=8", "--k=4", "--threads=1", "--checked=20"]
     command = [sys.executable, str(BENCHMARKS / "knn_scale.py"), *options]

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class _Product(torch.autograd.Function):
@@ -28,9 +29,7 @@ class _Product(torch.autograd.Function):
         transpose: Tensor,
     ) -> Tensor:
         ctx.scale, ctx.matrix, ctx.transpose = scale, matrix, transpose
-        if plus is not None:
-            return torch.addmm(plus, matrix, dense, beta=scale, alpha=scale)
-        return multiply(matrix, dense, scale)
+        return multiply(matrix, dense, plus, scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -138,11 +137,30 @@ def csr_tensor(rows: Tensor, columns: Tensor, values: Tensor, size: tuple[int, .
     return torch.sparse_csr_tensor(rows, columns, values, size=size, check_invariants=False)
 
 
-def multiply(matrix: Tensor, dense: Tensor, scale: float = 1.0) -> Tensor:
-    """``scale * matrix @ dense`` of a sparse matrix, without a gradient.
+def multiply(
+    matrix: Tensor, dense: Tensor, plus: Tensor | None = None, scale: float = 1.0
+) -> Tensor:
+    """``scale * (matrix @ dense + plus)`` of a CSR matrix, without a gradient.
 
-    ``matrix @ dense`` fills the result with zeros first and writes it twice.
+    In single precision on a CPU the rows of `dense` are embeddings summed per row of the matrix:
+    that kernel fetches them ahead, and is 2 to 6 times as fast as MKL's product (see
+    benchmarks/sparse_products.py).
     """
+    if dense.device.type == "cpu" and dense.dtype == matrix.dtype == torch.float32:
+        result = F.embedding_bag(
+            matrix.col_indices(),
+            dense,
+            matrix.crow_indices(),
+            mode="sum",
+            per_sample_weights=matrix.values(),
+            include_last_offset=True,
+        )
+        if plus is not None:
+            result += plus
+        return result if scale == 1.0 else result.mul_(scale)
+    if plus is not None:
+        return torch.addmm(plus, matrix, dense, beta=scale, alpha=scale)
+    # ``matrix @ dense`` fills the result with zeros first and writes it twice.
     result = dense.new_empty(matrix.shape[0], dense.shape[1])
     return result.addmm_(matrix, dense, beta=0, alpha=scale)
 

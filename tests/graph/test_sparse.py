@@ -35,12 +35,41 @@ def test_products_equal_dense_ones(matrix: sp.csr_array) -> None:
     torch.testing.assert_close(operator.transposed(p, x, -2.0), -2.0 * (a.T @ p + x))
 
 
-def test_result_does_not_depend_on_what_memory_held(matrix: sp.csr_array) -> None:
-    operator = SparseOperator(matrix, torch.float64)
-    x = torch.ones(5, 3, dtype=torch.float64)
+def test_single_precision_agrees_with_double(matrix: sp.csr_array) -> None:
+    """It has a kernel of its own on a CPU."""
+    exact, operator = SparseOperator(matrix, torch.float64), SparseOperator(matrix, torch.float32)
+    _, x, p = dense_operands(matrix)
+    for function in (
+        lambda a, x, p: a(x),
+        lambda a, x, p: a(x, p),
+        lambda a, x, p: a.transposed(p, x, -0.3),
+        lambda a, x, p: a(x, scale=1.7) * a(x, p),
+    ):
+        value = function(exact, x, p)
+        torch.testing.assert_close(function(operator, x.float(), p.float()), value.float())
+        expected = torch.autograd.grad(value.square().sum(), (x, p), allow_unused=True)
+        found = torch.autograd.grad(
+            function(operator, x.float(), p.float()).square().sum(), (x, p), allow_unused=True
+        )
+        for left, right in zip(found, expected, strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
+
+
+def test_single_precision_takes_columns_out_of_a_larger_matrix(matrix: sp.csr_array) -> None:
+    operator = SparseOperator(matrix)
+    wide = torch.randn(5, 12)
+    torch.testing.assert_close(operator(wide[:, 1:9:2]), operator(wide)[:, 1:9:2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_result_does_not_depend_on_what_memory_held(
+    matrix: sp.csr_array, dtype: torch.dtype
+) -> None:
+    operator = SparseOperator(matrix, dtype)
+    x = torch.ones(5, 3, dtype=dtype)
     for _ in range(50):
         # Freed at once, so that the product's uninitialised result is likely to reuse it.
-        torch.full((7, 3), torch.nan, dtype=torch.float64)
+        torch.full((7, 3), torch.nan, dtype=dtype)
         assert torch.isfinite(operator(x)).all()
 
 
@@ -73,12 +102,13 @@ def test_buffers_follow_the_module_and_stay_out_of_its_state(matrix: sp.csr_arra
     assert {buffer.device.type for buffer in meta.buffers()} == {"meta"}
 
 
-def test_a_matrix_without_entries_gives_zeros() -> None:
-    operator = SparseOperator(sp.csr_array((3, 4)), torch.float64)
-    x = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_matrix_without_entries_gives_zeros(dtype: torch.dtype) -> None:
+    operator = SparseOperator(sp.csr_array((3, 4)), dtype)
+    x = torch.randn(4, 2, dtype=dtype, requires_grad=True)
     result = operator(x)
     result.sum().backward()
-    assert torch.equal(result, torch.zeros(3, 2, dtype=torch.float64))
+    assert torch.equal(result, torch.zeros(3, 2, dtype=dtype))
     assert x.grad is not None
     assert torch.equal(x.grad, torch.zeros_like(x))
 
