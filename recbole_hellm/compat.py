@@ -32,8 +32,8 @@ def supply_numpy_aliases() -> None:
 def supply_dok_update() -> None:
     """Give scipy's ``dok_matrix`` the bulk ``_update`` that scipy 1.13 removed.
 
-    Answers lightgcn.py:111 and the same line in NGCF, NCL, GCMC and SpectralCF. Can go once RecBole
-    builds its adjacency from COO triples.
+    Answers ngcf.py:110 and the same line in NCL, GCMC and SpectralCF. Can go once RecBole builds
+    its adjacency from COO triples.
     """
     from scipy.sparse import dok_matrix
 

@@ -147,13 +147,14 @@ OWN_MODELS.update(
         _variant("HeLLM-wo-Seq_ID", "HeLLM", _TABLE_3),
     )
 )
-# RecBole's models that belong to the paper's comparison: for listings, run as RecBole's others are.
+# RecBole's models that belong to the paper's comparison: for listings, and where a class stands in
+# for RecBole's of the same name. They are run as RecBole's others are.
 COMPARED_MODELS: dict[str, ModelEntry] = {
     entry.name: entry
     for entry in (
         ModelEntry(
             "LightGCN",
-            "recbole.model.general_recommender.lightgcn",
+            f"{_GENERAL}.lightgcn",
             "He et al., SIGIR 2020",
             ("graph",),
         ),
@@ -206,8 +207,9 @@ def model_class(name: str) -> type:
     ConfigError
         If neither this package nor RecBole knows the name.
     """
-    if name in OWN_MODELS:
-        return getattr(importlib.import_module(OWN_MODELS[name].module), base_model(name))
+    declared = OWN_MODELS.get(name) or COMPARED_MODELS.get(name)
+    if declared:
+        return getattr(importlib.import_module(declared.module), base_model(name))
     for family in RECBOLE_FAMILIES if name.isidentifier() else ():
         module_name = f"recbole.model.{family}.{name.lower()}"
         if importlib.util.find_spec(module_name):

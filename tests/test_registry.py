@@ -47,6 +47,7 @@ def test_models_of_recbole_that_are_compared_are_recboles() -> None:
     for name, entry in registry.COMPARED_MODELS.items():
         cls = registry.model_class(name)
         assert (cls.__name__, cls.__module__) == (name, entry.module)
+        assert registry.is_recbole(cls)
         assert registry.trainer_class(name, cls.type) is HellmTrainer
         assert name not in registry.OWN_MODELS
     families = registry.recbole_models()
