@@ -11,6 +11,7 @@ from typing import Any
 from recbole_hellm.errors import ConfigError, HellmError, RunError
 from recbole_hellm.logs import configure_logging
 from recbole_hellm.registry import nearest
+from recbole_hellm.settings import names
 from recbole_hellm.training.distributed import together
 
 USAGE = """\
@@ -158,7 +159,7 @@ def parse_options(arguments: Sequence[str], command: str = "run") -> dict[str, A
             ) from error
     if positional:
         key = POSITIONAL[command]
-        options[key] = [*positional, *_names(options.get(key, []))]
+        options[key] = [*positional, *names(options.get(key, []))]
     return options
 
 
@@ -169,11 +170,6 @@ def _name(key: str, text: str) -> Any:
     if text.startswith(("[", '"', "'")):
         return parse_texts(text)
     return None if text in ("", "null") and not key.startswith("dataset") else text
-
-
-def _names(value: Any) -> list[str]:
-    parts = value if isinstance(value, list) else str(value).split(",")
-    return [str(part).strip() for part in parts if str(part).strip()]
 
 
 def _only(options: dict[str, Any], *allowed: str) -> None:
@@ -191,11 +187,11 @@ def _run(options: dict[str, Any]) -> str:
     from recbole_hellm.quick_start import execute
 
     dry = bool(options.pop("dry_run", False))
-    models = _names(options.pop("model", "Pop,HeLLM"))
+    models = names(options.pop("model", "Pop,HeLLM"))
     if not models:
         raise ConfigError("--model names no model; `recbole-hellm models` lists them.")
     dataset = str(options.pop("dataset", "sample"))
-    files = [Path(name) for name in _names(options.pop("config", []))]
+    files = [Path(name) for name in names(options.pop("config", []))]
     # Every configuration is checked before the first model trains.
     configs = [HellmConfig(model, dataset, options, files) for model in models]
     check_addressed(configs)
@@ -212,11 +208,11 @@ def _tune(options: dict[str, Any]) -> str:
     from recbole_hellm.benchmark.tuning import TuningSettings, tune
 
     given = {key: options.pop(key) for key in TuningSettings.keys() if key in options}  # noqa: SIM118
-    models = _names(options.pop("model", ""))
+    models = names(options.pop("model", ""))
     if len(models) != 1:
         raise ConfigError("tune searches one model at a time; name it with --model=NAME.")
     dataset = str(options.pop("dataset", "sample"))
-    files = [Path(name) for name in _names(options.pop("config", []))]
+    files = [Path(name) for name in names(options.pop("config", []))]
     study = tune(models[0], dataset, TuningSettings.from_config(given), options, files)
     table = tabulate(study.trials.to_dict("records"), headers="keys", floatfmt=".5g")
     return f"{table}\n\nBest settings: {study.path} (recbole-hellm run --config={study.path})"
@@ -233,7 +229,7 @@ def _compare(options: dict[str, Any]) -> str:
         if isinstance(options.get(key), list):
             options[key] = tuple(options[key])
     given = {key: options.pop(key) for key in CompareSettings.keys() if key in options}  # noqa: SIM118
-    files = [Path(name) for name in _names(options.pop("config", []))]
+    files = [Path(name) for name in names(options.pop("config", []))]
     shown = compare(CompareSettings.from_config(given), options, files)
     if shown.failed:
         print(shown.text)
@@ -303,7 +299,7 @@ def _report(options: dict[str, Any]) -> str:
     from recbole_hellm.benchmark.report import ReportSettings, write_report
 
     _only(options, "runs", *ReportSettings.keys())
-    runs = _names(options.pop("runs", []))
+    runs = names(options.pop("runs", []))
     if not runs:
         raise ConfigError("report needs finished runs; name their directories: report RUN [RUN].")
     return f"Report: {write_report(runs, ReportSettings.from_config(options))}"

@@ -83,6 +83,12 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def names(value: Any) -> tuple[str, ...]:
+    """Names of a list, or of a text in which commas divide them; none for None."""
+    parts = value if isinstance(value, list | tuple) else str(value or "").split(",")
+    return tuple(str(part).strip() for part in parts if str(part).strip())
+
+
 def _coerce(key: str, value: Any, hint: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):

@@ -6,7 +6,7 @@ import dataclasses
 
 from recbole_hellm.benchmark.plans import Benchmark, Figure, ad_hoc, named
 from recbole_hellm.errors import ConfigError
-from recbole_hellm.settings import Settings, require
+from recbole_hellm.settings import Settings, names, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +93,3 @@ class CompareSettings(Settings):
                     f"{plan.name} has no method '{name}'; use some of {', '.join(plan.models)}."
                 )
         return tuple(name for name in plan.models if name in chosen)
-
-
-def names(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Names of a list, or of a text in which commas divide them."""
-    parts = value.split(",") if isinstance(value, str) else value or ()
-    return tuple(part.strip() for part in parts if part.strip())

@@ -13,7 +13,7 @@ import pandas as pd
 
 from recbole_hellm.benchmark import evidence, plots
 from recbole_hellm.benchmark.audience import Audience
-from recbole_hellm.benchmark.compare_settings import CompareSettings, names
+from recbole_hellm.benchmark.compare_settings import CompareSettings
 from recbole_hellm.benchmark.kept_runs import SLICED, SLICED_AT, KeptRun, keep, read_kept
 from recbole_hellm.benchmark.methods import Method, check_comparable, methods
 from recbole_hellm.benchmark.plans import Figure, Table, paper_masking
@@ -23,6 +23,7 @@ from recbole_hellm.config import HellmConfig, check_addressed
 from recbole_hellm.errors import ConfigError, HellmError, RunError
 from recbole_hellm.quick_start import recipe
 from recbole_hellm.runs import RunResult
+from recbole_hellm.settings import names
 from recbole_hellm.tracking import RunDirectory, content_hash
 from recbole_hellm.yaml_files import read_yaml
 

@@ -19,6 +19,7 @@ from recbole_hellm.benchmark.sheets import Cell, Sheet
 from recbole_hellm.evaluation.significance import (
     PairedComparison,
     compare_to_rest,
+    leaders,
     mean_interval,
 )
 
@@ -56,11 +57,7 @@ def results(
         for metric, others in of.items()
         for name, comparison in others.items()
     }
-    columns = {
-        metric: {method.name: float(method.values(metric, masking).mean()) for method in methods}
-        for metric in table.metrics
-    }
-    places = {metric: _leaders(means) for metric, means in columns.items()}
+    places = {metric: _places(table, methods, metric, masking) for metric in table.metrics}
     costs = cost_columns(methods)
     rows, data = [], []
     for method in methods:
@@ -73,6 +70,9 @@ def results(
             data.append(_row(method, metric, masking, values))
         rows.append([*cells, *(show(method) for show in costs.values())])
     notes = [_counted(methods[0], masking), _PLUS_MINUS, *_told(table, methods)]
+    if len(table.families) > 1:
+        references = " and ".join(family.reference for family in table.families)
+        notes.append(f"Best and second best are those of each family, that of {references}.")
     for family, of in zip(table.families, tests, strict=True):
         if of:
             first = next(iter(next(iter(of.values())).values()))
@@ -197,15 +197,14 @@ def slices(methods: Sequence[Method], grouping: str, masking: str) -> Sheet:
     shown = data[data["metric"] == SLICED_METRIC]
     groups = shown.drop_duplicates("group")[["group", "users"]]
     means = shown.groupby(["method", "group"])["value"].mean()
-    leaders = {
-        group: _leaders({m.name: means[m.name, group] for m in methods})
-        for group in groups["group"]
+    places = {
+        group: leaders({m.name: means[m.name, group] for m in methods}) for group in groups["group"]
     }
     rows: list[list[Cell | str]] = []
     for method in methods:
         cells: list[Cell | str] = [method.name]
         for group in groups["group"]:
-            best, second = (method.name in names for names in leaders[group])
+            best, second = (method.name in names for names in places[group])
             cells.append(Cell(number(means[method.name, group]), best, second))
         rows.append(cells)
     head = ["", *(f"{group} ({users:,})" for group, users in groups.itertuples(index=False))]
@@ -319,18 +318,16 @@ def _row(method: Method, metric: str, masking: str, values: np.ndarray) -> dict[
     }
 
 
-def _leaders(means: Mapping[str, float]) -> tuple[set[str], set[str]]:
-    """Names of the best and of the second best; several where they are equal.
-
-    There is no second best beside several best ones, and none where all are equal or nothing
-    is above zero.
-    """
-    values = sorted(set(means.values()), reverse=True)
-    groups = [{name for name, value in means.items() if value == of} for of in values]
-    if len(groups) < 2:
-        return set(), set()
-    second = groups[1] if len(groups[0]) == 1 and values[1] > 0 else set()
-    return groups[0], second
+def _places(
+    table: Table, methods: Sequence[Method], metric: str, masking: str
+) -> tuple[set[str], set[str]]:
+    """The best and the second best methods of all families; a family is a contest of its own."""
+    means = {method.name: float(method.values(metric, masking).mean()) for method in methods}
+    found = [
+        leaders({name: means[name] for name in family.models if name in means})
+        for family in table.families
+    ]
+    return set().union(*(best for best, _ in found)), set().union(*(second for _, second in found))
 
 
 def _mark(comparison: PairedComparison) -> str:

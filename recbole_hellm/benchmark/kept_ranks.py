@@ -75,16 +75,13 @@ def in_token_order(
     }
 
 
-def compress_ranks(
-    ranks_by_masking: Mapping[str, Ranks], tokens: Sequence[str] | np.ndarray
-) -> pd.DataFrame:
+def compress_ranks(ranks_by_masking: Mapping[str, Ranks]) -> pd.DataFrame:
     """What is kept of a run's ranks.
 
     Parameters
     ----------
     ranks_by_masking : mapping of str to Ranks
-    tokens : sequence of str, length U
-        The token of each row; they order the rows and are not kept.
+        Users in ascending order of their tokens, as :func:`read_run_ranks` gives them.
 
     Returns
     -------
@@ -93,14 +90,9 @@ def compress_ranks(
         (uint8) and ``<masking>.tied`` (uint32). A metric is spread over all the places that ties
         allow, so ties are exact, however many. A target with :data:`CLIP` items or more above it
         is kept as having exactly so many and no ties, which is 0 in every metric all the same.
-
-    Raises
-    ------
-    DataError
-        If there is not one token for each row.
     """
     columns = {}
-    for masking, ranks in in_token_order(ranks_by_masking, tokens).items():
+    for masking, ranks in ranks_by_masking.items():
         below = ranks.higher >= CLIP
         columns[f"{masking}.higher"] = np.where(below, CLIP, ranks.higher)
         columns[f"{masking}.tied"] = np.where(below, 0, ranks.tied)

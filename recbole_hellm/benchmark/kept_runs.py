@@ -159,9 +159,7 @@ def _portable(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 def _keep_details(run: RunResult, kept: RunDirectory, audience: Audience) -> None:
     ranks = read_run_ranks(run.path)
-    users = pd.read_parquet(run.path / f"ranks-{run.record['masking']}.parquet", columns=["user"])
-    tokens = sorted(users["user"])
-    write_kept_ranks(kept.file(RANKS), compress_ranks(ranks, tokens))
+    write_kept_ranks(kept.file(RANKS), compress_ranks(ranks))
     frames = [
         metrics_by_slice(found, audience.slices, SLICED, SLICED_AT).assign(masking=masking)
         for masking, found in ranks.items()

@@ -234,18 +234,18 @@ def compare_to_rest(
     }
 
 
-def best_and_second(means: Mapping[str, float]) -> tuple[str, str]:
-    """Names of the two highest means; of equal ones the first named comes first.
+def leaders(means: Mapping[str, float]) -> tuple[set[str], set[str]]:
+    """Names of the best and of the second best; several where they are equal.
 
-    Raises
-    ------
-    DataError
-        If there are fewer than two.
+    There is no second best beside several best ones, and none where all are equal or nothing
+    is above zero.
     """
-    if len(means) < 2:
-        raise DataError(f"A best and a second method need two, not {len(means)}.")
-    best, second, *_ = sorted(means, key=lambda name: -means[name])
-    return best, second
+    values = sorted(set(means.values()), reverse=True)
+    groups = [{name for name, value in means.items() if value == of} for of in values]
+    if len(groups) < 2:
+        return set(), set()
+    second = groups[1] if len(groups[0]) == 1 and values[1] > 0 else set()
+    return groups[0], second
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

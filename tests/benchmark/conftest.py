@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from recbole_hellm.benchmark.kept_ranks import compress_ranks, write_kept_ranks
+from recbole_hellm.benchmark.kept_ranks import compress_ranks, in_token_order, write_kept_ranks
 from recbole_hellm.benchmark.kept_runs import KeptRun, read_kept
 from recbole_hellm.evaluation.ranking import Ranks, summarise
 from recbole_hellm.evaluation.slices import Grouping, UserSlices, metrics_by_slice
@@ -85,7 +85,7 @@ def make_kept(tmp_path: Path) -> Callable[..., KeptRun]:
             "features": {"text": "toy"},
             "recipe": recipe,
         } | fields
-        write_kept_ranks(folder / "ranks.parquet", compress_ranks(ranks, TOKENS))
+        write_kept_ranks(folder / "ranks.parquet", compress_ranks(in_token_order(ranks, TOKENS)))
         rows = [
             metrics_by_slice(of, groups(), ["recall", "ndcg"], [10, 20]).assign(masking=name)
             for name, of in ranks.items()

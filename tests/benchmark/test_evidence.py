@@ -167,21 +167,17 @@ def test_p_values() -> None:
     assert [evidence.p_value(p) for p in (0.0499, 0.0501)] == [".04990", ".050"]
 
 
-@pytest.mark.parametrize(
-    ("means", "best", "second"),
-    [
-        ({"A": 0.5, "B": 0.3, "C": 0.1}, {"A"}, {"B"}),
-        ({"A": 0.5, "B": 0.5, "C": 0.1}, {"A", "B"}, set()),
-        ({"A": 0.5, "B": 0.3, "C": 0.3}, {"A"}, {"B", "C"}),
-        ({"A": 0.5, "B": 0.0}, {"A"}, set()),
-        ({"A": 0.5, "B": 0.5}, set(), set()),
-        ({"A": 0.5}, set(), set()),
-    ],
-)
-def test_the_best_and_the_second_best(
-    means: dict[str, float], best: set[str], second: set[str]
-) -> None:
-    assert evidence._leaders(means) == (best, second)
+def test_every_family_has_its_own_best(three: list[Method]) -> None:
+    table = Table("t", "T", (Family("HeLLM", ("HeLLM",)), Family("A", ("SASRec", "LightGCN", "A"))))
+    sheet = evidence.results(table, three, "seen", [{}, {}])
+    # Alone it is best of nothing, and another family's figure does not make it second.
+    assert [
+        (row(sheet, name)[2].best, row(sheet, name)[2].second)
+        for name in ("HeLLM", "SASRec", "LightGCN")
+    ] == [(False, False), (True, False), (False, True)]
+    assert any("of each family" in note for note in sheet.notes)
+    one = evidence.results(TABLE, three, "seen", [{}])
+    assert not any("of each family" in note for note in one.notes)
 
 
 def test_the_family_is_that_of_the_comparisons_made(three: list[Method]) -> None:

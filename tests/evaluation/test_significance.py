@@ -13,11 +13,11 @@ from recbole_hellm.errors import ConfigError, DataError
 from recbole_hellm.evaluation import significance
 from recbole_hellm.evaluation.ranking import Ranks, per_user
 from recbole_hellm.evaluation.significance import (
-    best_and_second,
     bootstrap_interval,
     compare_pairs,
     compare_to_rest,
     holm,
+    leaders,
     mean_interval,
     user_means,
 )
@@ -255,11 +255,21 @@ def test_a_reference_is_compared_with_each_other_method() -> None:
         compare_to_rest(values, "x")
 
 
-def test_best_and_second() -> None:
-    assert best_and_second({"a": 0.1, "b": 0.3, "c": 0.2}) == ("b", "c")
-    assert best_and_second({"a": 0.1, "b": 0.3, "c": 0.3}) == ("b", "c")
-    with pytest.raises(DataError, match="need two, not 1"):
-        best_and_second({"a": 0.1})
+@pytest.mark.parametrize(
+    ("means", "best", "second"),
+    [
+        ({"A": 0.5, "B": 0.3, "C": 0.1}, {"A"}, {"B"}),
+        ({"A": 0.5, "B": 0.5, "C": 0.1}, {"A", "B"}, set()),
+        ({"A": 0.5, "B": 0.3, "C": 0.3}, {"A"}, {"B", "C"}),
+        ({"A": 0.5, "B": 0.0}, {"A"}, set()),
+        ({"A": 0.5, "B": 0.5}, set(), set()),
+        ({"A": 0.5}, set(), set()),
+    ],
+)
+def test_the_best_and_the_second_best(
+    means: dict[str, float], best: set[str], second: set[str]
+) -> None:
+    assert leaders(means) == (best, second)
 
 
 def test_bootstrap_is_near_all_resamples() -> None:
