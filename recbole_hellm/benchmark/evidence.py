@@ -165,6 +165,7 @@ def _significance(family: Family, found: Comparisons, any_: Method, masking: str
                     f"{signed(c.ci_low)} to {signed(c.ci_high)}",
                     p_value(c.p_t_holm),
                     p_value(c.p_wilcoxon_holm),
+                    p_value(c.p_seeds_holm),
                     f"{c.d_z:+.3f}".replace("-", "−"),
                     f"{c.rank_biserial:+.3f}".replace("-", "−"),
                 ]
@@ -174,12 +175,13 @@ def _significance(family: Family, found: Comparisons, any_: Method, masking: str
                 | dataclasses.asdict(c)
             )
     head = ["against", "metric", "difference", "95 % interval", "p (t)", "p (Wilcoxon)"]
-    head += ["d_z", "rank-biserial"]
+    head += ["p (seeds)", "d_z", "rank-biserial"]
     notes = [
         _counted(any_, masking),
         "Differences are the reference's less the other's, means over seeds paired by user, with a "
         "bootstrap interval over users; p-values are two-sided and adjusted by Holm within a "
-        "metric.",
+        "metric. Those of t and Wilcoxon are over users, for the models as trained; that of seeds "
+        "is Welch's t test over seeds, where both sides have several.",
     ]
     title = f"{family.reference} against each: {any_.runs[0].record['dataset']}, {masking} masked"
     return Sheet(f"tests-{family.reference}", title, head, rows, notes, pd.DataFrame(data))
@@ -261,6 +263,8 @@ def spread(values: np.ndarray) -> str:
 
 def p_value(value: float) -> str:
     """Three decimals, more of what would be rounded to the level, or that it is less."""
+    if np.isnan(value):
+        return "–"
     if value < 0.001:
         return "<.001"
     text = f"{value:.3f}" if round(value, 3) != LEVEL or value >= LEVEL else f"{value:.5f}"

@@ -47,8 +47,10 @@ class PairedComparison:
         Matched-pairs rank-biserial correlation in [-1, 1]; 1 where every change is a gain.
     zeros : int
         Users without a difference in the signed-rank test.
-    p_t_holm, p_wilcoxon_holm : float
-        Adjusted for a family of `family` comparisons.
+    p_seeds : float
+        Welch's t test over seeds; NaN with a single seed on a side.
+    p_t_holm, p_wilcoxon_holm, p_seeds_holm : float
+        Adjusted for a family of `family` comparisons, those of seeds for the ones that have any.
     family : int
     """
 
@@ -68,8 +70,10 @@ class PairedComparison:
     d_z: float
     rank_biserial: float
     zeros: int
+    p_seeds: float
     p_t_holm: float
     p_wilcoxon_holm: float
+    p_seeds_holm: float
     family: int = 1
 
 
@@ -107,9 +111,11 @@ def compare_pairs(
       and losses (Pratt 1959, ``zero_method="pratt"``); normal approximation with corrections for
       zeros (Cureton 1967) and ties, none for continuity. ``zsplit`` would take its variance as if
       zeros had random signs, and with nine zeros in ten hardly ever reject.
+    - Seeds: Welch's t test of the runs' means over all users, :math:`S_a` against :math:`S_b`.
     - :math:`d_z = \bar d / s_d` (Cohen 1988); :math:`r = (W^+ - W^-) / (W^+ + W^-)` (Kerby 2014).
 
-    The tests are about the models as trained: they generalise to other users, not to other seeds.
+    The tests over users are about the models as trained: they generalise to other users, not to
+    other seeds. That over seeds generalises to other seeds, for these users.
     Averaging over more seeds makes a user's value less noisy and leaves its expectation as it is,
     so the t test and the interval use all seeds, also where A has more than B. The signed-rank test
     asks whether differences are symmetric around zero, which those of means over three seeds and
@@ -154,6 +160,7 @@ def compare_pairs(
     matched = _differences(ours[:seeds], theirs[:seeds])
     low, high = bootstrap_interval(differences, level, resamples, seed)
     p_t, p_wilcoxon = _p_t(differences, alternative), _p_wilcoxon(matched, alternative)
+    p_seeds = _p_seeds(ours.mean(axis=1), theirs.mean(axis=1), alternative)
     return PairedComparison(
         metric=metric,
         alternative=alternative,
@@ -171,8 +178,10 @@ def compare_pairs(
         d_z=_d_z(differences),
         rank_biserial=_rank_biserial(matched),
         zeros=int((matched == 0).sum()),
+        p_seeds=p_seeds,
         p_t_holm=p_t,
         p_wilcoxon_holm=p_wilcoxon,
+        p_seeds_holm=p_seeds,
     )
 
 
@@ -221,13 +230,16 @@ def compare_to_rest(
         for name, other in values.items()
         if name != reference
     }
-    p_t = holm([comparison.p_t for comparison in found.values()])
-    p_wilcoxon = holm([comparison.p_wilcoxon for comparison in found.values()])
+    p_t, p_wilcoxon, p_seeds = (
+        _holm_of_known([getattr(comparison, key) for comparison in found.values()])
+        for key in ("p_t", "p_wilcoxon", "p_seeds")
+    )
     return {
         name: dataclasses.replace(
             comparison,
             p_t_holm=float(p_t[place]),
             p_wilcoxon_holm=float(p_wilcoxon[place]),
+            p_seeds_holm=float(p_seeds[place]),
             family=len(found),
         )
         for place, (name, comparison) in enumerate(found.items())
@@ -261,6 +273,14 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     from statsmodels.stats.multitest import multipletests
 
     return multipletests(p_values, method="holm")[1]
+
+
+def _holm_of_known(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's procedure over those that are not NaN, which stay what they are."""
+    adjusted = np.array(p_values)
+    known = ~np.isnan(adjusted)
+    adjusted[known] = holm(adjusted[known])
+    return adjusted
 
 
 def bootstrap_interval(
@@ -353,6 +373,13 @@ def _p_wilcoxon(differences: np.ndarray, alternative: Alternative) -> float:
             method="approx",
         ).pvalue
     )
+
+
+def _p_seeds(ours: np.ndarray, theirs: np.ndarray, alternative: Alternative) -> float:
+    ours, theirs = ours.round(DECIMALS), theirs.round(DECIMALS)
+    if min(len(ours), len(theirs)) < 2 or np.ptp(ours) == np.ptp(theirs) == 0:
+        return math.nan
+    return float(stats.ttest_ind(ours, theirs, equal_var=False, alternative=alternative).pvalue)
 
 
 def _d_z(differences: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy import stats
-from statsmodels.stats.weightstats import DescrStatsW
+from statsmodels.stats.weightstats import DescrStatsW, ttest_ind
 
 from recbole_hellm.errors import ConfigError, DataError
 from recbole_hellm.evaluation import significance
@@ -98,6 +98,38 @@ def test_p_values_are_near_those_of_all_sign_flips() -> None:
     for values, p in ((differences, found.p_t), (ranks, found.p_wilcoxon)):
         totals = flips @ np.abs(values[moved])
         assert p == pytest.approx((totals >= values.sum() - 1e-9).mean(), abs=0.01)
+
+
+@pytest.mark.filterwarnings("error")
+def test_seeds_are_tested_by_welch() -> None:
+    rng = np.random.default_rng(8)
+    users = rng.random(40)
+    ours = users + np.array([[0.02], [0.05], [0.03]])
+    theirs = users + np.array([[0.0], [0.01]])
+    for alternative, name in (("greater", "larger"), ("two-sided", "two-sided")):
+        found = compare_pairs(ours, theirs, alternative)  # type: ignore[arg-type]
+        means = ours.mean(axis=1), theirs.mean(axis=1)
+        wanted = ttest_ind(*means, alternative=name, usevar="unequal")[1]
+        assert found.p_seeds == found.p_seeds_holm == pytest.approx(wanted, rel=1e-9)
+    # By hand: t = (m - n) / sqrt(s^2 / 3 + r^2 / 2).
+    s, r = np.var([0.02, 0.05, 0.03], ddof=1) / 3, np.var([0.0, 0.01], ddof=1) / 2
+    freedom = (s + r) ** 2 / (s**2 / 2 + r**2 / 1)
+    t = (np.mean([0.02, 0.05, 0.03]) - 0.005) / np.sqrt(s + r)
+    assert found.p_seeds == pytest.approx(2 * stats.t.sf(t, freedom), rel=1e-9)
+    for lone in (compare_pairs(ours[0], theirs), compare_pairs(ours, theirs[:1])):
+        assert np.isnan([lone.p_seeds, lone.p_seeds_holm]).all()
+    assert np.isnan(compare_pairs(ours[[0, 0]], theirs[[1, 1]]).p_seeds)  # seeds change nothing
+
+
+def test_seeds_are_adjusted_among_the_methods_that_have_several() -> None:
+    rng = np.random.default_rng(9)
+    values = {name: rng.random((seeds, 30)) for name, seeds in (("a", 3), ("b", 1), ("c", 3))}
+    values["d"] = values["a"] - np.array([[0.1], [0.11], [0.12]])
+    found = compare_to_rest(values, "a", "two-sided")
+    known = [found[name].p_seeds for name in ("c", "d")]
+    assert [found[name].p_seeds_holm for name in ("c", "d")] == holm(known).tolist()
+    assert np.isnan(found["b"].p_seeds_holm)
+    assert found["b"].p_t_holm >= found["b"].p_t
 
 
 def test_the_right_direction(pair: tuple[np.ndarray, np.ndarray]) -> None:
@@ -243,7 +275,7 @@ def test_a_reference_is_compared_with_each_other_method() -> None:
         name: compare_pairs(values["a"], values[name], metric="ndcg@10", resamples=300, seed=3)
         for name in found
     }
-    for name in ("p_t", "p_wilcoxon"):
+    for name in ("p_t", "p_wilcoxon"):  # of one seed each
         wanted = holm([getattr(raw[other], name) for other in found])
         assert [getattr(found[other], f"{name}_holm") for other in found] == wanted.tolist()
     for name, comparison in found.items():
