@@ -74,3 +74,16 @@ def test_the_check_of_neighbours_counts_wrong_ones() -> None:
     twin = np.concatenate([features, features[:1]])
     pair = np.array([[0, 40], [0, 0]])
     assert [check(twin, pair[[choice]], np.array([0])) for choice in (0, 1)] == [0, 1]
+
+
+def test_tables_of_a_readme_are_replaced_and_nothing_else() -> None:
+    refreshed = runpy.run_path(str(BENCHMARKS / "readme_results.py"))["refreshed"]
+    readme = "# A\n\n### T1\n\n| a |\n| - |\n| 1 |\n\nOld note.\n\n- Point.\n"
+    readme += "\n### T3\n\n| c |\n\nText.\n"
+    results = "### T1\n\n| a | b |\n| - | - |\n| 2 | 3 |\n\nNew note.\n\n### T2\n\n| x |\n"
+    wanted = readme.replace("| a |\n| - |\n| 1 |\n\nOld", "| a | b |\n| - | - |\n| 2 | 3 |\n\nNew")
+    assert refreshed(readme, results) == wanted
+    assert refreshed(wanted, results) == wanted
+    assert refreshed("### T1\n\n| a |\n\n- Point.\n", "### T1\n\n| b |\n") == (
+        "### T1\n\n| b |\n\n- Point.\n"
+    )

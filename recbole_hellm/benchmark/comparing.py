@@ -229,7 +229,7 @@ class Comparison:
             evidence.results(self.plan, there, masking, tests),
             evidence.beside_the_paper(self.plan, there),
             *tested,
-            *(evidence.slices(there, name, masking) for name in evidence.GROUPINGS),
+            *(evidence.slices(self.plan, there, name, masking) for name in evidence.GROUPINGS),
             evidence.lists(there),
         ]
         return [sheet for sheet in sheets if sheet is not None]

@@ -57,7 +57,10 @@ def results(
         for metric, others in of.items()
         for name, comparison in others.items()
     }
-    places = {metric: _places(table, methods, metric, masking) for metric in table.metrics}
+    places = {
+        metric: _places(table, {m.name: float(m.values(metric, masking).mean()) for m in methods})
+        for metric in table.metrics
+    }
     costs = cost_columns(methods)
     rows, data = [], []
     for method in methods:
@@ -70,18 +73,7 @@ def results(
             data.append(_row(method, metric, masking, values))
         rows.append([*cells, *(show(method) for show in costs.values())])
     notes = [_counted(methods[0], masking), _PLUS_MINUS, *_told(table, methods)]
-    if len(table.families) > 1:
-        references = " and ".join(family.reference for family in table.families)
-        notes.append(f"Best and second best are those of each family, that of {references}.")
-    for family, of in zip(table.families, tests, strict=True):
-        if of:
-            first = next(iter(next(iter(of.values())).values()))
-            notes.append(
-                f"{BETTER}: {family.reference} is better, {WORSE}: it is worse, by a two-sided "
-                f"paired t test over users at {LEVEL:.0%}, Holm's correction over the "
-                f"{first.family} comparisons of a metric. The test is about the models as trained: "
-                "with fewer than three seeds on a side it says nothing of other seeds."
-            )
+    notes += _marked(table, tests)
     notes += cost_notes(methods)
     head = ["", "seeds", *map(short, table.metrics), *costs]
     title = f"{table.title}: {methods[0].runs[0].record['dataset']}, mask_history={masking}"
@@ -187,7 +179,7 @@ def _significance(family: Family, found: Comparisons, any_: Method, masking: str
     return Sheet(f"tests-{family.reference}", title, head, rows, notes, pd.DataFrame(data))
 
 
-def slices(methods: Sequence[Method], grouping: str, masking: str) -> Sheet:
+def slices(table: Table, methods: Sequence[Method], grouping: str, masking: str) -> Sheet:
     """One metric by groups of users: where a method's lead comes from."""
     frames = [
         run.slices().assign(method=method.name, seed=run.seed)
@@ -200,7 +192,8 @@ def slices(methods: Sequence[Method], grouping: str, masking: str) -> Sheet:
     groups = shown.drop_duplicates("group")[["group", "users"]]
     means = shown.groupby(["method", "group"])["value"].mean()
     places = {
-        group: leaders({m.name: means[m.name, group] for m in methods}) for group in groups["group"]
+        group: _places(table, {m.name: means[m.name, group] for m in methods})
+        for group in groups["group"]
     }
     rows: list[list[Cell | str]] = []
     for method in methods:
@@ -322,11 +315,29 @@ def _row(method: Method, metric: str, masking: str, values: np.ndarray) -> dict[
     }
 
 
-def _places(
-    table: Table, methods: Sequence[Method], metric: str, masking: str
-) -> tuple[set[str], set[str]]:
+def _marked(table: Table, tests: Sequence[Comparisons]) -> list[str]:
+    """What the marks mean."""
+    tested = {
+        family.reference: next(iter(next(iter(of.values())).values())).family
+        for family, of in zip(table.families, tests, strict=True)
+        if of
+    }
+    several = len(table.families) > 1
+    notes = ["Best and second best are those of each family of methods."] if several else []
+    if tested:
+        who = " or ".join(tested) + (", in its family," if several else "")
+        counts = " and ".join(str(count) for count in dict.fromkeys(tested.values()))
+        notes.append(
+            f"{BETTER}: {who} is better, {WORSE}: it is worse, by a two-sided paired t test over "
+            f"users at {LEVEL:.0%}, Holm's correction over the {counts} comparisons of a metric. "
+            "The test is about the models as trained; where there are several seeds, another one "
+            "over seeds stands with the tests."
+        )
+    return notes
+
+
+def _places(table: Table, means: Mapping[str, float]) -> tuple[set[str], set[str]]:
     """The best and the second best methods of all families; a family is a contest of its own."""
-    means = {method.name: float(method.values(metric, masking).mean()) for method in methods}
     found = [
         leaders({name: means[name] for name in family.models if name in means})
         for family in table.families

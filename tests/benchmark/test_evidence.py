@@ -115,7 +115,7 @@ def test_a_method_that_is_worse_is_marked_so(
 
 
 def test_slices_are_means_over_seeds_by_group(three: list[Method]) -> None:
-    sheet = evidence.slices(three, "history_length", "seen")
+    sheet = evidence.slices(TABLE, three, "history_length", "seen")
     assert list(sheet.head) == ["", "few (30)", "many (30)"]
     even = np.arange(0, 60, 2)
     expected = three[2].per_user("ndcg@10", "seen")[:, even].mean()
@@ -184,7 +184,7 @@ def test_the_family_is_that_of_the_comparisons_made(three: list[Method]) -> None
     tests, _ = evidence.tested(TABLE, three[1:], "seen")
     sheet = evidence.results(TABLE, three[1:], "seen", tests)
     assert any("over the 1 comparisons" in note for note in sheet.notes)
-    assert any("it says nothing of other seeds" in note for note in sheet.notes)
+    assert any("is about the models as trained" in note for note in sheet.notes)
 
 
 def test_costs_of_gpus_are_by_the_clock_and_hardware_is_named(
