@@ -19,6 +19,7 @@ import pandas as pd
 import yaml
 
 from recbole_hellm import registry
+from recbole_hellm.benchmark.audience import Audience
 from recbole_hellm.config import HellmConfig
 from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.quick_start import Validation, recipe, validate
@@ -124,9 +125,9 @@ def tune(
     """Search a model's settings by its validation metric.
 
     Several processes, also on several machines, may work on one study at a time: they share its
-    storage. Another space, or other shared settings, make another study in the same storage; the
-    table ``<Model>.csv`` has the trials of all of the model's studies on the dataset. The model's
-    defaults are tried first where the space holds them.
+    storage. Another space, other shared settings or other data make another study in the same
+    storage; the table ``<Model>.csv`` has the trials of all of the model's studies on the dataset.
+    The model's defaults are tried first where the space holds them.
 
     Parameters
     ----------
@@ -156,7 +157,9 @@ def tune(
     folder.mkdir(parents=True, exist_ok=True)
     own = settings.storage is None
     storage = _storage(settings.storage or str(folder / f"{model}.journal"))
-    name = content_hash({"space": space, "shared": _shared(base, space)})
+    data = Audience.open(base)
+    about = {"split": data.split, "candidates": data.dataset.candidates}
+    name = content_hash({"space": space, "shared": _shared(base, space)} | about)
     # A storage of one's own choice may hold the studies of other models too.
     lead = "" if own else f"{dataset}/{model}/"
     study = optuna.create_study(

@@ -21,6 +21,7 @@ Rounding errors of a matrix product differ between machines and chunk sizes; wit
 of identical features tie exactly and the smaller index wins everywhere.
 """
 _SHOW_PROGRESS_FROM = 10_000
+_LARGE = 1e10
 _SPARE = 8
 # Catalogues up to this size are compared in one product per chunk, larger ones in blocks of
 # columns: a block stays in a processor's cache, and memory stays linear in the items.
@@ -85,7 +86,7 @@ def knn_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) -> Neares
     n = len(matrix)
     if not 1 <= k <= n:
         raise ConfigError(f"knn_k={k} must lie between 1 and the number of items, {n}.")
-    unit = F.normalize(matrix, dim=1)
+    unit = F.normalize(_tempered(matrix), dim=1)
     indices = torch.empty(n, k, dtype=torch.int64, device=matrix.device)
     similarities = torch.empty(n, k, device=matrix.device)
     starts = range(0, n, chunk)
@@ -93,6 +94,15 @@ def knn_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) -> Neares
         part = slice(start, min(start + chunk, n))
         indices[part], similarities[part] = _nearest(unit[part], unit, k)
     return NearestNeighbours(indices, similarities)
+
+
+def _tempered(matrix: Tensor) -> Tensor:
+    """Rows whose squares would leave the range of float32, divided by their largest entry."""
+    largest = torch.maximum(matrix.amax(dim=1), -matrix.amin(dim=1))
+    extreme = ((largest > _LARGE) | ((largest > 0) & (largest < 1 / _LARGE))).nonzero()[:, 0]
+    if not len(extreme):
+        return matrix
+    return matrix.index_copy(0, extreme, matrix[extreme] / largest[extreme, None])
 
 
 def _nearest(rows: Tensor, unit: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,24 @@ def test_other_protocols_seeds_and_stages_are_other_studies(quick: dict[str, Any
         {"train_batch_size": 64},
     ]
     assert len({own, *(name(**other) for other in others)}) == 1 + len(others)
+
+
+def test_other_data_of_the_same_name_are_another_study(
+    settings: TuningSettings,
+    quick: dict[str, Any],
+    interactions: pd.DataFrame,
+    make_dataset: Callable[[Path, pd.DataFrame], None],
+    tmp_path: Path,
+) -> None:
+    one = dataclasses.replace(settings, trials=1)
+    first = tune("BPR", "tiny", one, quick)
+    make_dataset(tmp_path / "data/tiny", interactions[interactions["user_id"] != "u39"])
+    second = tune("BPR", "tiny", one, quick | {"data_path": str(tmp_path / "data")})
+    written = pd.read_csv(second.path.with_suffix(".csv"))
+    assert sorted(written["score"]) == pytest.approx(
+        sorted([first.trials["score"][0], second.trials["score"][0]]), rel=1e-4
+    )
+    assert written["study"].nunique() == 2
 
 
 def test_a_journal_can_lie_anywhere(

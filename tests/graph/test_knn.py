@@ -89,6 +89,18 @@ def test_rows_of_zeros_have_no_hyperedge(features: np.ndarray) -> None:
     assert matrix[[0]].nnz == 5
 
 
+def test_neighbours_do_not_depend_on_the_scale_of_rows(features: np.ndarray) -> None:
+    """Squares of 1e25 and of 1e-35 are no float32."""
+    wanted = knn_graph(features, 5)
+    scales = np.resize(np.array([1.0, 1e25, 1e-35, 1e-20], np.float32), (40, 1))
+    given = torch.from_numpy(features * scales)
+    kept = given.clone()
+    found = knn_graph(given, 5)
+    assert torch.equal(found.indices, wanted.indices)
+    torch.testing.assert_close(found.similarities, wanted.similarities)
+    assert torch.equal(given, kept)
+
+
 def test_incidence_is_the_concatenation_over_modalities(features: np.ndarray) -> None:
     image = torch.from_numpy(np.random.default_rng(1).normal(size=(40, 9)))
     matrix = knn_incidence({"text": features, "image": image}, 4, chunk=16)

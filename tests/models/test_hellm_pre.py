@@ -127,7 +127,7 @@ def dense_losses(model: HeLLMPre) -> dict[str, Tensor]:
     terms = {"bpr": torch.stack(bpr).mean()}
     terms["reg"] = s.reg_weight * 0.5 * torch.stack(squares).sum() / len(bpr)
     for side, weight in (("user", s.alpha_u2u), ("item", s.beta_i2i)):
-        if s.use_contrast and f"{side}_hyper" in vectors:
+        if s.use_contrast and weight > 0 and f"{side}_hyper" in vectors:
             loss = dense_contrast(model, vectors[side], vectors[f"{side}_hyper"])
             terms[f"contrast_{side}"] = weight * loss
     return terms
@@ -145,7 +145,10 @@ DEPTHS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("settings", CASES + DEPTHS)
+WEIGHTS: list[dict[str, Any]] = [{"alpha_u2u": 0.0}, {"beta_i2i": 0.0}]
+
+
+@pytest.mark.parametrize("settings", CASES + DEPTHS + WEIGHTS)
 def test_losses_gradients_and_scores_are_the_equations(
     assert_scores: Callable[..., None],
     assert_losses: Callable[..., Any],

@@ -182,7 +182,7 @@ class HypergraphEncoder(LightGCNNetwork):
         }
         sides = (("user", s.alpha_u2u, all_users), ("item", s.beta_i2i, all_items))
         for side, weight, nodes in sides:
-            if s.use_contrast and nodes.hyper is not None:
+            if s.use_contrast and weight > 0 and nodes.hyper is not None:
                 terms[f"contrast_{side}"] = weight * self._contrast(nodes.own, nodes.hyper)
         return terms
 
