@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CLIP = "openai/clip-vit-base-patch32"  # the paper's
-_READERS = 8  # threads that decode pictures, at most
+_READERS = 8  # threads that read pictures, at most
 
 
 class VisionEncoder(OnDefaultDevice):
@@ -110,7 +110,7 @@ class VisionEncoder(OnDefaultDevice):
 
         if self._loaded is None:
             self._loaded = self._load()
-        with concurrent.futures.ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1)) as readers:
+        with _readers() as readers:
             pixels = list(readers.map(self._pixels, inputs))
         found = [picture for picture in pixels if picture is not None]
         # A batch without any picture still has to tell how long a vector is.
@@ -256,7 +256,8 @@ def encode_images(
     found = [file for file in files.values() if file is not None]
     if not found:
         raise _no_pictures(directory, showcase, len(tokens), "there is no picture file")
-    contents = [_digest(file) for file in files.values()]
+    with _readers() as readers:
+        contents = list(readers.map(_digest, files.values()))
     recipe = {
         "revision": model.revision,
         "images_sha256": hashlib.sha256(json.dumps(contents).encode()).hexdigest(),
@@ -284,6 +285,10 @@ def encode_images(
             )
         made = rounding(model) | {"requested_encoder": encoder, "missing_reasons": reasons}
         return save_filled(directory, "image", model.name, tokens, present, usable, recipe | made)
+
+
+def _readers() -> concurrent.futures.Executor:
+    return concurrent.futures.ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1))
 
 
 def _digest(file: Path | None) -> str | None:
