@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,27 +100,33 @@ class Comparison:
             )
 
     def _wanted(self, seed: int) -> list[Wanted]:
-        if isinstance(self.plan, Table):
-            given = self._own({"seed": seed})
+        plan = self.plan
+        if isinstance(plan, Table):
             return [
-                Wanted(name, Job(name, self.dataset, self._planned(name) | given, self.files))
+                self._want(seed, name, name, plan.settings.get(name, {}))
                 for name in self.settings.chosen
             ]
-        return [
-            Wanted(
-                f"{panel.title} {', '.join(f'{value:g}' for value in point.values())}",
-                Job(self.plan.model, self.dataset, self._own({"seed": seed, **point}), self.files),
-                {"panel": panel.title, **point},
-            )
-            for panel in self.plan.panels
-            for point in panel.points()
-        ]
+        wanted = []
+        for panel in plan.panels:
+            for point in panel.points():
+                label = f"{panel.title} {', '.join(f'{value:g}' for value in point.values())}"
+                one = self._want(seed, label, plan.model, plan.settings(point), point)
+                wanted.append(dataclasses.replace(one, point={"panel": panel.title, **point}))
+        return wanted
 
-    def _planned(self, model: str) -> dict[str, Any]:
-        """A table's own settings for a method, where the user has said nothing."""
-        assert isinstance(self.plan, Table)  # noqa: S101
-        planned = self.plan.settings.get(model, {})
-        return {key: value for key, value in planned.items() if key not in self.in_files}
+    def _want(
+        self,
+        seed: int,
+        label: str,
+        model: str,
+        planned: Mapping[str, Any],
+        point: Mapping[str, Any] = types.MappingProxyType({}),
+    ) -> Wanted:
+        """A run with the plan's settings where the user has said nothing, and those of a point."""
+        said = self.in_files | set(self.overrides)
+        unsaid = {key: value for key, value in planned.items() if key not in said}
+        given = self._own({"seed": seed, **unsaid, **point})
+        return Wanted(label, Job(model, self.dataset, given, self.files))
 
     # Runs ---------------------------------------------------------------------------------------
 
@@ -247,7 +254,10 @@ class Comparison:
             for row in data.itertuples(index=False)
         ]
         masking = paper_masking(self.plan.model)
-        notes = [f"Test metrics under mask_history={masking}, epochs chosen by validation."]
+        notes = [
+            f"Test metrics under mask_history={masking}, epochs chosen by validation.",
+            *(one.note for one in self.plan.exempt),
+        ]
         title = f"{self.plan.title}: {self.dataset}"
         return Sheet("points", title, head, rows, notes, data)
 

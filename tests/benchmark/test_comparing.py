@@ -213,6 +213,26 @@ def test_equal_points_are_run_once(settings: dict[str, Any], quick: dict[str, An
     assert default.by_seed[0][0].recipe in recipes
 
 
+def test_exempt_points_have_settings_of_their_own(
+    settings: dict[str, Any], quick: dict[str, Any], tmp_path: Path
+) -> None:
+    def patience(overrides: dict[str, Any], *files: Path) -> dict[tuple[float, float], int]:
+        given = CompareSettings(benchmark="fig4", **settings)
+        (wanted,) = Comparison(given, "tiny", quick | overrides, files).by_seed
+        return {
+            (one.point["alpha_u2u"], one.point["beta_i2i"]): one.job.config()["stopping_step"]
+            for one in wanted
+        }
+
+    found = patience({})
+    assert {alpha for (alpha, _), steps in found.items() if steps == 29} == {0.0}
+    assert {steps for (alpha, _), steps in found.items() if alpha > 0} == {5}
+    # What the user says holds for all.
+    assert set(patience({"stopping_step": 2}).values()) == {2}
+    (tmp_path / "own.yaml").write_text("stopping_step: 3\n", encoding="utf-8")
+    assert set(patience({}, tmp_path / "own.yaml").values()) == {3}
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -6,6 +6,7 @@ from recbole_hellm import registry
 from recbole_hellm.benchmark.paper import TABLE_1, TABLE_3
 from recbole_hellm.benchmark.plans import (
     BENCHMARKS,
+    Exempt,
     Family,
     Figure,
     Panel,
@@ -54,6 +55,14 @@ def test_every_point_of_a_figure_is_a_valid_setting(name: str) -> None:
         for point in points:
             config = HellmConfig(figure.model, "Beauty", point)
             assert {key: config[key] for key in point} == point
+
+
+def test_exempt_points_match_whole_conditions() -> None:
+    exempt = Exempt({"a": 0.0, "b": 1}, {"epochs": 9}, "why")
+    figure = Figure("f", "F", "M", (Panel("a", {"a": (0.0, 1.0)}),), exempt=(exempt,))
+    assert figure.settings({"a": 0.0, "b": 1}) == {"a": 0.0, "b": 1, "epochs": 9}
+    for point in ({"a": 0.0}, {"a": 0.0, "b": 2}, {"b": 1}):
+        assert figure.settings(point) == point
 
 
 def test_figures_hold_the_papers_grids() -> None:
