@@ -285,7 +285,10 @@ class Comparison:
         directory.write_text(f"{name}.html", html_page(sheets[0].title, sheets))
         written = [folder / f"{name}.{kind}" for kind in ("md", "tex", "html")]
         if isinstance(self.plan, Figure):
-            return [*written, plots.sweep(self.plan, self.points(), folder / f"{name}.svg")]
+            place = folder / f"{name}.svg"
+            own = HellmConfig(self.plan.model, self.dataset, self.overrides, self.files)
+            defaults = {key: own[key] for panel in self.plan.panels for key in panel.axes}
+            return [*written, plots.sweep(self.plan, self.points(), place, defaults)]
         for sheet in sheets:
             if sheet.data is not None:
                 directory.write_text(f"{name}-{sheet.name}.csv", sheet.data.to_csv(index=False))

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from recbole_hellm.benchmark.costs import training_time
@@ -54,7 +55,9 @@ def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path:
     return _write(canvas, data, path)
 
 
-def sweep(figure: Figure, results: pd.DataFrame, path: Path) -> Path:
+def sweep(
+    figure: Figure, results: pd.DataFrame, path: Path, defaults: Mapping[str, Any] | None = None
+) -> Path:
     """A figure over settings: a line for each metric, or a map of two settings.
 
     Parameters
@@ -64,6 +67,8 @@ def sweep(figure: Figure, results: pd.DataFrame, path: Path) -> Path:
         A row a run: ``panel``, the panel's settings, ``seed``, and a column for each metric of the
         figure. Lines are means over seeds.
     path : Path
+    defaults : mapping, optional
+        Setting -> value that is marked.
     """
     flat = all(len(panel.axes) == 1 for panel in figure.panels)
     columns = 2 if flat and len(figure.panels) > 1 else 1
@@ -74,12 +79,17 @@ def sweep(figure: Figure, results: pd.DataFrame, path: Path) -> Path:
             axes = canvas.add_subplot(lines, columns, place + 1)
             own = results[results["panel"] == panel.title]
             draw = _lines if len(panel.axes) == 1 else _map
-            draw(canvas, axes, panel, own, figure.metrics)
+            draw(canvas, axes, panel, own, figure.metrics, defaults or {})
     return _write(canvas, results, path)
 
 
 def _lines(
-    canvas: Canvas, axes: Any, panel: Panel, results: pd.DataFrame, metrics: Sequence[str]
+    canvas: Canvas,
+    axes: Any,
+    panel: Panel,
+    results: pd.DataFrame,
+    metrics: Sequence[str],
+    defaults: Mapping[str, Any],
 ) -> None:
     """Each metric over one setting; the second one has its scale on the right."""
     ((key, values),) = panel.axes.items()
@@ -92,6 +102,8 @@ def _lines(
             positions, means, marker="o", markersize=4, color=_COLOURS[number], label=named(metric)
         )
         scale.tick_params(axis="y", colors=_COLOURS[number])
+    if defaults.get(key) in values:
+        axes.axvline(values.index(defaults[key]), color="grey", linestyle=":", zorder=0)
     axes.set_xticks(positions, [f"{value:g}" for value in values])
     axes.set_xlabel(panel.title)
     axes.grid(alpha=0.25)
@@ -99,7 +111,12 @@ def _lines(
 
 
 def _map(
-    canvas: Canvas, axes: Any, panel: Panel, results: pd.DataFrame, metrics: Sequence[str]
+    canvas: Canvas,
+    axes: Any,
+    panel: Panel,
+    results: pd.DataFrame,
+    metrics: Sequence[str],
+    defaults: Mapping[str, Any],
 ) -> None:
     """The first metric over two settings."""
     (down, rows), (across, columns) = panel.axes.items()
@@ -111,6 +128,9 @@ def _map(
         if np.isfinite(value):
             shade = "white" if value < middle else "black"
             axes.text(column, row, f"{value:.4f}"[1:], ha="center", va="center", color=shade)
+    if defaults.get(down) in rows and defaults.get(across) in columns:
+        corner = columns.index(defaults[across]) - 0.5, rows.index(defaults[down]) - 0.5
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="red", linewidth=2))
     axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
     first, _, second = panel.title.partition(" x ")

@@ -71,6 +71,19 @@ def test_lines_over_settings_and_a_map_of_two(tmp_path: Path) -> None:
     assert ".0800" not in shown  # a run that is missing leaves its place empty
 
 
+def test_defaults_are_marked(tmp_path: Path) -> None:
+    panels = (Panel("K", {"k": (1, 5)}), Panel("a x b", {"a": (0.0, 0.1), "b": (0.3, 0.5)}))
+    for panel, colour in zip(panels, ("#808080", "#ff0000"), strict=True):
+        rows = [{"panel": panel.title, **point, "recall@20": 0.1} for point in panel.points()]
+        figure, data = Figure("f", "F", "M", (panel,), ("recall@20",)), pd.DataFrame(rows)
+        inside, outside = {"k": 5, "a": 0.1, "b": 0.3}, {"k": 7, "a": 0.2, "b": 0.3}
+        drawn = [
+            sweep(figure, data, tmp_path / "f.svg", defaults).read_text().count(colour)
+            for defaults in (inside, outside, None)
+        ]
+        assert drawn[0] > drawn[1] == drawn[2]
+
+
 def test_the_same_data_give_the_same_file(tmp_path: Path) -> None:
     figure = Figure("f", "F", "M", (Panel("K", {"k": (1, 2)}),), ("recall@20",))
     data = pd.DataFrame({"panel": "K", "k": [1, 2], "seed": 1, "recall@20": [0.1, 0.2]})
