@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -74,12 +75,19 @@ def sweep(
     columns = 2 if flat and len(figure.panels) > 1 else 1
     lines = -(-len(figure.panels) // columns)
     with matplotlib.rc_context(_STYLE):
-        canvas = Canvas(figsize=(4.0 * columns, 2.9 * lines), layout="constrained")
+        width, height = (4.0, 2.7) if flat else (5.4, 4.2)
+        canvas = Canvas(figsize=(width * columns, height * lines), layout="constrained")
         for place, panel in enumerate(figure.panels):
             axes = canvas.add_subplot(lines, columns, place + 1)
             own = results[results["panel"] == panel.title]
             draw = _lines if len(panel.axes) == 1 else _map
             draw(canvas, axes, panel, own, figure.metrics, defaults or {})
+        if flat:
+            handles = [
+                Line2D([], [], marker="o", markersize=4, color=colour, label=named(metric))
+                for metric, colour in zip(figure.metrics, _COLOURS, strict=False)
+            ]
+            canvas.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     return _write(canvas, results, path)
 
 
@@ -94,20 +102,16 @@ def _lines(
     """Each metric over one setting; the second one has its scale on the right."""
     ((key, values),) = panel.axes.items()
     positions = np.arange(len(values))
-    handles = []
     for number, metric in enumerate(metrics):
         scale = axes if number == 0 else axes.twinx()
         means = results.groupby(key)[metric].mean().reindex(list(values))
-        handles += scale.plot(
-            positions, means, marker="o", markersize=4, color=_COLOURS[number], label=named(metric)
-        )
+        scale.plot(positions, means, marker="o", markersize=4, color=_COLOURS[number])
         scale.tick_params(axis="y", colors=_COLOURS[number])
     if defaults.get(key) in values:
         axes.axvline(values.index(defaults[key]), color="grey", linestyle=":", zorder=0)
     axes.set_xticks(positions, [f"{value:g}" for value in values])
     axes.set_xlabel(panel.title)
     axes.grid(alpha=0.25)
-    axes.legend(handles=handles, loc="best", frameon=False)
 
 
 def _map(
