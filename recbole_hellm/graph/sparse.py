@@ -147,17 +147,17 @@ def multiply(
     benchmarks/sparse_products.py).
     """
     if dense.device.type == "cpu" and dense.dtype == matrix.dtype == torch.float32:
+        values = matrix.values()
         result = F.embedding_bag(
             matrix.col_indices(),
             dense,
             matrix.crow_indices(),
             mode="sum",
-            per_sample_weights=matrix.values(),
+            # Fewer numbers than the result has.
+            per_sample_weights=values if scale == 1.0 else values * scale,
             include_last_offset=True,
         )
-        if plus is not None:
-            result += plus
-        return result if scale == 1.0 else result.mul_(scale)
+        return result if plus is None else result.add_(plus, alpha=scale)
     if plus is not None:
         return torch.addmm(plus, matrix, dense, beta=scale, alpha=scale)
     # ``matrix @ dense`` fills the result with zeros first and writes it twice.

@@ -97,6 +97,15 @@ class Nodes(NamedTuple):
         hyper = None if self.hyper is None else self.hyper.index_select(0, index)
         return Nodes(self.own.index_select(0, index), hyper)
 
+    def split(self, count: int) -> tuple[Nodes, Nodes]:
+        """The first `count` nodes, and the others."""
+        first, second = slice(None, count), slice(count, None)
+        hyper = self.hyper
+        return (
+            Nodes(self.own[first], None if hyper is None else hyper[first]),
+            Nodes(self.own[second], None if hyper is None else hyper[second]),
+        )
+
     def fused(self) -> Tensor:
         """Equation 6."""
         return self.own if self.hyper is None else self.own + F.normalize(self.hyper, dim=1)
@@ -173,28 +182,36 @@ class HypergraphEncoder(LightGCNNetwork):
         """
         users, positives, negatives = rows
         s, (all_users, all_items) = self.settings, self.propagate()
-        user = all_users.rows(users).fused()
-        item = all_items.rows(torch.cat([positives, negatives])).fused()
+        user, user_contrast = self._side(all_users, users, s.alpha_u2u)
+        item, item_contrast = self._side(all_items, torch.cat([positives, negatives]), s.beta_i2i)
         positive, negative = item.chunk(2)
         terms = {
             "bpr": losses.bpr_loss((user * positive).sum(1), (user * negative).sum(1)),
             "reg": s.reg_weight * losses.l2_regularisation((user, item), len(users)),
         }
-        sides = (("user", s.alpha_u2u, all_users), ("item", s.beta_i2i, all_items))
-        for side, weight, nodes in sides:
-            if s.use_contrast and weight > 0 and nodes.hyper is not None:
-                terms[f"contrast_{side}"] = weight * self._contrast(nodes.own, nodes.hyper)
-        return terms
+        contrasts = {"contrast_user": user_contrast, "contrast_item": item_contrast}
+        return terms | {name: term for name, term in contrasts.items() if term is not None}
 
-    def _contrast(self, own: Tensor, hyper: Tensor) -> Tensor:
-        s, anchors = self.settings, None
-        if s.contrast == "batch" and s.contrast_anchors < len(own):
-            # Uniform for users too, whatever the batches are; positives would favour popular items.
-            anchors = torch.randperm(len(own), device=own.device)[: s.contrast_anchors]
-            if s.contrast_denominator == "batch":
-                own, hyper, anchors = own[anchors], hyper[anchors], None
-        fused, exclude_self = Nodes(own, hyper).fused(), s.variant == "released"
-        return losses.hypergraph_contrast(fused, hyper, s.tau, anchors, exclude_self)
+    def _side(self, nodes: Nodes, batch: Tensor, weight: float) -> tuple[Tensor, Tensor | None]:
+        """Fused vectors of a batch's users or items, and the weighted contrast of their side."""
+        s, count = self.settings, len(nodes.own)
+        if not s.use_contrast or weight == 0 or nodes.hyper is None:
+            return nodes.rows(batch).fused(), None
+        if s.contrast == "all" or s.contrast_anchors >= count:
+            return nodes.rows(batch).fused(), weight * self._contrast(nodes, None)
+        # Uniform for users too, whatever the batches are; positives would favour popular items.
+        anchors = torch.randperm(count, device=nodes.own.device)[: s.contrast_anchors]
+        if s.contrast_denominator == "all":
+            return nodes.rows(batch).fused(), weight * self._contrast(nodes, anchors)
+        # Gathered at once: the gradient of each gather is as large as the table.
+        own, anchored = nodes.rows(torch.cat([batch, anchors])).split(len(batch))
+        return own.fused(), weight * self._contrast(anchored, None)
+
+    def _contrast(self, nodes: Nodes, anchors: Tensor | None) -> Tensor:
+        assert nodes.hyper is not None  # noqa: S101
+        s = self.settings
+        exclude_self = s.variant == "released"
+        return losses.hypergraph_contrast(nodes.fused(), nodes.hyper, s.tau, anchors, exclude_self)
 
 
 class HeLLMPre(EmbeddingRecommender):
