@@ -79,11 +79,11 @@ def count_above(
     """
     items = scores[:, 1:]
     target_scores = scores.gather(1, targets[:, None])
-    higher = (items > target_scores).sum(1)
-    level = (items == target_scores).sum(1) - 1
-    below = (items < target_scores).sum(1)
-    if not bool((higher + level + below + 1 == items.shape[1]).all()):
+    # One NaN makes the sum NaN. So do infinities of both signs, which are scores.
+    if bool(items.sum().isnan()) and bool(items.isnan().any()):
         raise FloatingPointError("some scores are NaN")
+    higher = _count(items > target_scores)
+    level = _count(items >= target_scores) - higher - 1
     results = []
     for rows, masked in known:
         # Each pair counts once, however often a user met the item.
@@ -97,6 +97,11 @@ def count_above(
         counts[2].index_add_(0, rows, torch.ones_like(rows))
         results.append((higher - counts[0], level - counts[1], items.shape[1] - counts[2]))
     return results
+
+
+def _count(found: Tensor) -> Tensor:
+    """How many are true in each row; a sum of bytes is several times as fast as one of truths."""
+    return found.view(torch.uint8).sum(1, dtype=torch.int32).long()
 
 
 def mask_known(scores: Tensor, targets: Tensor, rows: Tensor, items: Tensor) -> Tensor:
