@@ -155,7 +155,16 @@ def test_results_are_those_that_compare_makes_of_the_kept_records(
     sheets = re.split(r"(?m)^(?=### )", made[f"{name}.md"].read_text(encoding="utf-8"))[1:]
     shown = [sheet.rstrip() for sheet in sheets if sheet.splitlines()[0] in README]
     assert all(sheet in README for sheet in shown)
-    assert shown or f"docs/results/{name}" in README
+    assert shown or f"docs/results/{name}.svg" in README
+
+
+def test_every_table_of_results_is_a_kept_one() -> None:
+    headings = re.findall(r"^(### .*)\n\n\|", README.partition("## Results")[2], re.MULTILINE)
+    made = "".join(
+        file.read_text(encoding="utf-8") for file in (ROOT / "docs/results").glob("*.md")
+    )
+    assert len(headings) >= 4
+    assert all(f"{heading}\n" in made for heading in headings)
 
 
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ class Comparison:
         for panel in plan.panels:
             for point in panel.points():
                 label = f"{panel.title} {', '.join(f'{value:g}' for value in point.values())}"
-                one = self._want(seed, label, plan.model, plan.settings(point), point)
+                one = self._want(seed, label, plan.model, plan.exemptions(point), point)
                 wanted.append(dataclasses.replace(one, point={"panel": panel.title, **point}))
         return wanted
 
@@ -256,10 +256,25 @@ class Comparison:
         masking = paper_masking(self.plan.model)
         notes = [
             f"Test metrics under mask_history={masking}, epochs chosen by validation.",
-            *(one.note for one in self.plan.exempt),
+            *self._told(),
+            "Plots mark the settings that hold elsewhere, the defaults if nothing else was given.",
         ]
         title = f"{self.plan.title}: {self.dataset}"
         return Sheet("points", title, head, rows, notes, data)
+
+    def _told(self) -> list[str]:
+        """Notes on a figure's exemptions, where they are true of the runs that are shown."""
+        assert isinstance(self.plan, Figure)  # noqa: S101
+        return [
+            one.note
+            for one in self.plan.exempt
+            if all(
+                run.settings.get(key) == value
+                for wanted, run in self.found
+                if one.covers(wanted.point)
+                for key, value in one.settings.items()
+            )
+        ]
 
     def points(self) -> pd.DataFrame:
         """A figure's runs: panel, settings, seed, test metrics, and validation's own metric."""

@@ -125,8 +125,9 @@ def tune(
     """Search a model's settings by its validation metric.
 
     Several processes, also on several machines, may work on one study at a time: they share its
-    storage. Another space, other shared settings or other data make another study in the same
-    storage; the table ``<Model>.csv`` has the trials of all of the model's studies on the dataset.
+    storage. Another space, other shared settings or other interactions make another study in
+    the same storage; the table ``<Model>.csv`` has the trials of all of the model's studies on the
+    dataset. Item features do not count, since their last bits differ between machines.
     The model's defaults are tried first where the space holds them.
 
     Parameters
@@ -158,8 +159,8 @@ def tune(
     own = settings.storage is None
     storage = _storage(settings.storage or str(folder / f"{model}.journal"))
     data = Audience.open(base)
-    about = {"split": data.split, "candidates": data.dataset.candidates}
-    name = content_hash({"space": space, "shared": _shared(base, space)} | about)
+    about = {"space": space, "shared": _shared(base, space), "content": data.dataset.content}
+    name = content_hash(about)
     # A storage of one's own choice may hold the studies of other models too.
     lead = "" if own else f"{dataset}/{model}/"
     study = optuna.create_study(

@@ -78,7 +78,7 @@ def knn_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) -> Neares
     HeLLM, equation 3; also the item graphs of LATTICE and FREEDOM.
     """
     matrix = torch.as_tensor(features).to(torch.float32)
-    if matrix.dim() != 2 or not bool(torch.isfinite(matrix).all()):
+    if matrix.dim() != 2 or not matrix.shape[1] or not bool(torch.isfinite(matrix).all()):
         raise FeatureError(
             f"Item features of shape {tuple(matrix.shape)} cannot be compared; they must be a "
             "matrix of finite numbers."

@@ -147,6 +147,12 @@ def multiply(
     benchmarks/sparse_products.py).
     """
     if dense.device.type == "cpu" and dense.dtype == matrix.dtype == torch.float32:
+        if dense.shape[0] != matrix.shape[1] or (plus is not None and plus.dtype != dense.dtype):
+            # Embedding bags take any table that is long enough.
+            what = "" if plus is None else f" plus {tuple(plus.shape)} of {plus.dtype}"
+            raise RuntimeError(
+                f"{tuple(matrix.shape)} and {tuple(dense.shape)}{what} cannot be multiplied."
+            )
         values = matrix.values()
         result = F.embedding_bag(
             matrix.col_indices(),

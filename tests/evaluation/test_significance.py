@@ -118,7 +118,11 @@ def test_seeds_are_tested_by_welch() -> None:
     assert found.p_seeds == pytest.approx(2 * stats.t.sf(t, freedom), rel=1e-9)
     for lone in (compare_pairs(ours[0], theirs), compare_pairs(ours, theirs[:1])):
         assert np.isnan([lone.p_seeds, lone.p_seeds_holm]).all()
-    assert np.isnan(compare_pairs(ours[[0, 0]], theirs[[1, 1]]).p_seeds)  # seeds change nothing
+    assert np.isnan(compare_pairs(ours[[0, 0, 0]], theirs[[1, 1]]).p_seeds)  # seeds change nothing
+    # Where they change one side alone, it is a test of one sample.
+    fixed = compare_pairs(ours, theirs[[0, 0, 0]], "two-sided").p_seeds
+    wanted = stats.ttest_1samp(ours.mean(axis=1), theirs[0].mean()).pvalue
+    assert fixed == pytest.approx(wanted, rel=1e-6)
 
 
 def test_seeds_are_adjusted_among_the_methods_that_have_several() -> None:

@@ -55,6 +55,21 @@ def test_single_precision_agrees_with_double(matrix: sp.csr_array) -> None:
             torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_operands_of_other_sizes_and_types_are_refused(
+    matrix: sp.csr_array, dtype: torch.dtype
+) -> None:
+    operator = SparseOperator(matrix, dtype)
+    for rows in (4, 6):
+        with pytest.raises(RuntimeError, match=r"cannot be multiplied|Expected|mismatch"):
+            operator(torch.ones(rows, 2, dtype=dtype))
+    other = torch.float64 if dtype == torch.float32 else torch.float32
+    x = torch.ones(5, 2, dtype=dtype)
+    for plus in (torch.ones(7, 2, dtype=other), torch.ones(8, 2, dtype=dtype)):
+        with pytest.raises(RuntimeError):
+            operator(x, plus)
+
+
 def test_single_precision_takes_columns_out_of_a_larger_matrix(matrix: sp.csr_array) -> None:
     operator = SparseOperator(matrix)
     wide = torch.randn(5, 12)
