@@ -268,12 +268,7 @@ class Comparison:
         return [
             one.note
             for one in self.plan.exempt
-            if all(
-                run.settings.get(key) == value
-                for wanted, run in self.found
-                if one.covers(wanted.point)
-                for key, value in one.settings.items()
-            )
+            if all(run.has(one.settings) for wanted, run in self.found if one.covers(wanted.point))
         ]
 
     def points(self) -> pd.DataFrame:

@@ -287,8 +287,7 @@ def _told(table: Table, methods: Sequence[Method]) -> Sequence[str]:
     """A table's own notes, where they are true of the runs that are shown."""
     planned = [(method, table.settings.get(method.name, {})) for method in methods]
     runs = [(run, given) for method, given in planned if given for run in method.runs]
-    kept = all(run.settings.get(key) == given[key] for run, given in runs for key in given)
-    return table.notes if runs and kept else ()
+    return table.notes if runs and all(run.has(given) for run, given in runs) else ()
 
 
 def _counted(method: Method, masking: str) -> str:

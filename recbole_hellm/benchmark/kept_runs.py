@@ -74,6 +74,10 @@ class KeptRun:
         """The settings that determine the result."""
         return read_yaml(self.path / "config.yaml")
 
+    def has(self, settings: Mapping[str, Any]) -> bool:
+        """Whether it was made with these settings."""
+        return all(self.settings.get(key) == value for key, value in settings.items())
+
     @functools.cached_property
     def hardware(self) -> str:
         """What it was trained on: the GPU's name, or ``CPU``."""

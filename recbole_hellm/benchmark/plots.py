@@ -81,7 +81,7 @@ def sweep(
             axes = canvas.add_subplot(lines, columns, place + 1)
             own = results[results["panel"] == panel.title]
             draw = _lines if len(panel.axes) == 1 else _map
-            draw(canvas, axes, panel, own, figure.metrics, defaults or {})
+            draw(axes, panel, own, figure.metrics, defaults or {})
         if flat:
             handles = [
                 Line2D([], [], marker="o", markersize=4, color=colour, label=named(metric))
@@ -92,7 +92,6 @@ def sweep(
 
 
 def _lines(
-    canvas: Canvas,
     axes: Any,
     panel: Panel,
     results: pd.DataFrame,
@@ -115,7 +114,6 @@ def _lines(
 
 
 def _map(
-    canvas: Canvas,
     axes: Any,
     panel: Panel,
     results: pd.DataFrame,
@@ -140,7 +138,7 @@ def _map(
     first, _, second = panel.title.partition(" x ")
     axes.set_xlabel(second)
     axes.set_ylabel(first)
-    canvas.colorbar(image, ax=axes, label=named(metrics[0]))
+    axes.figure.colorbar(image, ax=axes, label=named(metrics[0]))
 
 
 def named(metric: str) -> str:
