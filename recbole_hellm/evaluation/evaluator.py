@@ -34,7 +34,8 @@ class Evaluation:
     ranks : dict
         masking -> :class:`Ranks`.
     topk : ndarray of int64, shape [U, K], or None
-        Internal item ids recommended under the first masking, best first.
+        Internal item ids recommended under the first masking, best first; with ``save_topk``, on
+        test.
     """
 
     phase: str
@@ -115,7 +116,9 @@ class Evaluator:
         model.eval()
         inputs = self.inputs[phase]
         count = len(inputs[self.dataset.uid_field])
-        keep = max([self.config["save_topk"], *(self.topk if self.list_metrics else [0])])
+        # Lists cost as much as ranks, and those of validation are never looked at.
+        saved = self.config["save_topk"] if phase == "test" else 0
+        keep = max([saved, *(self.topk if self.list_metrics else [0])])
         processes = current()
         found: list[tuple[np.ndarray, list[Ranks], np.ndarray]] = []
         bar = tqdm(
@@ -147,8 +150,7 @@ class Evaluator:
             for masking, found in ranks.items()
         }
         metrics[maskings[0]].update(self._list_metrics(lists))
-        topk = lists[:, : self.config["save_topk"]] if self.config["save_topk"] else None
-        return Evaluation(phase, metrics, ranks, topk)
+        return Evaluation(phase, metrics, ranks, lists[:, :saved] if saved else None)
 
     def _rank(
         self, model: Any, phase: str, chunk: np.ndarray, maskings: Sequence[str], keep: int

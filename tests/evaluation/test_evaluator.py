@@ -212,9 +212,11 @@ def test_top_lists_are_the_best_candidates_in_order(make_parts: Parts) -> None:
     config, dataset, parts = make_parts("BPR", save_topk=4, eval_users=5)
     model = TableModel(dataset)
     model.table += torch.rand(model.table.shape, generator=torch.Generator().manual_seed(0)) / 10
-    found = make_evaluator(config, dataset, parts).evaluate(model, "test", ("seen", "none"))
+    evaluator = make_evaluator(config, dataset, parts)
+    found = evaluator.evaluate(model, "test", ("seen", "none"))
     histories = dataset.histories
     assert found.topk is not None
+    assert evaluator.evaluate(model, "valid", ("seen",)).topk is None
     for row, user in enumerate(histories.evaluated_users):
         items = histories.items[histories.offsets[user] : histories.offsets[user + 1]]
         hidden = {0, *items[:-1]} - {items[-1]}

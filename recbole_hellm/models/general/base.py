@@ -192,8 +192,12 @@ class EmbeddingRecommender(GeneralRecommender):
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of all items, shape [B, N + 1], with padding at minus infinity."""
         user, item = self.vectors()
-        scores = user[interaction[self.USER_ID] - 1] @ item.T
-        return F.pad(scores, (1, 0), value=-torch.inf)
+        rows = user[interaction[self.USER_ID] - 1]
+        # Written in place: padding a product would copy the largest matrix there is.
+        scores = rows.new_empty(len(rows), len(item) + 1)
+        scores[:, 0] = -torch.inf
+        torch.mm(rows, item.T, out=scores[:, 1:])
+        return scores
 
     @torch.no_grad()
     def export_embeddings(self) -> dict[str, Tensor]:
