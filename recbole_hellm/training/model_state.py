@@ -36,9 +36,13 @@ def loose_values(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def restore_loose_values(model: nn.Module, state: dict[str, dict[str, Any]]) -> None:
-    """Set what :func:`loose_values` returned."""
+    """Set what :func:`loose_values` returned; tensors go to where those they replace are."""
     for path, module in model.named_modules():
-        vars(module).update(state.get(path, {}))
+        own = vars(module)
+        for name, value in state.get(path, {}).items():
+            old = own.get(name)
+            both = isinstance(value, Tensor) and isinstance(old, Tensor)
+            own[name] = value.to(old.device) if both else value
 
 
 def _is_loose(value: Any) -> bool:

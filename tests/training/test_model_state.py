@@ -90,6 +90,15 @@ def test_loose_values_come_back_into_every_module() -> None:
     assert fresh.inner.flag is False
 
 
+def test_loose_tensors_go_to_where_the_model_keeps_them() -> None:
+    # A checkpoint is read to the run's device, whatever device a model draws its weights on.
+    model = Counting()
+    state = loose_values(model)
+    model.history = model.history.to("meta")
+    restore_loose_values(model, state)
+    assert model.history.device.type == "meta"
+
+
 class Exporting(nn.Module):
     def export_embeddings(self) -> dict[str, Tensor]:
         assert not self.training
