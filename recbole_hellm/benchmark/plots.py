@@ -27,7 +27,7 @@ _METRIC = {"recall": "Recall", "ndcg": "NDCG"}
 def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path: Path) -> Path:
     """Quality over the time of training, stages included, a point a method.
 
-    Bars are one standard deviation over seeds, where there are several.
+    Bars are one standard deviation over seeds, where there are several; a line says so.
     """
     rows, key = [], training_time(methods)
     for method in methods:
@@ -35,14 +35,15 @@ def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path:
         if seconds is None:
             continue
         values = method.values(metric, masking)
-        deviation = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
         rows.append((method.name, seconds / 60, float(values.mean()), deviation))
     data = pd.DataFrame(rows, columns=["method", "minutes", metric, "std"])
     with matplotlib.rc_context(_STYLE):
         canvas = Canvas(figsize=(6.4, 4.2), layout="constrained")
         axes = canvas.add_subplot()
         for name, minutes, value, deviation in rows:
-            axes.errorbar(minutes, value, yerr=deviation or None, fmt="o", color=_COLOURS[0])
+            bar = None if np.isnan(deviation) else deviation
+            axes.errorbar(minutes, value, yerr=bar, fmt="o", color=_COLOURS[0], capsize=2)
             axes.annotate(name, (minutes, value), (5, 4), textcoords="offset points")
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -53,6 +54,8 @@ def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path:
         axes.set_ylabel(f"{named(metric)}, {masking} items masked")
         axes.grid(alpha=0.25)
         axes.margins(x=0.15)
+        if data["std"].notna().any():
+            axes.set_title("bars: one standard deviation over seeds", fontsize=8, loc="right")
     return _write(canvas, data, path)
 
 

@@ -42,7 +42,10 @@ def test_quality_over_cost(
     assert data["method"].tolist() == ["A", "B"]
     values = found[0].values("recall@10", "seen")
     np.testing.assert_allclose(data["recall@10"], [values.mean(), 0.1])
-    np.testing.assert_allclose(data["std"], [values.std(ddof=1), 0])
+    np.testing.assert_allclose(data["std"], [values.std(ddof=1), np.nan])
+    assert "bars: one standard deviation over seeds" in shown
+    alone = texts(quality_and_cost(found[1:2], "recall@10", "seen", tmp_path / "alone.svg"))
+    assert not any("bars" in text for text in alone)
     np.testing.assert_allclose(data["minutes"], 190 / 60)
 
 
