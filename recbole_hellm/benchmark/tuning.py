@@ -20,7 +20,7 @@ import yaml
 
 from recbole_hellm import registry
 from recbole_hellm.benchmark.audience import Audience
-from recbole_hellm.config import HellmConfig
+from recbole_hellm.config import HellmConfig, check_addressed
 from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.quick_start import Validation, recipe, validate
 from recbole_hellm.settings import Settings, require
@@ -96,7 +96,7 @@ def search_space(model: str, file: str | None = None) -> dict[str, list[Any]]:
     Raises
     ------
     ConfigError
-        If there is none for the model, or it is malformed.
+        If there is none for the model, it is malformed, or it names a value or a key twice.
     """
     name = f"{registry.base_model(model)}.yaml"
     presets = {None: ("search", name), PAPER: ("search", PAPER, name)}
@@ -107,12 +107,37 @@ def search_space(model: str, file: str | None = None) -> dict[str, list[Any]]:
             f"There is no packaged {kind} for '{model}'; write one (`key: [values]` lines) and "
             "name it with --space=FILE.yaml."
         )
+    lead = f"Search space of '{model}'" + ("" if file in presets else f" ({file})")
     for key, values in space.items():
         if not isinstance(values, list) or not values:
-            raise ConfigError(
-                f"Search space of '{model}': {key} must be a list of values to try, not {values!r}."
-            )
+            raise ConfigError(f"{lead}: {key} must be a list of values to try, not {values!r}.")
+        repeated = [value for n, value in enumerate(values) if value in values[:n]]
+        if repeated:
+            raise ConfigError(f"{lead}: {key} repeats {repeated[0]!r}; name each value once.")
+        plain = key.removeprefix(f"{model}.")
+        if plain != key and plain in space:
+            raise ConfigError(f"{lead}: {key} and {plain} are the same; keep one of them.")
     return space
+
+
+def _check_given(
+    model: str, space: Mapping[str, Any], overrides: Mapping[str, Any], files: Iterable[Path]
+) -> None:
+    """Refuse what would take the place of searched values.
+
+    A plain key in a file does not: it is the default that they replace.
+    """
+    lead = f"{model}."
+    searched = {key.removeprefix(lead) for key in space}
+    given = [(key, f"--{key}") for key in overrides]
+    for file in files:
+        given += [(key, f"{key} in {file}") for key in read_yaml(file) if key.startswith(lead)]
+    for key, told in given:
+        plain = key.removeprefix(lead)
+        if plain in searched:
+            raise ConfigError(
+                f"{plain} is searched and given ({told}); take it out of one of the two."
+            )
 
 
 def tune(
@@ -142,18 +167,18 @@ def tune(
     Raises
     ------
     ConfigError
-        If a value of the space does not fit its key, or Optuna is not installed.
+        If a value of the space does not fit its key, a searched key is given too, an override is
+        for a model that is not run, a folder cannot be written, or Optuna is not installed.
     """
     optuna = _optuna()
     space, files = search_space(model, settings.space), list(config_files)
-    clash = sorted(set(space) & set(overrides))
-    if clash:
-        raise ConfigError(f"{clash[0]} is searched and given; take it out of one of the two.")
+    _check_given(model, space, overrides, files)
     # Every value is checked before the first trial trains.
     base = HellmConfig(model, dataset, overrides, files)
-    for key, values in space.items():
-        for value in values:
-            HellmConfig(model, dataset, {**overrides, key: value}, files)
+    points = [{key: value} for key, values in space.items() for value in values]
+    check_addressed(
+        [base, *(HellmConfig(model, dataset, {**overrides, **point}, files) for point in points)]
+    )
     folder = Path(settings.studies_dir) / dataset
     folder.mkdir(parents=True, exist_ok=True)
     own = settings.storage is None
