@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -179,9 +180,14 @@ def tune(
     check_addressed(
         [base, *(HellmConfig(model, dataset, {**overrides, **point}, files) for point in points)]
     )
-    folder = Path(settings.studies_dir) / dataset
-    folder.mkdir(parents=True, exist_ok=True)
-    own = settings.storage is None
+    folder, own = Path(settings.studies_dir) / dataset, settings.storage is None
+    try:
+        _check_writable(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"studies_dir={settings.studies_dir} cannot be written ({error.strerror}: {folder}); "
+            "name another folder."
+        ) from error
     storage = _storage(settings.storage or str(folder / f"{model}.journal"))
     data = Audience.open(base)
     about = {"space": space, "shared": _shared(base, space), "content": data.dataset.content}
@@ -258,6 +264,13 @@ def _optuna() -> Any:
     return optuna
 
 
+def _check_writable(folder: Path) -> None:
+    """Make the folder if need be; raises OSError if no file can be made there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def _storage(place: str) -> Any:
     """Optuna's storage in a journal file, or in the database of a URL.
 
@@ -267,22 +280,22 @@ def _storage(place: str) -> Any:
         If it cannot be opened.
     """
     optuna = _optuna()
-    if "://" not in place:
-        Path(place).parent.mkdir(parents=True, exist_ok=True)
-        backend = optuna.storages.journal.JournalFileBackend(place)
-        return optuna.storages.JournalStorage(backend)
     from sqlalchemy.exc import SQLAlchemyError
 
     shown = re.sub(r"//[^@/]*@", "//...@", place)  # a password is nobody's business
     try:
-        # A connection that a database closed while a trial trained is opened again.
-        return optuna.storages.RDBStorage(place, engine_kwargs={"pool_pre_ping": True})
+        if "://" in place:
+            # A connection that a database closed while a trial trained is opened again.
+            return optuna.storages.RDBStorage(place, engine_kwargs={"pool_pre_ping": True})
+        _check_writable(Path(place).parent)  # for the lock beside the journal
+        backend = optuna.storages.journal.JournalFileBackend(place)
+        return optuna.storages.JournalStorage(backend)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"storage={shown} needs the package '{error.name}', which is not installed."
         ) from error
-    except (SQLAlchemyError, ImportError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (SQLAlchemyError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(
             f"storage={shown} cannot be opened ({reason}); name a database that is there, such as "
             "sqlite:///studies.db, or a journal file."

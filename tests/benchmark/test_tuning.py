@@ -319,3 +319,33 @@ def test_a_storage_that_cannot_be_opened_is_told_without_its_password(
         tune("BPR", "tiny", dataclasses.replace(settings, storage=url), quick)
     assert "secret" not in str(found.value)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("studies_dir", "file"),
+        ("studies_dir", "/proc/none"),
+        ("storage", "file/all.journal"),
+        ("storage", "/proc/none/all.journal"),
+        ("storage", "."),
+        ("storage", "file"),
+    ],
+)
+def test_places_that_cannot_be_written_are_told_before_training(
+    key: str,
+    place: str,
+    settings: TuningSettings,
+    quick: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(tuning, "validate", never)
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("no\njournal\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"^{key}={place} cannot be \w+ \(.*\); name a.*\.$"):
+        tune("BPR", "tiny", dataclasses.replace(settings, **{key: place}), quick)
+    assert Path("file").read_text(encoding="utf-8") == "no\njournal\n"
