@@ -289,10 +289,7 @@ class HellmConfig(Config):
         known.update(self.internal_config_dict, *self.parameters.values(), ("model", "dataset"))
         for key, value in self.external_config_dict.items():
             if key not in known:
-                raise ConfigError(
-                    f"Unknown option '{key}' for model {self.model}"
-                    f"{registry.nearest(key, known)} options are listed in properties/ and README."
-                )
+                raise registry.UnknownOptionError(key, self.model, known)
             if key in NOT_OFFERED:
                 raise ConfigError(
                     f"RecBole's option '{key}' is not offered here: {NOT_OFFERED[key]}."
