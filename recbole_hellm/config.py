@@ -391,5 +391,6 @@ def check_addressed(configs: Iterable[HellmConfig]) -> None:
     for key in (key for config in configs for key in config.stage_overrides):
         if key.partition(".")[0] not in models:
             raise ConfigError(
-                f"Option '{key}' is for a model that is not run here ({', '.join(models)} are)."
+                f"Option '{key}' is for a model that is not run here; {', '.join(models)} "
+                f"{'is' if len(models) == 1 else 'are'}."
             )

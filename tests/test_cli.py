@@ -205,7 +205,7 @@ def test_the_module_is_a_program() -> None:
         (["models", "--modle=HeLLM"], "Unknown option '--modle' (did you mean model?)"),
         (["models", "--dataset=Toys"], "models --dataset needs --model"),
         (["--model=CoLLM", "--prefix=graph"], "prefix='graph' is not CoLLM, which is HeLLM with"),
-        (["--model=CoLLM", "--HeLLM.epochs=1"], "is not run here (CoLLM, LightGCN are)"),
+        (["--model=CoLLM", "--HeLLM.epochs=1"], "is not run here; CoLLM, LightGCN are."),
         (["--model=BPR", "--dry_rn"], "(did you mean dry_run?)"),
         (
             ["compare", "--models=LightGCN", "--kept_onyl"],
