@@ -49,6 +49,18 @@ def test_quality_over_cost(
     np.testing.assert_allclose(data["minutes"], 190 / 60)
 
 
+def test_names_of_equal_points_do_not_cover_one_another(
+    make_kept: Callable[..., KeptRun], good: list[int], tmp_path: Path
+) -> None:
+    found = methods({name: [make_kept(name, good)] for name in ("First", "Second", "Third")})
+    path = quality_and_cost(found, "recall@10", "seen", tmp_path / "cost.svg")
+    places = {
+        "".join(node.itertext()).strip(): node.get("transform") or node.get("x")
+        for node in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")  # noqa: S314
+    }
+    assert len({places[method.name] for method in found}) == 3
+
+
 def test_lines_over_settings_and_a_map_of_two(tmp_path: Path) -> None:
     metrics = ("recall@20", "ndcg@20")
     panels = (Panel("K", {"knn_k": (1, 5)}), Panel("τ", {"tau": (0.1, 0.5)}))
