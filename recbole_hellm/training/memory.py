@@ -30,8 +30,8 @@ def keep_freed_memory() -> bool:
 
     glibc maps every block of more than 32 MiB anew, and the kernel fills each of its pages with
     zeros when it is first touched: a step over tables of that size (131,072 nodes of 64 numbers)
-    spends a third of its time so (benchmarks/pretrain_step.py). The process keeps its peak of
-    memory until it ends. Whoever has set glibc's own variables (``MALLOC_*_``, ``GLIBC_TUNABLES``)
+    spends half of its time so (benchmarks/pretrain_step.py). The process keeps its peak of memory
+    until it ends. Whoever has set glibc's own variables (``MALLOC_*_``, ``GLIBC_TUNABLES``)
     or taken another allocator is not overruled.
 
     Returns
