@@ -27,9 +27,23 @@ def refreshed(readme: str, results: str) -> str:
     sheets = {part.splitlines()[0]: part.rstrip() + "\n" for part in _HEADING.split(results)[1:]}
 
     def new(found: re.Match[str]) -> str:
-        return sheets.get(found[0].splitlines()[0], found[0])
+        old = found[0]
+        table = sheets.get(old.splitlines()[0], old)
+        lost = _rows(old) - _rows(table)
+        if lost:
+            raise SystemExit(
+                f"The records lack {', '.join(sorted(lost))}, which the README shows under "
+                f"{old.splitlines()[0]!r}; run them, or take their rows out of the README."
+            )
+        return table
 
     return _SHEET.sub(new, readme)
+
+
+def _rows(table: str) -> set[str]:
+    """The first cell of each row."""
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
+    return set(rows[2:])
 
 
 def run() -> int:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_hellm.errors import ConfigError, HellmError, RunError
 from recbole_hellm.logs import configure_logging
-from recbole_hellm.registry import nearest
+from recbole_hellm.registry import UnknownOptionError, nearest
 from recbole_hellm.settings import names
 from recbole_hellm.training.distributed import together
 
@@ -181,6 +182,17 @@ def _only(options: dict[str, Any], *allowed: str) -> None:
             )
 
 
+@contextlib.contextmanager
+def _or_one_of(own: Iterable[str], options: dict[str, Any]) -> Iterator[None]:
+    """Where one of `options` is unknown to a model, a key of the command's own may be meant."""
+    try:
+        yield
+    except UnknownOptionError as error:
+        if error.key not in options:  # in a file, or for one model
+            raise
+        raise error.beside(own) from error
+
+
 def _run(options: dict[str, Any]) -> str:
     from recbole_hellm.benchmark.tables import comparison
     from recbole_hellm.config import HellmConfig, check_addressed
@@ -193,7 +205,8 @@ def _run(options: dict[str, Any]) -> str:
     dataset = str(options.pop("dataset", "sample"))
     files = [Path(name) for name in names(options.pop("config", []))]
     # Every configuration is checked before the first model trains.
-    configs = [HellmConfig(model, dataset, options, files) for model in models]
+    with _or_one_of(("config", "dry_run"), options):
+        configs = [HellmConfig(model, dataset, options, files) for model in models]
     check_addressed(configs)
     if dry:
         from recbole_hellm.dry_run import describe_needs
@@ -213,7 +226,8 @@ def _tune(options: dict[str, Any]) -> str:
         raise ConfigError("tune searches one model at a time; name it with --model=NAME.")
     dataset = str(options.pop("dataset", "sample"))
     files = [Path(name) for name in names(options.pop("config", []))]
-    study = tune(models[0], dataset, TuningSettings.from_config(given), options, files)
+    with _or_one_of(("config", *TuningSettings.keys()), options):
+        study = tune(models[0], dataset, TuningSettings.from_config(given), options, files)
     table = tabulate(study.trials.to_dict("records"), headers="keys", floatfmt=".5g")
     return f"{table}\n\nBest settings: {study.path} (recbole-hellm run --config={study.path})"
 
@@ -223,14 +237,17 @@ def _compare(options: dict[str, Any]) -> str:
     from recbole_hellm.benchmark.comparing import compare
 
     for one, several in (("dataset", "datasets"), ("model", "models")):
+        if one in options and several in options:
+            raise ConfigError(f"--{one} and --{several} are the same; keep one of them.")
         if one in options:
-            options.setdefault(several, options.pop(one))
+            options[several] = options.pop(one)
     for key in ("datasets", "models", "seeds"):
         if isinstance(options.get(key), list):
             options[key] = tuple(options[key])
     given = {key: options.pop(key) for key in CompareSettings.keys() if key in options}  # noqa: SIM118
     files = [Path(name) for name in names(options.pop("config", []))]
-    shown = compare(CompareSettings.from_config(given), options, files)
+    with _or_one_of(("config", *CompareSettings.keys()), options):
+        shown = compare(CompareSettings.from_config(given), options, files)
     if shown.failed:
         print(shown.text)
         told = "; ".join(f"{what}: {reason}" for what, reason in shown.failed.items())

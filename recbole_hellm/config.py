@@ -289,10 +289,7 @@ class HellmConfig(Config):
         known.update(self.internal_config_dict, *self.parameters.values(), ("model", "dataset"))
         for key, value in self.external_config_dict.items():
             if key not in known:
-                raise ConfigError(
-                    f"Unknown option '{key}' for model {self.model}"
-                    f"{registry.nearest(key, known)} options are listed in properties/ and README."
-                )
+                raise registry.UnknownOptionError(key, self.model, known)
             if key in NOT_OFFERED:
                 raise ConfigError(
                     f"RecBole's option '{key}' is not offered here: {NOT_OFFERED[key]}."
@@ -394,5 +391,6 @@ def check_addressed(configs: Iterable[HellmConfig]) -> None:
     for key in (key for config in configs for key in config.stage_overrides):
         if key.partition(".")[0] not in models:
             raise ConfigError(
-                f"Option '{key}' is for a model that is not run here ({', '.join(models)} are)."
+                f"Option '{key}' is for a model that is not run here; {', '.join(models)} "
+                f"{'is' if len(models) == 1 else 'are'}."
             )

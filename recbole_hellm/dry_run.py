@@ -87,9 +87,10 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
     instruction, response = len(network.prompt.instruction), len(network.prompt.response)
     epoch = _epoch(config, dataset, settings, instruction, response)
     size = int(config["train_batch_size"])
-    batches = BucketedBatches(epoch.lengths, size, config["seed"], epoch.targets)
+    similar = config["bucket_by_length"]
+    batches = BucketedBatches(epoch.lengths, size, config["seed"], epoch.targets, similar)
     # Sequences and rows of several targets are packed; single histories are padded.
-    packed = settings.targets == "every" or bool(settings.multi_target)
+    packed = settings.targets == "every" or settings.multi_target
     heaviest = max(batches, key=lambda batch: _rows(epoch.tokens[batch], packed)[1])
     rows, _ = _rows(epoch.tokens[heaviest], packed)
     longest, targets = int(epoch.tokens[heaviest].max()), int(epoch.targets[heaviest].sum())

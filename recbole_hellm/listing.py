@@ -16,7 +16,7 @@ from tabulate import tabulate
 from recbole_hellm.data.showcase import Showcase
 from recbole_hellm.errors import ConfigError, DataError
 from recbole_hellm.recommending import Recommender
-from recbole_hellm.settings import Settings, require
+from recbole_hellm.settings import Settings, require, require_file_name
 
 SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
 WIDEST = 44  # characters of a title or of categories in a table
@@ -74,6 +74,8 @@ class Wanted(Settings):
             self.chosen_format != "parquet" or self.output is not None,
             "Parquet is no text; name a file with --output=FILE.",
         )
+        if self.output:
+            require_file_name("output", self.output)
 
     @property
     def chosen_format(self) -> Format:

@@ -269,3 +269,30 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if not close:
         return ";"
     return f" (did you mean {' or '.join(lowered[match] for match in close)}?);"
+
+
+class UnknownOptionError(ConfigError):
+    """A key that is no option of a model.
+
+    Parameters
+    ----------
+    key, model : str
+    known : iterable of str
+        The options among which it may be meant.
+    """
+
+    def __init__(self, key: str, model: str, known: Iterable[str]) -> None:
+        super().__init__(key, model, frozenset(known))
+        self.key = key
+
+    def __str__(self) -> str:
+        key, model, known = self.args
+        return (
+            f"Unknown option '{key}' for model {model}{nearest(key, sorted(known))} options are "
+            "listed in properties/ and README."
+        )
+
+    def beside(self, more: Iterable[str]) -> UnknownOptionError:
+        """The same, where it may be one of `more` that is meant."""
+        key, model, known = self.args
+        return UnknownOptionError(key, model, {*known, *more})

@@ -69,6 +69,11 @@ def reopen(
 ) -> ReopenedRun:
     """Open a finished run again; see :meth:`RunResult.restore`."""
     directory = RunDirectory(result.path)
+    if "recipe" in result.record:
+        raise RunError(
+            f"{result.path} is a kept record, which holds no model; name the run itself, a folder "
+            "in runs_dir."
+        )
     identity = directory.read_json("identity.json")
     config = _configuration(directory, result.record, identity, data_path)
     entry = registry.OWN_MODELS.get(config["model"])

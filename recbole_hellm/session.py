@@ -21,7 +21,7 @@ from recbole_hellm.errors import ConfigError
 from recbole_hellm.evaluation.evaluator import Evaluation, Evaluator
 from recbole_hellm.tracking import RunDirectory, environment
 from recbole_hellm.training.distributed import current
-from recbole_hellm.training.memory import peak_memory_mb
+from recbole_hellm.training.memory import keep_freed_memory, peak_memory_mb
 from recbole_hellm.training.model_state import embedding_tables, item_vectors, parameter_counts
 from recbole_hellm.training.parallel import building_device, check_shareable
 from recbole_hellm.training.settings import TrainingSettings
@@ -95,6 +95,8 @@ def _train(
     started = time.perf_counter()
     _write_description(config, directory, identity)
     compat.stop_anomaly_detection()
+    if config["device"].type == "cpu":
+        keep_freed_memory()
     init_seed(config["seed"], config["reproducibility"])
     parts = dataset.build()
     evaluator = Evaluator(config, dataset, dict(zip(("valid", "test"), parts[1:], strict=True)))

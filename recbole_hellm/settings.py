@@ -11,6 +11,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from recbole_hellm.errors import ConfigError
@@ -81,6 +82,11 @@ def require(condition: bool, message: str) -> None:
     """Raise :class:`ConfigError` with `message` unless `condition` holds."""
     if not condition:
         raise ConfigError(message)
+
+
+def require_file_name(key: str, path: str) -> None:
+    """Raise :class:`ConfigError` if `path`, the value of `key`, is a folder."""
+    require(not Path(path).is_dir(), f"{key}={path} is a folder; name a file in it or elsewhere.")
 
 
 def names(value: Any) -> tuple[str, ...]:

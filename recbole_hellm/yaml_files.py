@@ -41,7 +41,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If the file is missing, is not YAML or does not hold a mapping.
+        If the file is missing, is not YAML, does not hold a mapping, or has a key that is no text.
     """
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
@@ -55,6 +55,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold `key: value` lines.")
+    for key in content:
+        if not isinstance(key, str):
+            # YAML 1.1 reads on, off, yes and no as truth values.
+            raise ConfigError(f"{path}: the key read as {key!r} is no name; put it in quotes.")
     return content
 
 

@@ -205,12 +205,34 @@ def test_the_module_is_a_program() -> None:
         (["models", "--modle=HeLLM"], "Unknown option '--modle' (did you mean model?)"),
         (["models", "--dataset=Toys"], "models --dataset needs --model"),
         (["--model=CoLLM", "--prefix=graph"], "prefix='graph' is not CoLLM, which is HeLLM with"),
-        (["--model=CoLLM", "--HeLLM.epochs=1"], "is not run here (CoLLM, LightGCN are)"),
+        (["--model=CoLLM", "--HeLLM.epochs=1"], "is not run here; CoLLM, LightGCN are."),
+        (["--model=BPR", "--dry_rn"], "(did you mean dry_run?)"),
+        (
+            ["compare", "--models=LightGCN", "--kept_onyl"],
+            "'kept_onyl' for model LightGCN (did you mean kept_only?)",
+        ),
+        (["compare", "--models=Pop", "--datasets=Toys"], "--dataset and --datasets are the same"),
+        (["compare", "--models=Pop", "--model=Pop"], "--model and --models are the same"),
+        (["tune", "--model=VBPR", "--trails=4"], "(did you mean trials"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(tell: Tell, arguments: list[str], sentence: str) -> None:
     told = tell(*arguments, keep=arguments[0] not in ("runn", "models"))
     assert sentence in told
+
+
+def test_a_commands_own_keys_are_meant_only_where_they_can_be_given(
+    tell: Tell, tmp_path: Path
+) -> None:
+    for told in (
+        tell("tune", "--model=VBPR", "--VBPR.trails=4"),
+        tell("run", "--model=VBPR", "--trails=4"),
+    ):
+        assert "Unknown option 'trails' for model VBPR" in told
+        assert "trials" not in told
+    (tmp_path / "a.yaml").write_text("trials: 4\n", encoding="utf-8")
+    told = tell("tune", "--model=VBPR", f"--config={tmp_path}/a.yaml")
+    assert "did you mean trials" not in told
 
 
 def test_missing_raw_files_are_told(tell: Tell, tmp_path: Path) -> None:

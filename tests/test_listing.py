@@ -149,6 +149,8 @@ def test_runs_may_be_given_without_an_option() -> None:
         ({"user": "u01", "recent": -1}, "recent=-1 must not be negative"),
         ({"user": "u01", "format": "xml"}, "format='xml' is not allowed"),
         ({"user": "u01", "format": "parquet"}, "Parquet is no text; name a file"),
+        ({"user": "u01", "output": "."}, r"output=\. is a folder; name a file"),
+        ({"user": "u01", "output": "/"}, "output=/ is a folder; name a file"),
     ],
 )
 def test_requests_that_make_no_sense_are_told(options: dict[str, Any], match: str) -> None:

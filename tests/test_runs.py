@@ -18,6 +18,7 @@ import yaml
 from transformers import LlamaConfig, LlamaModel
 
 from recbole_hellm import load_run, run
+from recbole_hellm.benchmark.kept_runs import keep
 from recbole_hellm.data.dataset import create_dataset
 from recbole_hellm.errors import ConfigError, DataError, HellmError, RunError
 from recbole_hellm.quick_start import identifying_settings, run_path
@@ -273,6 +274,15 @@ def test_checkpoints_that_cannot_be_used_are_told(train: Callable[..., RunResult
     best.unlink()
     with pytest.raises(RunError, match=r"best.pt is missing, and with it the weights"):
         result.restore()
+
+
+def test_a_kept_record_has_no_model(train: Callable[..., RunResult], tmp_path: Path) -> None:
+    kept = keep(train("BPR", epochs=1), tmp_path / "records")
+    with pytest.raises(
+        RunError, match=f"^{kept.path} is a kept record, which holds no mo"
+    ) as error:
+        load_run(kept.path).restore()
+    sentence(error)
 
 
 def test_settings_that_this_version_lacks_are_told(train: Callable[..., RunResult]) -> None:

@@ -60,3 +60,12 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
     (tmp_path / "f.yaml").write_text("# nothing\n")
     assert read_yaml(tmp_path / "f.yaml") == {}
     assert packaged("model", "NoSuchModel.yaml") == {}
+
+
+@pytest.mark.parametrize("key", ["5", "on", "1.5", "~"])
+def test_keys_are_texts(tmp_path: Path, key: str) -> None:
+    (tmp_path / "s.yaml").write_text(f"epochs: 1\n{key}: 2\n")
+    with pytest.raises(ConfigError, match="is no name; put it in quotes"):
+        read_yaml(tmp_path / "s.yaml")
+    (tmp_path / "s.yaml").write_text(f"'{key}': 2\n")
+    assert read_yaml(tmp_path / "s.yaml") == {key: 2}

@@ -34,12 +34,19 @@ class Audience:
         self.dataset = dataset
 
     @classmethod
-    def open(cls, config: HellmConfig) -> Audience:
-        """Load the dataset that a run's configuration names, prepared where it is not."""
+    def open(cls, config: HellmConfig, features: bool = False) -> Audience:
+        """Load the dataset that a run's configuration names, prepared where it is not.
+
+        Parameters
+        ----------
+        config : HellmConfig
+        features : bool
+            Whether item features are wanted, and made where there are none.
+        """
         given = config.external_config_dict
         shared = {key: value for key, value in given.items() if key in PASSED_ON}
         plain = HellmConfig("Pop", config["dataset"], shared)
-        return cls(quick_start.open_dataset(plain, features=False))
+        return cls(quick_start.open_dataset(plain, features))
 
     def check(self, record: Mapping[str, Any], run: Path) -> None:
         """Refuse a run that was made on other data.
@@ -61,7 +68,7 @@ class Audience:
         """The fingerprint of validation and test items."""
         return self.dataset.fingerprint
 
-    @functools.cached_property
+    @property
     def encoders(self) -> dict[str, str]:
         """What made the item features that models are given, by modality."""
         return {

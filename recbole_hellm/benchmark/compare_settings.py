@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from recbole_hellm.benchmark.plans import Benchmark, Figure, ad_hoc, named
 from recbole_hellm.errors import ConfigError
@@ -48,6 +49,15 @@ class CompareSettings(Settings):
     output: str | None = None
     kept_only: bool = False
 
+    def __post_init__(self) -> None:
+        # Before types are checked, since a text would be told that it is no list.
+        require(
+            _are_seeds(self.seeds),
+            f"seeds={self.seeds!r} must be a number from 1 on, or a list of different seeds like "
+            "'[2025, 2026]'.",
+        )
+        super().__post_init__()
+
     def validate(self) -> None:
         """Check ranges; raises :class:`ConfigError`."""
         require(
@@ -55,9 +65,14 @@ class CompareSettings(Settings):
             "compare needs --benchmark=NAME or --models=A,B,C.",
         )
         require(self.jobs >= 1, f"jobs={self.jobs} must be at least 1.")
-        seeds = self.seeds
-        many = seeds >= 1 if isinstance(seeds, int) else 0 < len(seeds) == len(set(seeds))
-        require(many, f"seeds={seeds} must be a number from 1 on, or a list of different seeds.")
+        require(
+            self.minutes is None or self.minutes >= 0,
+            f"minutes={self.minutes} must not be negative.",
+        )
+        require(
+            bool(names(self.datasets)),
+            "--datasets names no dataset; write, for example, --datasets=Beauty,Toys.",
+        )
         require(
             self.reference is None or self.benchmark is None,
             "reference is for --models; a benchmark has its own.",
@@ -93,3 +108,11 @@ class CompareSettings(Settings):
                     f"{plan.name} has no method '{name}'; use some of {', '.join(plan.models)}."
                 )
         return tuple(name for name in plan.models if name in chosen)
+
+
+def _are_seeds(value: Any) -> bool:
+    """Whether it is a number of seeds, or a list of different ones."""
+    listed = isinstance(value, list | tuple)
+    if not all(type(seed) is int for seed in (value if listed else [value])):
+        return False
+    return 0 < len(value) == len(set(value)) if listed else value >= 1

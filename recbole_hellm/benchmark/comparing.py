@@ -10,19 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from recbole_hellm.benchmark import evidence, plots
+from recbole_hellm.benchmark import evidence, plots, points
 from recbole_hellm.benchmark.audience import Audience
 from recbole_hellm.benchmark.compare_settings import CompareSettings
 from recbole_hellm.benchmark.kept_runs import SLICED, SLICED_AT, KeptRun, keep, read_kept
-from recbole_hellm.benchmark.methods import Method, check_comparable, methods
-from recbole_hellm.benchmark.plans import Figure, Table, paper_masking
+from recbole_hellm.benchmark.methods import Method, methods
+from recbole_hellm.benchmark.plans import Figure, Table, short_name
 from recbole_hellm.benchmark.running import Job, carry_out
 from recbole_hellm.benchmark.sheets import Sheet, as_latex, as_markdown, as_text, html_page
 from recbole_hellm.config import HellmConfig, check_addressed
 from recbole_hellm.errors import ConfigError, HellmError, RunError
-from recbole_hellm.quick_start import recipe
+from recbole_hellm.quick_start import needs_features, recipe
 from recbole_hellm.runs import RunResult
 from recbole_hellm.settings import names
 from recbole_hellm.tracking import RunDirectory, content_hash
@@ -72,12 +70,26 @@ class Comparison:
         self.overrides, self.files = dict(overrides), tuple(files)
         self.plan, self.folder = settings.plan, Path(settings.records)
         self.in_files = {key for file in self.files for key in read_yaml(file)}
+        self._check_addressed()
         self.seeds = self._seeds()
         self.by_seed = [self._wanted(seed) for seed in self.seeds]
         configs = [wanted.job.config() for wanted in self.by_seed[0]]
         check_addressed(configs)
         self._check_metrics(configs[0])
         self.failed: dict[str, str] = {}
+
+    def _check_addressed(self) -> None:
+        """``MODEL.key`` comes before everything; it must not undo what tells runs apart."""
+        fixed = {"seed"}
+        if isinstance(self.plan, Figure):
+            fixed |= {key for panel in self.plan.panels for key in panel.axes}
+        for said in self.in_files | set(self.overrides):
+            _, addressed, key = said.partition(".")
+            if addressed and key in fixed:
+                raise ConfigError(
+                    f"{said} would hold in every run of {self.plan.name}, which differ in {key}; "
+                    "leave it out."
+                )
 
     def _seeds(self) -> list[int]:
         seeds = self.settings.seeds
@@ -153,16 +165,18 @@ class Comparison:
             logger.error("%s: %s", job, outcome)
             self.failed[str(job)] = str(outcome)
             return
-        audience = self._audience if isinstance(self.plan, Table) else None
         try:
-            logger.info("Kept %s.", keep(outcome, self.folder, audience).path)
+            kept = keep(outcome, self.folder, self._audience, details=isinstance(self.plan, Table))
+            logger.info("Kept %s.", kept.path)
         except HellmError as error:
             logger.error("%s: %s", job, error)
             self.failed[str(job)] = str(error)
 
     @functools.cached_property
     def _audience(self) -> Audience:
-        return Audience.open(self.by_seed[0][0].job.config())
+        # Features that a run will need are made before anything is said of them.
+        features = any(needs_features(one.job.config()) for one in self.by_seed[0])
+        return Audience.open(self.by_seed[0][0].job.config(), features)
 
     def _is_quick(self, label: str, kept: Mapping[str, KeptRun]) -> bool:
         if self.settings.minutes is None:
@@ -179,8 +193,8 @@ class Comparison:
 
         A table needs ranks, which the points of a figure do not have.
         """
-        split = None if self.settings.kept_only else self._audience.split
-        return read_kept(self.folder, self.dataset, split, isinstance(self.plan, Table))
+        audience = None if self.settings.kept_only else self._audience
+        return read_kept(self.folder, self.dataset, audience, isinstance(self.plan, Table))
 
     # What they show -----------------------------------------------------------------------------
 
@@ -228,12 +242,12 @@ class Comparison:
             If there are no records, or they are not comparable.
         """
         if isinstance(self.plan, Figure):
-            return [self._points()]
+            return [points.sheet(self.plan, self.dataset, self._found_points(), self._absent())]
         there = self.methods
         masking = there[0].runs[0].record["masking"]
         tests, tested = evidence.tested(self.plan, there, masking)
         sheets = [
-            evidence.results(self.plan, there, masking, tests),
+            evidence.results(self.plan, there, masking, tests, self._absent()),
             evidence.beside_the_paper(self.plan, there),
             *tested,
             *(evidence.slices(self.plan, there, name, masking) for name in evidence.GROUPINGS),
@@ -241,64 +255,52 @@ class Comparison:
         ]
         return [sheet for sheet in sheets if sheet is not None]
 
-    def _points(self) -> Sheet:
-        """A figure's points as a table."""
-        assert isinstance(self.plan, Figure)  # noqa: S101
-        data = self.points()
-        head = [*data.columns]
-        rows = [
-            [
-                "" if v != v else f"{v:.4f}" if "@" in k else f"{v:g}" if v != str(v) else v
-                for k, v in zip(head, row, strict=True)
-            ]
-            for row in data.itertuples(index=False)
-        ]
-        masking = paper_masking(self.plan.model)
-        notes = [
-            f"Test metrics under mask_history={masking}, epochs chosen by validation.",
-            *self._told(),
-            "Plots mark the settings that hold elsewhere, the defaults if nothing else was given.",
-        ]
-        title = f"{self.plan.title}: {self.dataset}"
-        return Sheet("points", title, head, rows, notes, data)
+    def _found_points(self) -> points.Points:
+        return [(one.point, run) for one, run in self.found]
 
-    def _told(self) -> list[str]:
-        """Notes on a figure's exemptions, where they are true of the runs that are shown."""
-        assert isinstance(self.plan, Figure)  # noqa: S101
-        return [
-            one.note
-            for one in self.plan.exempt
-            if all(run.has(one.settings) for wanted, run in self.found if one.covers(wanted.point))
+    def _absent(self) -> list[str]:
+        """A note on the runs that there are no records of."""
+        there = {one.recipe for one, _ in self.found}
+        kept = {run.recipe: run for _, run in self.found}
+        lacking: dict[str, list[int]] = {}
+        for seed, wanted in zip(self.seeds, self.by_seed, strict=True):
+            for one in wanted:
+                wished = seed == self.seeds[0] or self._is_quick(one.label, kept)
+                if wished and one.recipe not in there:
+                    lacking.setdefault(one.label, []).append(seed)
+        if not lacking:
+            return []
+        alone = len(self.seeds) == 1
+        told = [
+            label
+            if alone
+            else f"{label} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
+            for label, seeds in lacking.items()
         ]
+        return [f"Not in the records: {'; '.join(told)}."]
 
-    def points(self) -> pd.DataFrame:
-        """A figure's runs: panel, settings, seed, test metrics, and validation's own metric."""
-        assert isinstance(self.plan, Figure)  # noqa: S101
-        masking = paper_masking(self.plan.model)
-        check_comparable([run for _, run in self.found])
-        rows = []
-        for one, run in self.found:
-            own = run.record["masking"]
-            valid = {f"valid {k}": run.record["valid"][own][k] for k in self.plan.metrics}
-            test = {metric: run.metrics(masking)[metric] for metric in self.plan.metrics}
-            rows.append({**one.point, "seed": run.seed, **test, **valid})
-        data = pd.DataFrame(rows)
-        last = ["seed", *(key for key in data if "@" in str(key))]
-        return data[[*(key for key in data if key not in last), *last]]
+    @property
+    def file_name(self) -> str:
+        """Of the files that are written: a part of a benchmark's methods has one of its own."""
+        name = f"{self.plan.name}-{self.dataset}"
+        if isinstance(self.plan, Figure) or self.settings.chosen == self.plan.models:
+            return name
+        return f"{name}-{short_name(self.settings.chosen)}"
 
     def write(self, folder: Path, sheets: Sequence[Sheet]) -> list[Path]:
         """Tables as Markdown, LaTeX, CSV and HTML, and plots with their data."""
-        name = f"{self.plan.name}-{self.dataset}"
+        name = self.file_name
         directory = RunDirectory(folder)
         directory.write_text(f"{name}.md", "\n\n".join(map(as_markdown, sheets)) + "\n")
-        directory.write_text(f"{name}.tex", "\n\n".join(map(as_latex, sheets)) + "\n")
+        directory.write_text(f"{name}.tex", "\n\n".join(as_latex(s, name) for s in sheets) + "\n")
         directory.write_text(f"{name}.html", html_page(sheets[0].title, sheets))
         written = [folder / f"{name}.{kind}" for kind in ("md", "tex", "html")]
         if isinstance(self.plan, Figure):
             place = folder / f"{name}.svg"
             own = HellmConfig(self.plan.model, self.dataset, self.overrides, self.files)
             defaults = {key: own[key] for panel in self.plan.panels for key in panel.axes}
-            return [*written, plots.sweep(self.plan, self.points(), place, defaults)]
+            data = points.results(self.plan, self._found_points())
+            return [*written, plots.sweep(self.plan, data, place, defaults)]
         for sheet in sheets:
             if sheet.data is not None:
                 directory.write_text(f"{name}-{sheet.name}.csv", sheet.data.to_csv(index=False))
@@ -341,6 +343,8 @@ def compare(
     RunError
         If no dataset has anything to show.
     """
+    for key in ("output",) if settings.kept_only else ("output", "records"):
+        _make_folder(key, getattr(settings, key))
     datasets = names(settings.datasets)
     parts = [Comparison(settings, dataset, overrides, files) for dataset in datasets]
     if not settings.kept_only:
@@ -362,3 +366,15 @@ def compare(
     if not blocks:
         raise RunError(" ".join(failed.values()))
     return Shown("\n\n".join(blocks), failed)
+
+
+def _make_folder(key: str, path: str | None) -> None:
+    """Before hours of training, not after them."""
+    if path is None:
+        return
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{key}={path} is no folder and cannot be made one ({error.strerror}); name another."
+        ) from error

@@ -8,12 +8,20 @@ import numpy as np
 
 from recbole_hellm.benchmark.methods import Method
 
+_UNKNOWN = "?"
+
+
+def _stands_on_others(method: Method) -> bool:
+    return any(run.record.get("stages") for run in method.runs)
+
 
 def _seconds(key: str) -> Callable[[Method], str]:
     def show(method: Method) -> str:
         own, whole = method.cost(key), method.cost(key, "cost_with_stages")
         if own is None:
             return "–"
+        if whole is None and _stands_on_others(method):
+            return f"{own:,.0f} ({_UNKNOWN})"
         return f"{own:,.0f}" if whole is None or whole == own else f"{own:,.0f} ({whole:,.0f})"
 
     return show
@@ -61,12 +69,26 @@ def cost_columns(methods: Sequence[Method]) -> dict[str, Callable[[Method], str]
 
 def cost_notes(methods: Sequence[Method]) -> list[str]:
     """What a reader must know of these columns."""
-    hardware = _hardware(methods)
+    hardware, key = _hardware(methods), training_time(methods)
+    unknown = [
+        method.name
+        for method in methods
+        if _stands_on_others(method) and method.cost(key, "cost_with_stages") is None
+    ]
+    last = (
+        [
+            f"{_UNKNOWN}: the cost of a stage was not kept, so the plot of cost lacks "
+            f"{', '.join(unknown)}."
+        ]
+        if unknown
+        else []
+    )
     if hardware == ["CPU"]:
         return [
             "Training is processor time of all threads until it stopped, epochs after the best one "
             "included, in brackets with the stages a method stands on; memory is the process's "
-            "peak."
+            "peak.",
+            *last,
         ]
     notes = [
         "Training is by the clock until it stopped, epochs after the best one included, in "
@@ -75,4 +97,4 @@ def cost_notes(methods: Sequence[Method]) -> list[str]:
     ]
     if len(hardware) > 1:
         notes.append("Costs of different hardware do not compare.")
-    return notes
+    return notes + last

@@ -6,6 +6,7 @@ Every function makes one :class:`Sheet` of the methods of one dataset.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,11 @@ import numpy as np
 import pandas as pd
 
 from recbole_hellm.benchmark.costs import cost_columns, cost_notes
+from recbole_hellm.benchmark.kept_runs import SLICES
 from recbole_hellm.benchmark.methods import Method
 from recbole_hellm.benchmark.plans import Family, Table, paper_masking
 from recbole_hellm.benchmark.sheets import Cell, Sheet
+from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.significance import (
     PairedComparison,
     compare_to_rest,
@@ -39,7 +42,11 @@ Comparisons = Mapping[str, Mapping[str, PairedComparison]]
 
 
 def results(
-    table: Table, methods: Sequence[Method], masking: str, tests: Sequence[Comparisons]
+    table: Table,
+    methods: Sequence[Method],
+    masking: str,
+    tests: Sequence[Comparisons],
+    absent: Sequence[str] = (),
 ) -> Sheet:
     """Test metrics of all methods under one masking, with cost and marks.
 
@@ -50,6 +57,8 @@ def results(
     masking : str
     tests : sequence
         For each family of the table, in its order.
+    absent : sequence of str
+        Notes on runs that are wanted and not there.
     """
     marks = {
         (metric, name): _mark(comparison)
@@ -73,8 +82,8 @@ def results(
             data.append(_row(method, metric, masking, values))
         rows.append([*cells, *(show(method) for show in costs.values())])
     notes = [_counted(methods[0], masking), _PLUS_MINUS, *_told(table, methods)]
-    notes += _marked(table, tests)
-    notes += cost_notes(methods)
+    notes += _marked(table, methods, tests)
+    notes += [*cost_notes(methods), *absent]
     head = ["", "seeds", *map(short, table.metrics), *costs]
     title = f"{table.title}: {methods[0].runs[0].record['dataset']}, mask_history={masking}"
     return Sheet("results", title, head, rows, notes, pd.DataFrame(data))
@@ -153,6 +162,7 @@ def _significance(family: Family, found: Comparisons, any_: Method, masking: str
                 [
                     name,
                     short(metric),
+                    f"{c.seeds_a} / {c.seeds_b}",
                     signed(c.difference),
                     f"{signed(c.ci_low)} to {signed(c.ci_high)}",
                     p_value(c.p_t_holm),
@@ -166,7 +176,7 @@ def _significance(family: Family, found: Comparisons, any_: Method, masking: str
                 {"reference": family.reference, "other": name, "masking": masking}
                 | dataclasses.asdict(c)
             )
-    head = ["against", "metric", "difference", "95 % interval", "p (t)", "p (Wilcoxon)"]
+    head = ["against", "metric", "seeds", "difference", "95 % interval", "p (t)", "p (Wilcoxon)"]
     head += ["p (seeds)", "d_z", "rank-biserial"]
     notes = [
         _counted(any_, masking),
@@ -175,6 +185,14 @@ def _significance(family: Family, found: Comparisons, any_: Method, masking: str
         "metric. Those of t and Wilcoxon are over users, for the models as trained; that of seeds "
         "is Welch's t test over seeds, where both sides have several.",
     ]
+    pairs = {(c.seeds_a, c.seeds_b) for others in found.values() for c in others.values()}
+    if any(ours != theirs for ours, theirs in pairs):
+        notes.append(
+            "Where one side has more seeds, Wilcoxon's test and the rank-biserial correlation take "
+            "as many of each, the first ones."
+        )
+    if len(pairs) > 1:
+        notes.append("d_z is larger with more seeds, so it compares rows of as many seeds.")
     title = f"{family.reference} against each: {any_.runs[0].record['dataset']}, {masking} masked"
     return Sheet(f"tests-{family.reference}", title, head, rows, notes, pd.DataFrame(data))
 
@@ -191,6 +209,12 @@ def slices(table: Table, methods: Sequence[Method], grouping: str, masking: str)
     shown = data[data["metric"] == SLICED_METRIC]
     groups = shown.drop_duplicates("group")[["group", "users"]]
     means = shown.groupby(["method", "group"])["value"].mean()
+    for method, group in itertools.product(methods, groups["group"]):
+        if (method.name, group) not in means:
+            raise RunError(
+                f"{method.runs[0].path / SLICES} lacks the group '{group}' of {grouping}; restore "
+                "the record, or take its folder out."
+            )
     places = {
         group: _places(table, {m.name: means[m.name, group] for m in methods})
         for group in groups["group"]
@@ -314,14 +338,20 @@ def _row(method: Method, metric: str, masking: str, values: np.ndarray) -> dict[
     }
 
 
-def _marked(table: Table, tests: Sequence[Comparisons]) -> list[str]:
-    """What the marks mean."""
+def _marked(table: Table, methods: Sequence[Method], tests: Sequence[Comparisons]) -> list[str]:
+    """What the marks mean, and which are not there."""
     tested = {
         family.reference: next(iter(next(iter(of.values())).values())).family
         for family, of in zip(table.families, tests, strict=True)
         if of
     }
     several = len(table.families) > 1
+    shown = {method.name for method in methods}
+    untested = [
+        family.reference
+        for family in table.families
+        if family.reference not in shown and shown & set(family.models)
+    ]
     notes = ["Best and second best are those of each family of methods."] if several else []
     if tested:
         who = " or ".join(tested) + (", in its family," if several else "")
@@ -332,6 +362,7 @@ def _marked(table: Table, tests: Sequence[Comparisons]) -> list[str]:
             "The test is about the models as trained; where there are several seeds, another one "
             "over seeds stands with the tests."
         )
+    notes += [f"{name} is not shown, so nothing is tested against it." for name in untested]
     return notes
 
 

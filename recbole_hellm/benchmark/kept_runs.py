@@ -31,7 +31,7 @@ from recbole_hellm.benchmark.kept_ranks import (
     read_run_ranks,
     write_kept_ranks,
 )
-from recbole_hellm.errors import RunError
+from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.evaluation.slices import metrics_by_slice
 from recbole_hellm.runs import RunResult
@@ -98,16 +98,39 @@ class KeptRun:
         return read_kept_ranks(self.path / RANKS)
 
     def slices(self) -> pd.DataFrame:
-        """Metrics by groups of users: masking, grouping, group, users, metric, value."""
-        return pd.read_csv(self.path / SLICES)
+        """Metrics by groups of users: masking, grouping, group, users, metric, value.
+
+        Raises
+        ------
+        RunError
+            If the file is damaged.
+        """
+        path = self.path / SLICES
+        try:
+            return pd.read_csv(path, dtype={"group": str})
+        except ValueError as error:  # pandas' own are of that kind
+            raise _damaged(path) from error
 
     def lists(self) -> dict[str, float]:
-        """Metrics of the recommended lists; empty where the lists were not kept."""
+        """Metrics of the recommended lists; empty where the lists were not kept.
+
+        Raises
+        ------
+        RunError
+            If the file is damaged.
+        """
         path = self.path / LISTS
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise _damaged(path) from error
 
 
-def keep(run: RunResult, folder: Path, audience: Audience | None = None) -> KeptRun:
+def _damaged(path: Path) -> RunError:
+    return RunError(f"{path} is damaged; restore the record, or take its folder out.")
+
+
+def keep(run: RunResult, folder: Path, audience: Audience, details: bool = True) -> KeptRun:
     """Write the record of a finished run.
 
     Parameters
@@ -115,8 +138,10 @@ def keep(run: RunResult, folder: Path, audience: Audience | None = None) -> Kept
     run : RunResult
     folder : Path
         Of all records.
-    audience : Audience, optional
-        The run's test users; with it, ranks, slices and metrics of lists are kept.
+    audience : Audience
+        The run's test users.
+    details : bool
+        Keep ranks, slices and metrics of lists.
 
     Raises
     ------
@@ -124,8 +149,7 @@ def keep(run: RunResult, folder: Path, audience: Audience | None = None) -> Kept
         If a file of the run is missing or damaged, or the audience is of other data.
     """
     source, record = RunDirectory(run.path), run.record
-    if audience is not None:
-        audience.check(record, run.path)
+    audience.check(record, run.path)
     identity = _portable(source.read_json("identity.json"))
     recipe = content_hash(quick_start.recipe_of(identity))
     settings = identity.pop("settings")
@@ -134,7 +158,7 @@ def keep(run: RunResult, folder: Path, audience: Audience | None = None) -> Kept
     kept.write_yaml("config.yaml", settings)
     kept.write_json("identity.json", identity)
     kept.write_json("environment.json", _without_paths(source.read_json("environment.json")))
-    if audience is not None:
+    if details:
         _keep_details(run, kept, audience)
     stages = [stage.record["cost"] for stage in run.stages]
     cost = record["cost"]
@@ -145,7 +169,7 @@ def keep(run: RunResult, folder: Path, audience: Audience | None = None) -> Kept
     }
     metrics = record | {
         "recipe": recipe,
-        "features": audience.encoders if audience is not None and identity["features"] else None,
+        "features": audience.encoders if identity["features"] else None,
         "cost_with_stages": with_stages,
     }
     kept.write_json("metrics.json", metrics)
@@ -175,15 +199,16 @@ def _keep_details(run: RunResult, kept: RunDirectory, audience: Audience) -> Non
 
 
 def read_kept(
-    folder: Path, dataset: str, split: str | None = None, detailed: bool = False
+    folder: Path, dataset: str, audience: Audience | None = None, detailed: bool = False
 ) -> dict[str, KeptRun]:
     """Kept records of a dataset by recipe.
 
     Parameters
     ----------
     folder, dataset : Path, str
-    split : str, optional
-        Leave out records of other validation and test items.
+    audience : Audience, optional
+        Leave out records of other validation and test items, and of models that were given other
+        item features.
     detailed : bool
         Leave out records without per-user ranks.
 
@@ -194,11 +219,17 @@ def read_kept(
     """
     found: dict[str, KeptRun] = {}
     for run in _records(folder / dataset):
-        if (split is not None and run.record["split"] != split) or (detailed and not run.detailed):
+        if detailed and not run.detailed:
             continue
+        if audience is not None:
+            fed = run.record.get("features")
+            if run.record["split"] != audience.split or (fed and fed != audience.encoders):
+                continue
         other = found.setdefault(run.recipe, run)
-        for key in ("split", "candidates"):
-            if other.record[key] != run.record[key]:
+        for key in ("split", "candidates", "features"):
+            # A point of a figure that an earlier version kept does not tell its features.
+            told = [one.record.get(key) for one in (other, run)]
+            if all(told) and told[0] != told[1]:
                 raise RunError(
                     f"{other.path} and {run.path} are of the same settings and of different data "
                     f"({key}); take one of them out."
@@ -210,21 +241,21 @@ def _records(folder: Path) -> Iterator[KeptRun]:
     for path in sorted(folder.glob("*/*/metrics.json")):
         if not path.with_name("identity.json").is_file():
             continue  # a record of another kind
-        record = RunDirectory(path.parent).read_json("metrics.json")
-        if "recipe" in record:
-            yield KeptRun(path.parent, record, _checked_recipe(path.parent, record))
-
-
-def _checked_recipe(path: Path, record: Mapping[str, Any]) -> str:
-    identity = RunDirectory(path).read_json("identity.json")
-    settings = read_yaml(path / "config.yaml")
-    found = content_hash(quick_start.recipe_of({**identity, "settings": settings}))
-    if found != record["recipe"]:
-        raise RunError(
-            f"{path}/config.yaml or identity.json does not fit metrics.json beside it; they were "
-            "changed by hand, so take the record out or restore it."
-        )
-    return found
+        directory = RunDirectory(path.parent)
+        try:
+            record, identity = map(directory.read_json, ("metrics.json", "identity.json"))
+            settings = read_yaml(path.with_name("config.yaml"))
+            recipe = content_hash(quick_start.recipe_of({**identity, "settings": settings}))
+        except (ConfigError, RunError, KeyError, TypeError) as error:
+            raise _damaged(path.parent) from error
+        if "recipe" not in record:
+            continue
+        if recipe != record["recipe"]:
+            raise RunError(
+                f"{path.parent}/config.yaml or identity.json does not fit metrics.json beside it; "
+                "they were changed by hand, so take the record out or restore it."
+            )
+        yield KeptRun(path.parent, record, recipe)
 
 
 def _without_paths(environment: Mapping[str, Any]) -> dict[str, Any]:

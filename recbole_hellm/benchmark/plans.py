@@ -244,11 +244,15 @@ def named(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
+def short_name(models: tuple[str, ...]) -> str:
+    """Methods as a part of a file's name."""
+    name = "-".join(models)
+    return name if len(name) <= 60 else f"{name[:47]}-{content_hash(models)}"
+
+
 def ad_hoc(models: tuple[str, ...], reference: str | None) -> Table:
     """A table of methods that somebody names; the last one is the reference by default."""
     if not models:
         raise ConfigError("--models names no model; `recbole-hellm models` lists them.")
     family = Family(reference or models[-1], models)
-    name = "-".join(models)
-    short = name if len(name) <= 60 else f"{name[:47]}-{content_hash(models)}"
-    return Table(short, "Comparison", (family,), printed={**TABLE_3, **TABLE_1})
+    return Table(short_name(models), "Comparison", (family,), printed={**TABLE_3, **TABLE_1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from recbole_hellm.benchmark.costs import training_time
 from recbole_hellm.benchmark.methods import Method
@@ -27,7 +29,7 @@ _METRIC = {"recall": "Recall", "ndcg": "NDCG"}
 def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path: Path) -> Path:
     """Quality over the time of training, stages included, a point a method.
 
-    Bars are one standard deviation over seeds, where there are several.
+    Bars are one standard deviation over seeds, where there are several; a line says so.
     """
     rows, key = [], training_time(methods)
     for method in methods:
@@ -35,15 +37,15 @@ def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path:
         if seconds is None:
             continue
         values = method.values(metric, masking)
-        deviation = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
         rows.append((method.name, seconds / 60, float(values.mean()), deviation))
     data = pd.DataFrame(rows, columns=["method", "minutes", metric, "std"])
     with matplotlib.rc_context(_STYLE):
         canvas = Canvas(figsize=(6.4, 4.2), layout="constrained")
         axes = canvas.add_subplot()
-        for name, minutes, value, deviation in rows:
-            axes.errorbar(minutes, value, yerr=deviation or None, fmt="o", color=_COLOURS[0])
-            axes.annotate(name, (minutes, value), (5, 4), textcoords="offset points")
+        for _, minutes, value, deviation in rows:
+            bar = None if np.isnan(deviation) else deviation
+            axes.errorbar(minutes, value, yerr=bar, fmt="o", color=_COLOURS[0], capsize=2)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -53,7 +55,26 @@ def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path:
         axes.set_ylabel(f"{named(metric)}, {masking} items masked")
         axes.grid(alpha=0.25)
         axes.margins(x=0.15)
+        _name(axes, {name: (minutes, value) for name, minutes, value, _ in rows})
+        if data["std"].notna().any():
+            axes.set_title("bars: one standard deviation over seeds", fontsize=8, loc="right")
     return _write(canvas, data, path)
+
+
+def _name(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """Names beside points, where there is room, in a place that no other name has."""
+    taken: list[Bbox] = []
+    for name, point in sorted(points.items(), key=lambda item: item[1]):
+        x, y = axes.transData.transform(point) * 72 / axes.figure.dpi
+        width = 5.5 * len(name)  # about, in points
+        for right, up in itertools.product((5, -5 - width), (4, -12)):
+            place = Bbox.from_bounds(x + right, y + up, width, 9)
+            if not any(place.overlaps(other) for other in taken):
+                break
+        taken.append(place)
+        side = "left" if right > 0 else "right"
+        offset = (5 if right > 0 else -5, up)
+        axes.annotate(name, point, offset, textcoords="offset points", ha=side)
 
 
 def sweep(

@@ -28,7 +28,7 @@ from recbole_hellm.data.showcase import Showcase
 from recbole_hellm.errors import ConfigError, HellmError
 from recbole_hellm.recommending import Recommender
 from recbole_hellm.runs import RunResult, load_run
-from recbole_hellm.settings import Settings, require
+from recbole_hellm.settings import Settings, require, require_file_name
 from recbole_hellm.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ class ReportSettings(Settings):
         require(self.users >= 0, f"users={self.users} must not be negative.")
         require(self.topk >= 1, f"topk={self.topk} must be at least 1.")
         require(self.recent >= 0, f"recent={self.recent} must not be negative.")
+        require_file_name("output", self.output)
 
 
 def write_report(

@@ -87,15 +87,19 @@ def as_markdown(sheet: Sheet) -> str:
     return "\n".join([f"### {sheet.title}", "", *lines, *_ended(notes)])
 
 
-def as_latex(sheet: Sheet) -> str:
-    """A ``table`` for the package booktabs; the best in bold, the second best underlined."""
+def as_latex(sheet: Sheet, file: str = "") -> str:
+    """A ``table`` for the package booktabs; the best in bold, the second best underlined.
+
+    Its label is ``tab:FILE-SHEET``, one of its own in a document that reads several files.
+    """
+    label = f"{file}-{sheet.name}" if file else sheet.name
     columns = "l" + "r" * (len(sheet.head) - 1)
     caption = " ".join([f"{sheet.title}.", *sheet.notes])
     lines = [
         r"\begin{table}[t]",
         r"\centering",
         rf"\caption{{{_latex(caption)}}}",
-        rf"\label{{tab:{sheet.name}}}",
+        rf"\label{{tab:{label}}}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         " & ".join(map(_latex, sheet.head)) + r" \\",

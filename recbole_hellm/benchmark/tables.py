@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -61,9 +62,14 @@ def comparable(results: Iterable[RunResult]) -> list[RunResult]:
             rows.setdefault(str(found.path), found)
     runs = list(rows.values())
     for key in COMPARED:
-        values = {run.record[key] for run in runs}
-        if len(values) > 1:
-            raise RunError(f"These runs differ in {key} ({values}) and cannot be compared.")
+        having: dict[Any, Path] = {}
+        for run in runs:
+            having.setdefault(run.record[key], run.path)
+        if len(having) > 1:
+            told = ", ".join(f"{path} has {value}" for value, path in having.items())
+            raise RunError(
+                f"These runs differ in {key} and cannot be compared ({told}); leave one out."
+            )
     return runs
 
 

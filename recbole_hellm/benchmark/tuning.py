@@ -11,6 +11,7 @@ import itertools
 import logging
 import math
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import yaml
 
 from recbole_hellm import registry
 from recbole_hellm.benchmark.audience import Audience
-from recbole_hellm.config import HellmConfig
+from recbole_hellm.config import HellmConfig, check_addressed
 from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.quick_start import Validation, recipe, validate
 from recbole_hellm.settings import Settings, require
@@ -96,7 +97,7 @@ def search_space(model: str, file: str | None = None) -> dict[str, list[Any]]:
     Raises
     ------
     ConfigError
-        If there is none for the model, or it is malformed.
+        If there is none for the model, it is malformed, or it names a value or a key twice.
     """
     name = f"{registry.base_model(model)}.yaml"
     presets = {None: ("search", name), PAPER: ("search", PAPER, name)}
@@ -107,12 +108,37 @@ def search_space(model: str, file: str | None = None) -> dict[str, list[Any]]:
             f"There is no packaged {kind} for '{model}'; write one (`key: [values]` lines) and "
             "name it with --space=FILE.yaml."
         )
+    lead = f"Search space of '{model}'" + ("" if file in presets else f" ({file})")
     for key, values in space.items():
         if not isinstance(values, list) or not values:
-            raise ConfigError(
-                f"Search space of '{model}': {key} must be a list of values to try, not {values!r}."
-            )
+            raise ConfigError(f"{lead}: {key} must be a list of values to try, not {values!r}.")
+        repeated = [value for n, value in enumerate(values) if value in values[:n]]
+        if repeated:
+            raise ConfigError(f"{lead}: {key} repeats {repeated[0]!r}; name each value once.")
+        plain = key.removeprefix(f"{model}.")
+        if plain != key and plain in space:
+            raise ConfigError(f"{lead}: {key} and {plain} are the same; keep one of them.")
     return space
+
+
+def _check_given(
+    model: str, space: Mapping[str, Any], overrides: Mapping[str, Any], files: Iterable[Path]
+) -> None:
+    """Refuse what would take the place of searched values.
+
+    A plain key in a file does not: it is the default that they replace.
+    """
+    lead = f"{model}."
+    searched = {key.removeprefix(lead) for key in space}
+    given = [(key, f"--{key}") for key in overrides]
+    for file in files:
+        given += [(key, f"{key} in {file}") for key in read_yaml(file) if key.startswith(lead)]
+    for key, told in given:
+        plain = key.removeprefix(lead)
+        if plain in searched:
+            raise ConfigError(
+                f"{plain} is searched and given ({told}); take it out of one of the two."
+            )
 
 
 def tune(
@@ -142,21 +168,26 @@ def tune(
     Raises
     ------
     ConfigError
-        If a value of the space does not fit its key, or Optuna is not installed.
+        If a value of the space does not fit its key, a searched key is given too, an override is
+        for a model that is not run, a folder cannot be written, or Optuna is not installed.
     """
     optuna = _optuna()
     space, files = search_space(model, settings.space), list(config_files)
-    clash = sorted(set(space) & set(overrides))
-    if clash:
-        raise ConfigError(f"{clash[0]} is searched and given; take it out of one of the two.")
+    _check_given(model, space, overrides, files)
     # Every value is checked before the first trial trains.
     base = HellmConfig(model, dataset, overrides, files)
-    for key, values in space.items():
-        for value in values:
-            HellmConfig(model, dataset, {**overrides, key: value}, files)
-    folder = Path(settings.studies_dir) / dataset
-    folder.mkdir(parents=True, exist_ok=True)
-    own = settings.storage is None
+    points = [{key: value} for key, values in space.items() for value in values]
+    check_addressed(
+        [base, *(HellmConfig(model, dataset, {**overrides, **point}, files) for point in points)]
+    )
+    folder, own = Path(settings.studies_dir) / dataset, settings.storage is None
+    try:
+        _check_writable(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"studies_dir={settings.studies_dir} cannot be written ({error.strerror}: {folder}); "
+            "name another folder."
+        ) from error
     storage = _storage(settings.storage or str(folder / f"{model}.journal"))
     data = Audience.open(base)
     about = {"space": space, "shared": _shared(base, space), "content": data.dataset.content}
@@ -233,6 +264,13 @@ def _optuna() -> Any:
     return optuna
 
 
+def _check_writable(folder: Path) -> None:
+    """Make the folder if need be; raises OSError if no file can be made there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def _storage(place: str) -> Any:
     """Optuna's storage in a journal file, or in the database of a URL.
 
@@ -242,22 +280,22 @@ def _storage(place: str) -> Any:
         If it cannot be opened.
     """
     optuna = _optuna()
-    if "://" not in place:
-        Path(place).parent.mkdir(parents=True, exist_ok=True)
-        backend = optuna.storages.journal.JournalFileBackend(place)
-        return optuna.storages.JournalStorage(backend)
     from sqlalchemy.exc import SQLAlchemyError
 
     shown = re.sub(r"//[^@/]*@", "//...@", place)  # a password is nobody's business
     try:
-        # A connection that a database closed while a trial trained is opened again.
-        return optuna.storages.RDBStorage(place, engine_kwargs={"pool_pre_ping": True})
+        if "://" in place:
+            # A connection that a database closed while a trial trained is opened again.
+            return optuna.storages.RDBStorage(place, engine_kwargs={"pool_pre_ping": True})
+        _check_writable(Path(place).parent)  # for the lock beside the journal
+        backend = optuna.storages.journal.JournalFileBackend(place)
+        return optuna.storages.JournalStorage(backend)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"storage={shown} needs the package '{error.name}', which is not installed."
         ) from error
-    except (SQLAlchemyError, ImportError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (SQLAlchemyError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(
             f"storage={shown} cannot be opened ({reason}); name a database that is there, such as "
             "sqlite:///studies.db, or a journal file."

@@ -15,7 +15,7 @@ POOL_BATCHES = 32
 
 
 class BucketedBatches:
-    """Shuffled batches of rows of similar length and of equal weight.
+    """Shuffled batches of equal weight, of rows of similar length unless told otherwise.
 
     All rows are shuffled; runs of :data:`POOL_BATCHES` batches are sorted by length and cut into
     batches, whose order is shuffled again. Every row appears once an epoch.
@@ -32,12 +32,19 @@ class BucketedBatches:
     seed : int
     weights : ndarray of int64, shape [R], optional
         Targets of each row; one by default.
+    similar : bool
+        Sort by length.
     """
 
     def __init__(
-        self, lengths: np.ndarray, batch_size: int, seed: int, weights: np.ndarray | None = None
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        seed: int,
+        weights: np.ndarray | None = None,
+        similar: bool = True,
     ) -> None:
-        self.lengths = lengths
+        self.lengths, self.similar = lengths, similar
         self.weights = np.ones_like(lengths) if weights is None else weights
         total = int(self.weights.sum())
         # No batch is lighter than the heaviest row, so that none is empty.
@@ -52,7 +59,7 @@ class BucketedBatches:
     def __iter__(self) -> Iterator[np.ndarray]:
         order = torch.randperm(len(self.lengths), generator=self.generator).numpy()
         pool = POOL_BATCHES * -(-len(order) // len(self))
-        for start in range(0, len(order), pool):
+        for start in range(0, len(order), pool) if self.similar else ():
             rows = order[start : start + pool]
             order[start : start + pool] = rows[np.argsort(self.lengths[rows], kind="stable")]
         ends = np.searchsorted(np.cumsum(self.weights[order]), self.cuts, side="right")

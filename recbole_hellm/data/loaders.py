@@ -64,14 +64,15 @@ class _Loader:
 
 
 class HistoryLoader(_Loader):
-    """(history, next item) samples of a training split, bucketed by length and trimmed."""
+    """(history, next item) samples of a training split, trimmed to a batch's longest."""
 
     def __init__(self, config: Any, part: Any) -> None:
         self.rows = part.inter_feat
         self.length_field = config["ITEM_LIST_LENGTH_FIELD"]
         self.suffix = config["LIST_SUFFIX"]
         lengths = self.rows[self.length_field].numpy()
-        super().__init__(BucketedBatches(lengths, config["train_batch_size"], config["seed"]))
+        size, similar = config["train_batch_size"], config["bucket_by_length"]
+        super().__init__(BucketedBatches(lengths, size, config["seed"], similar=similar))
 
     def collate(self, batch: np.ndarray) -> Interaction:
         return trim_histories(self.rows[batch], self.length_field, self.suffix)
@@ -103,9 +104,8 @@ class _Stretches(_Loader):
         self.config = config
         self.items = histories.items
         self.users, self.starts, self.lengths, self.targets = users, starts, lengths, targets
-        super().__init__(
-            BucketedBatches(lengths, config["train_batch_size"], config["seed"], targets)
-        )
+        size, similar = config["train_batch_size"], config["bucket_by_length"]
+        super().__init__(BucketedBatches(lengths, size, config["seed"], targets, similar))
 
     def collate(self, batch: np.ndarray) -> Interaction:
         lengths = self.lengths[batch]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,6 +17,7 @@ from recbole_hellm.benchmark.kept_runs import KeptRun
 from recbole_hellm.benchmark.plans import BENCHMARKS, Figure, Panel
 from recbole_hellm.benchmark.running import Job
 from recbole_hellm.cli import main
+from recbole_hellm.data.features import save_features
 from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.quick_start import execute
 
@@ -54,6 +56,13 @@ def settings(tmp_path: Path) -> dict[str, Any]:
     return {"datasets": "tiny", "records": str(tmp_path / "records")}
 
 
+def seeds_shown(text: str) -> dict[str, str]:
+    """The number of seeds of each method in the first table."""
+    rows = [line.split() for line in text.partition("\n\n\n")[0].splitlines()]
+    names = (["NeuMF"], ["Pop"], ["BPR"])
+    return {cells[0]: cells[1] for cells in reversed(rows) if cells[:1] in names}
+
+
 def test_what_is_missing_is_run_and_what_is_there_is_not(
     runner: Runner, settings: dict[str, Any], quick: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -75,7 +84,7 @@ def test_what_is_missing_is_run_and_what_is_there_is_not(
     # Without the run directories, the records are enough.
     more = compare(CompareSettings(models="Pop,BPR", seeds=3, **settings), quick).text
     assert runner.done[4:] == [("Pop", 2026), ("BPR", 2026)]
-    assert " 3 " in more
+    assert seeds_shown(more) == {"Pop": "3", "BPR": "3"}
 
 
 def test_records_alone_make_the_tables(
@@ -111,7 +120,8 @@ def test_a_run_that_fails_leaves_its_place_empty_and_is_told(
 ) -> None:
     shown = compare(CompareSettings(models="NeuMF,Pop,BPR", **settings), quick)
     assert shown.failed == {"NeuMF on tiny, seed 2024": "It broke."}
-    assert "NeuMF" not in shown.text
+    assert "NeuMF" not in seeds_shown(shown.text)
+    assert "Not in the records: NeuMF." in shown.text
     with pytest.raises(RunError, match="NeuMF on tiny, seed 2024: It broke"):
         compare(CompareSettings(models="NeuMF", **settings), quick)
     arguments = [f"--{key}={value}" for key, value in quick.items()]
@@ -127,20 +137,19 @@ def test_slow_methods_get_one_seed(
 ) -> None:
     real = comparing.keep
 
-    def slow(run: Any, *rest: Any) -> KeptRun:
+    def slow(run: Any, *rest: Any, **options: Any) -> KeptRun:
         if run.record["model"] == "BPR":
             run.record["cost"] |= {"train_seconds": 2000.0, "train_cpu_seconds": 901.0}
         else:
             run.record["cost"] |= {"train_seconds": 2000.0, "train_cpu_seconds": 899.0}
-        return real(run, *rest)
+        return real(run, *rest, **options)
 
     monkeypatch.setattr(comparing, "keep", slow)
     given = CompareSettings(models="Pop,BPR", seeds=3, minutes=15.0, **settings)
     text = compare(given, quick).text
     assert runner.done == [("Pop", 2024), ("BPR", 2024), ("Pop", 2025), ("Pop", 2026)]
-    rows = [line.split() for line in text.splitlines()]
-    first = {cells[0]: cells[1] for cells in reversed(rows) if cells[:1] in (["Pop"], ["BPR"])}
-    assert first == {"Pop": "3", "BPR": "1"}
+    assert seeds_shown(text) == {"Pop": "3", "BPR": "1"}
+    assert "Not in the records" not in text  # slow methods are not wanted more often
 
 
 def test_runs_of_other_data_do_not_mix(
@@ -283,6 +292,97 @@ def test_data_without_features_have_tables_too(
     bare = quick | {"data_path": str(tmp_path / "data")}
     text = compare(CompareSettings(models="Pop,BPR", **settings), bare).text
     assert "What is recommended" in text
+
+
+def test_what_the_records_lack_is_told(
+    runner: Runner, settings: dict[str, Any], quick: dict[str, Any]
+) -> None:
+    compare(CompareSettings(models="Pop,BPR", seeds=2, **settings), quick)
+    kept = settings | {"kept_only": True}
+    text = compare(CompareSettings(models="Pop,BPR,LightGCN", **kept), quick).text
+    assert "Not in the records: LightGCN." in text
+    text = compare(CompareSettings(models="Pop,BPR", seeds=(2024, 7, 8), **kept), quick).text
+    assert "Not in the records: Pop (seeds 7, 8); BPR (seeds 7, 8)." in text
+
+
+def test_a_part_of_a_figure_is_drawn(
+    runner: Runner,
+    settings: dict[str, Any],
+    quick: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(BENCHMARKS, "toy", FIGURE)
+    runner.patience = 1
+    given = CompareSettings(benchmark="toy", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        compare(given, quick)
+    kept = CompareSettings(benchmark="toy", kept_only=True, output=str(tmp_path / "o"), **settings)
+    text = compare(kept, quick).text
+    assert "Not in the records: d 8; L 1; L 2." in text
+    assert pd.read_csv(tmp_path / "o/toy-tiny.csv")["n_layers"].isna().all()
+
+
+def test_other_item_features_make_other_runs(
+    runner: Runner,
+    settings: dict[str, Any],
+    quick: dict[str, Any],
+    tiny_data: Path,
+    interactions: pd.DataFrame,
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(tiny_data / "tiny", tmp_path / "data/tiny")
+    own = quick | {"data_path": str(tmp_path / "data")}
+    given = CompareSettings(models="Pop,VBPR", **settings)
+    compare(given, own)
+    compare(given, own)
+    assert runner.done == [("Pop", 2024), ("VBPR", 2024)]
+    items = sorted(interactions["item_id"].astype(str).unique())
+    pictures = np.random.default_rng(1).normal(size=(len(items), 4)).astype(np.float32)
+    save_features(tmp_path / "data/tiny", "image", "toy", items, pictures)
+    compare(given, own)  # Pop reads none, and its record still serves
+    assert runner.done[2:] == [("VBPR", 2024)]
+
+
+@pytest.mark.parametrize("key", ["output", "records"])
+def test_folders_that_cannot_be_made_are_told_before_anything_runs(
+    runner: Runner, settings: dict[str, Any], quick: dict[str, Any], tmp_path: Path, key: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    given = CompareSettings(models="Pop", **settings | {key: str(tmp_path / "file")})
+    with pytest.raises(ConfigError, match=f"^{key}=.*file is no folder and cannot be made one"):
+        compare(given, quick)
+    assert runner.done == []
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"models": "Pop,BPR", "seeds": 2}, "BPR.seed"),
+        ({"benchmark": "fig3"}, "HeLLMPre.knn_k"),
+        ({"benchmark": "table3"}, "SASRec.seed"),
+    ],
+)
+def test_what_tells_runs_apart_is_not_addressed(
+    settings: dict[str, Any], quick: dict[str, Any], given: dict[str, Any], key: str, tmp_path: Path
+) -> None:
+    told = f"{key} would hold in every run of"
+    with pytest.raises(ConfigError, match=told):
+        compare(CompareSettings(**given, **settings), quick | {key: 5})
+    (tmp_path / "c.yaml").write_text(f"{key}: 5\n")
+    with pytest.raises(ConfigError, match=told):
+        compare(CompareSettings(**given, **settings), quick, [tmp_path / "c.yaml"])
+
+
+def test_a_part_of_a_table_has_files_of_its_own(
+    settings: dict[str, Any], quick: dict[str, Any]
+) -> None:
+    def name(**given: Any) -> str:
+        return Comparison(CompareSettings(**given, **settings), "tiny", quick).file_name
+
+    assert name(benchmark="table1") == "table1-tiny"
+    assert name(benchmark="table1", models="SASRec,LightGCN") == "table1-tiny-LightGCN-SASRec"
+    assert name(models="SASRec,LightGCN") == "SASRec-LightGCN-tiny"
 
 
 def test_a_tables_own_settings_give_way_to_the_users(

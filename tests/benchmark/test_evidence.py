@@ -12,6 +12,7 @@ from recbole_hellm.benchmark.methods import Method, methods
 from recbole_hellm.benchmark.paper import TABLE_1
 from recbole_hellm.benchmark.plans import Family, Table
 from recbole_hellm.benchmark.sheets import Cell, Sheet
+from recbole_hellm.errors import RunError
 
 Make = Callable[..., KeptRun]
 TABLE = Table("t", "Title", (Family("HeLLM", ("LightGCN", "SASRec", "HeLLM")),), printed=TABLE_1)
@@ -91,10 +92,28 @@ def test_the_reference_is_tested_against_each(three: list[Method]) -> None:
     rows = [[cell.text for cell in cells] for cells in sheet.cells()]
     assert len(rows) == 2 * 4
     shown = next(cells for cells in rows if cells[:2] == ["LightGCN", "N@10"])
-    assert shown[2].startswith("+.")
-    assert shown[4] == "<.001"
+    assert shown[2] == "2 / 1"
+    assert shown[3].startswith("+.")
+    assert shown[5] == "<.001"
     worse = next(cells for cells in rows if cells[:2] == ["SASRec", "R@10"])
-    assert worse[2].startswith("−")
+    assert worse[3].startswith("−")
+    assert any("take as many of each, the first ones" in note for note in sheet.notes)
+    assert not any("d_z is larger" in note for note in sheet.notes)  # all rows have 2 / 1
+
+
+def test_rows_of_different_numbers_of_seeds_are_told_apart(
+    make_kept: Make, good: list[int], poor: list[int], three: list[Method]
+) -> None:
+    again = make_kept("LightGCN", poor, seed=2, dataset="Beauty")
+    found = methods(
+        {"LightGCN": [*three[0].runs, again], "SASRec": three[1].runs} | {"HeLLM": three[2].runs}
+    )
+    _, (sheet,) = evidence.tested(TABLE, found, "seen")
+    assert {cells[0].text: cells[2].text for cells in sheet.cells()} == {
+        "LightGCN": "2 / 2",
+        "SASRec": "2 / 1",
+    }
+    assert any("d_z is larger with more seeds" in note for note in sheet.notes)
 
 
 def test_families_without_their_reference_are_not_tested(three: list[Method]) -> None:
@@ -103,6 +122,7 @@ def test_families_without_their_reference_are_not_tested(three: list[Method]) ->
     assert sheets == []
     sheet = evidence.results(TABLE, three[:2], "seen", tests)
     assert not any("Holm" in note for note in sheet.notes)
+    assert "HeLLM is not shown, so nothing is tested against it." in sheet.notes
 
 
 def test_a_method_that_is_worse_is_marked_so(
@@ -123,6 +143,30 @@ def test_slices_are_means_over_seeds_by_group(three: list[Method]) -> None:
     assert sheet.data is not None
     assert set(sheet.data["grouping"]) == {"history_length"}
     assert set(sheet.data["metric"]) == {"recall@10", "recall@20", "ndcg@10", "ndcg@20"}
+
+
+def test_a_record_that_lacks_a_group_is_named(three: list[Method]) -> None:
+    path = three[0].runs[0].path / "slices.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if ",many," not in line))
+    with pytest.raises(RunError, match=r"LightGCN.*slices.csv lacks the group 'many'"):
+        evidence.slices(TABLE, three, "history_length", "seen")
+
+
+def test_costs_of_stages_that_are_not_known_are_marked(
+    make_kept: Make, good: list[int], poor: list[int]
+) -> None:
+    found = methods(
+        {
+            "LightGCN": [make_kept("LightGCN", poor, cost_with_stages={})],
+            "HeLLM": [make_kept("HeLLM", good, stages={"graph": "x"}, cost_with_stages={})],
+        }
+    )
+    sheet = evidence.results(TABLE, found, "seen", [{}])
+    column = list(sheet.head).index("training, s")
+    assert row(sheet, "LightGCN")[column].text == "90"
+    assert row(sheet, "HeLLM")[column].text == "90 (?)"
+    assert any("so the plot of cost lacks HeLLM" in note for note in sheet.notes)
 
 
 def test_lists_are_shown_where_they_were_kept(

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -96,9 +97,9 @@ def test_costs_of_stages_are_added(
 
 
 def test_points_of_a_figure_are_kept_without_details(
-    train: Callable[..., RunResult], tmp_path: Path
+    train: Callable[..., RunResult], audience: Audience, tmp_path: Path
 ) -> None:
-    kept = keep(train("BPR"), tmp_path / "records")
+    kept = keep(train("BPR"), tmp_path / "records", audience, details=False)
     assert not kept.detailed
     assert not (kept.path / "ranks.parquet").exists()
     assert kept.lists() == {}
@@ -158,8 +159,48 @@ def test_records_of_one_recipe_and_different_data_are_told(
     other.write_text(json.dumps(kept.record | {"split": "t" * 64}))
     with pytest.raises(RunError, match=r"of the same settings and of different data \(split\)"):
         read_kept(tmp_path / "records", "tiny")
-    found = read_kept(tmp_path / "records", "tiny", split="t" * 64)
+    here: Any = SimpleNamespace(split="t" * 64, encoders={"text": "toy"})
+    found = read_kept(tmp_path / "records", "tiny", here)
     assert [run.path for run in found.values()] == [other.parent]
+
+
+def test_records_of_other_item_features_are_passed_over_or_told(
+    make_kept: Callable[..., KeptRun], good: list[int], tmp_path: Path
+) -> None:
+    kept, plain = make_kept("A", good), make_kept("B", good, features=None)
+    shutil.copytree(kept.path, kept.path.with_name("other"))
+    other = kept.path.with_name("other") / "metrics.json"
+    other.write_text(json.dumps(kept.record | {"features": {"text": "toy", "image": "clip"}}))
+    for encoders, path in (({"text": "toy"}, kept.path), ({"text": "toy", "image": "clip"}, None)):
+        here: Any = SimpleNamespace(split="s" * 64, encoders=encoders)
+        found = read_kept(tmp_path / "records", "tiny", here)
+        assert {run.path for run in found.values()} == {path or other.parent, plain.path}
+    with pytest.raises(RunError, match=r"of the same settings and of different data \(features\)"):
+        read_kept(tmp_path / "records", "tiny")
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "identity.json", "config.yaml"])
+@pytest.mark.parametrize("content", ["", "{}", "[", '{"recipe": 1}'])
+def test_a_damaged_record_is_told(
+    make_kept: Callable[..., KeptRun], good: list[int], tmp_path: Path, name: str, content: str
+) -> None:
+    kept = make_kept("A", good)
+    (kept.path / name).write_text(content)
+    if name == "metrics.json" and content == "{}":
+        assert read_kept(tmp_path / "records", "tiny") == {}  # a record of another kind
+        return
+    with pytest.raises(RunError, match=r"take (its folder|the record) out"):
+        read_kept(tmp_path / "records", "tiny")
+
+
+def test_damaged_details_are_told(make_kept: Callable[..., KeptRun], good: list[int]) -> None:
+    kept = make_kept("A", good)
+    (kept.path / "slices.csv").write_text("")
+    with pytest.raises(RunError, match=r"slices\.csv is damaged"):
+        kept.slices()
+    (kept.path / "lists.json").write_text("{")
+    with pytest.raises(RunError, match=r"lists\.json is damaged"):
+        kept.lists()
 
 
 def test_whole_paths_in_settings_are_no_part_of_a_record(tmp_path: Path) -> None:

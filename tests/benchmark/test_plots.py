@@ -42,8 +42,23 @@ def test_quality_over_cost(
     assert data["method"].tolist() == ["A", "B"]
     values = found[0].values("recall@10", "seen")
     np.testing.assert_allclose(data["recall@10"], [values.mean(), 0.1])
-    np.testing.assert_allclose(data["std"], [values.std(ddof=1), 0])
+    np.testing.assert_allclose(data["std"], [values.std(ddof=1), np.nan])
+    assert "bars: one standard deviation over seeds" in shown
+    alone = texts(quality_and_cost(found[1:2], "recall@10", "seen", tmp_path / "alone.svg"))
+    assert not any("bars" in text for text in alone)
     np.testing.assert_allclose(data["minutes"], 190 / 60)
+
+
+def test_names_of_equal_points_do_not_cover_one_another(
+    make_kept: Callable[..., KeptRun], good: list[int], tmp_path: Path
+) -> None:
+    found = methods({name: [make_kept(name, good)] for name in ("First", "Second", "Third")})
+    path = quality_and_cost(found, "recall@10", "seen", tmp_path / "cost.svg")
+    places = {
+        "".join(node.itertext()).strip(): node.get("transform") or node.get("x")
+        for node in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")  # noqa: S314
+    }
+    assert len({places[method.name] for method in found}) == 3
 
 
 def test_lines_over_settings_and_a_map_of_two(tmp_path: Path) -> None:

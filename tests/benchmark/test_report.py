@@ -247,4 +247,7 @@ def test_mistakes_are_told(runs: list[RunResult], tmp_path: Path) -> None:
     for key, value in (("users", -1), ("topk", 0), ("recent", -1)):
         with pytest.raises(ConfigError, match=f"{key}={value} must"):
             settings(tmp_path, **{key: value})
+    for folder in (".", "", str(tmp_path)):
+        with pytest.raises(ConfigError, match=f"output={re.escape(folder)} is a folder; name a"):
+            settings(tmp_path, output=folder)
     assert load_run(runs[0].path).record == runs[0].record

@@ -52,6 +52,7 @@ def test_latex_is_a_booktabs_table() -> None:
     assert r"one & \textbf{.1000 $\pm$ .0010$^{\dagger}$} & 5\% \\" in text
     assert r"two$|$x & \underline{.0900} & $<$1 \\" in text
     assert r"\label{tab:sheet}" in text
+    assert r"\label{tab:file-sheet}" in as_latex(SHEET, "file")
     assert r" & R@10 & a\_b \\" in text
     order = [text.index(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")]
     assert order == sorted(order)

@@ -69,8 +69,14 @@ def test_the_runs_own_masking_comes_first_and_common_metrics_only() -> None:
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(key: str, value: Any) -> None:
-    with pytest.raises(RunError, match=rf"^These runs differ in {key} \(.*cannot be compared\.$"):
-        comparison([result("A", 0.25), result("B", 0.5, **{key: value})])
+    runs = [result("A", 0.25), result("C", 0.25), result("B", 0.5, **{key: value})]
+    own = runs[0].record[key]
+    with pytest.raises(RunError) as caught:
+        comparison(runs)
+    assert str(caught.value) == (
+        f"These runs differ in {key} and cannot be compared (runs/A has {own}, runs/B has {value});"
+        " leave one out."
+    )
     with pytest.raises(RunError, match=f"differ in {key}"):
         comparison([result("A", 0.25, (result("B", 0.5, **{key: value}),))])
 

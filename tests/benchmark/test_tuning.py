@@ -127,6 +127,10 @@ def test_mistakes_are_told_before_training(
         ("learning_rat: [0.1]", "Unknown option 'learning_rat'.*learning_rate"),
         ("learning_rate: [0.1, -1]", "learning_rate=-1.0 must be positive"),
         ("", "no packaged search space for 'BPR'"),
+        ("learning_rate: [0.1, 0.2, 0.1]", r"bad.yaml\): learning_rate repeats 0.1; name each"),
+        ("learning_rate: [1, 1.0]", "learning_rate repeats 1.0"),
+        ("{a: [1], BPR.a: [2]}", r"bad.yaml\): BPR.a and a are the same"),
+        ("VBPR.learning_rate: [0.1]", "'VBPR.learning_rate' is for a model that is not run here"),
     ]:
         with pytest.raises(ConfigError, match=sentence):
             tune("BPR", "tiny", with_space(text), quick)
@@ -135,6 +139,40 @@ def test_mistakes_are_told_before_training(
     with pytest.raises(ConfigError, match="trials=0 must be at least 1"):
         TuningSettings(trials=0)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("BPR.embedding_size", "^embedding_size is searched and given"),
+        ("VBPR.embedding_size", "'VBPR.embedding_size' is for a model that is not run here"),
+        ("VBRP.embedding_size", "Unknown model 'VBRP'"),
+        ("BPR.embeding_size", "Unknown option 'embeding_size' for model BPR"),
+    ],
+)
+def test_keys_for_one_model_are_checked_too(
+    key: str, sentence: str, settings: TuningSettings, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "given.yaml"
+    file.write_text(f"{key}: 4\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=sentence) as option:
+        tune("BPR", "tiny", settings, quick | {key: 4})
+    with pytest.raises(ConfigError, match=sentence) as in_file:
+        tune("BPR", "tiny", settings, quick, [file])
+    if "searched" in sentence:
+        assert f"(--{key})" in str(option.value)
+        assert f"({key} in {file})" in str(in_file.value)
+    assert not Path(settings.studies_dir).exists()
+
+
+def test_a_key_searched_for_one_model_is_given_under_its_plain_name(
+    quick: dict[str, Any], tmp_path: Path
+) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("BPR.learning_rate: [0.01, 0.05]\n", encoding="utf-8")
+    chosen = TuningSettings(space=str(space), studies_dir=str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"learning_rate is searched and given \(--learning_rate"):
+        tune("BPR", "tiny", chosen, quick | {"learning_rate": 0.1})
 
 
 def test_without_optuna_the_way_out_is_named(
@@ -281,3 +319,33 @@ def test_a_storage_that_cannot_be_opened_is_told_without_its_password(
         tune("BPR", "tiny", dataclasses.replace(settings, storage=url), quick)
     assert "secret" not in str(found.value)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("studies_dir", "file"),
+        ("studies_dir", "/proc/none"),
+        ("storage", "file/all.journal"),
+        ("storage", "/proc/none/all.journal"),
+        ("storage", "."),
+        ("storage", "file"),
+    ],
+)
+def test_places_that_cannot_be_written_are_told_before_training(
+    key: str,
+    place: str,
+    settings: TuningSettings,
+    quick: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(tuning, "validate", never)
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("no\njournal\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"^{key}={place} cannot be \w+ \(.*\); name a.*\.$"):
+        tune("BPR", "tiny", dataclasses.replace(settings, **{key: place}), quick)
+    assert Path("file").read_text(encoding="utf-8") == "no\njournal\n"

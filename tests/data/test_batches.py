@@ -39,6 +39,14 @@ def test_buckets_of_equal_weight_hold_every_row_once_and_are_never_empty(size: i
         assert abs(weights[rows].sum() - mean) <= weights.max() + 1
 
 
+def test_rows_are_only_shuffled_if_lengths_shall_not_matter() -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, 4000)
+    epoch = list(BucketedBatches(lengths, 100, seed=1, similar=False))
+    assert sorted(np.concatenate(epoch).tolist()) == list(range(4000))
+    spreads = [lengths[batch].std() for batch in epoch]
+    assert min(spreads) > 0.7 * lengths.std()
+
+
 def test_buckets_have_similar_lengths_in_random_order() -> None:
     lengths = np.random.default_rng(0).integers(1, 50, 3200)
     epoch = list(BucketedBatches(lengths, 100, seed=1))

@@ -52,6 +52,11 @@ def weights(model: BM3, modalities: tuple[str, ...]) -> dict[str, Tensor]:
         "b_p": network.predictor.bias,
         **{f"W_{name}": linear[name].weight for name in names},
         **{f"b_{name}": linear[name].bias for name in names},
+        **{
+            f"f_{name}": part.features
+            for name, part in zip(names, network.modalities, strict=True)
+            if isinstance(part.features, torch.nn.Parameter)
+        },
     }
 
 
@@ -97,7 +102,8 @@ def literal_losses(
         terms["reg"] += s.reg_weight * (h_u @ h_u + h_i @ h_i)
         for name in modalities:
             table = torch.from_numpy(TABLES[name]).double()
-            f = table[item] / (table**2).mean() ** 0.5
+            table = w[f"f_{name}"] if s.train_features else table / (table**2).mean() ** 0.5
+            f = table[item]
             h_m = w[f"W_{name}"] @ f + w[f"b_{name}"]
             dot_m = h_m.detach() * keep[name][row]
             terms["align"] += s.cl_weight * literal_cosine(predict(h_m), dot_i)
@@ -117,7 +123,13 @@ def drawn(model: BM3, modalities: tuple[str, ...], seed: int) -> dict[str, Tenso
 
 @pytest.mark.parametrize("modalities", [("text", "image"), ("text",)])
 @pytest.mark.parametrize(
-    "settings", [{}, {"n_layers": 1, "dropout": 0.0}, {"n_layers": 0, "cl_weight": 2.0}]
+    "settings",
+    [
+        {},
+        {"n_layers": 1, "dropout": 0.0},
+        {"n_layers": 0, "cl_weight": 2.0},
+        {"train_features": True},
+    ],
 )
 def test_losses_gradients_and_scores_are_the_equations(
     assert_scores: Callable[..., None],
@@ -133,7 +145,7 @@ def test_losses_gradients_and_scores_are_the_equations(
     assert (min(mask.min() for mask in keep.values()) == 0) == (model.settings.dropout > 0)
     torch.manual_seed(3)
     own = assert_losses(model, BATCH, literal_losses(model, modalities, keep))
-    assert len(own) == 4 + 2 * len(modalities)
+    assert len(own) == 4 + (2 + model.settings.train_features) * len(modalities)
     w = weights(model, modalities)
     user, item = (h @ w["W_p"].T + w["b_p"] for h in literal_online(w, model.settings.n_layers))
     assert_scores(model, user @ item.T)

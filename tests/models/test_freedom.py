@@ -118,7 +118,10 @@ def dense_losses(
         # The paper's projection with its bias, whatever that is.
         projection = getattr(model.network, f"{name}_projection")
         bias = torch.linspace(-2, 3, projection.shape[1], dtype=torch.float64)
-        tables[f"bpr_{name}"] = features(name, blank) @ projection + bias
+        raw = features(name, blank)
+        if model.settings.train_features:
+            raw = getattr(model.network, f"{name}_features")
+        tables[f"bpr_{name}"] = raw @ projection + bias
         weights[f"bpr_{name}"] = model.settings.reg_weight
     terms = {}
     for term, table in tables.items():
@@ -150,6 +153,7 @@ CASES: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("text", "image"), {"n_layers_ui": 0, "n_layers_i2i": 0}),
     (("text",), {"pruning_ratio": 0.85, "reg_weight": 0.0}),
     (("text", "image"), {"blank": 2}),
+    (("text", "image"), {"train_features": True}),
 ]
 
 
@@ -167,7 +171,7 @@ def test_losses_gradients_and_scores_are_the_equations(
     torch.manual_seed(4)
     model.start_epoch()
     own = assert_losses(model, BATCH, dense_losses(model, kept, blank))
-    assert len(own) == 2 + len(modalities)
+    assert len(own) == 2 + (1 + model.settings.train_features) * len(modalities)
 
     user, item = dense_vectors(model, EDGES, blank)
     assert_scores(model, user @ item.T)

@@ -30,7 +30,7 @@ BATCH = {
 MODALITIES = {"text": 4, "image": 3}
 RNG = np.random.default_rng(5)
 TABLES = {name: RNG.normal(size=(N, width)) for name, width in MODALITIES.items()}
-SETTINGS = {"embedding_size": D, "reg_weight": 0.3, "seed": SEED}
+SETTINGS = {"embedding_size": D, "reg_weight": 0.3, "seed": SEED, "normalise_ids": False}
 
 
 @pytest.fixture
@@ -94,6 +94,10 @@ def literal_vectors(model: GRCN) -> tuple[Tensor, Tensor]:
     ]
     zero = torch.zeros((), dtype=torch.float64)
     users, items = [net.user_table], [net.item_table]
+    if s.normalise_ids:
+        users, items = [
+            [torch.stack([row / row.norm() for row in tables[0]])] for tables in (users, items)
+        ]
     for _ in range(s.n_layers):
         user, item = [], []
         for u in range(M):
@@ -131,6 +135,8 @@ def literal_losses(model: GRCN) -> dict[str, Tensor]:
 
 CASES: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("text", "image"), {}),
+    (("text", "image"), {"normalise_ids": True}),
+    (("text",), {"normalise_ids": True, "n_layers": 1}),
     (("text",), {}),
     (("text", "image"), {"n_layers": 0, "n_routings": 0}),
     (("image",), {"n_layers": 1, "n_routings": 1}),

@@ -46,7 +46,7 @@ def targets_of(histories: torch.Tensor, lengths: torch.Tensor) -> list[tuple[lis
 
 
 LOADERS = {"sequences": SequenceLoader, "targets": TargetLoader, "histories": HistoryLoader}
-ONE_PASS = {"targets": "last", "prefix": "none", "prompt": "alpaca"}
+ONE_PASS = {"targets": "last", "prefix": "none", "prompt": "alpaca", "multi_target": True}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,14 @@ def test_blocks_are_the_layers_and_an_instruction_on_the_way_is_refused(make: Ma
     for options in ({"prompt": "alpaca"}, ONE_PASS):
         with pytest.raises(ConfigError, match="parallel=fsdp cannot train targets=every or multi"):
             _ = make(**options)[0].blocks
-    assert make(**ONE_PASS, multi_target=False)[0].blocks
+    assert make(**ONE_PASS | {"multi_target": False})[0].blocks
+
+
+def test_the_pad_bug_wants_batches_with_padding(make: Make) -> None:
+    options = {"targets": "last", "gram_pad_bug": True}
+    with pytest.raises(ConfigError, match="set bucket_by_length=False"):
+        make(**options)
+    assert make(**options, bucket_by_length=False)[0].settings.gram_pad_bug
 
 
 def test_tokens_are_counted_as_they_are_read(make: Make) -> None:

@@ -96,6 +96,8 @@ def dense_vectors(
             projection = network.structures[m].projection
             # modality_tables scales the features, which the bias can tell.
             raw = raw / raw.square().mean().sqrt()
+            if s.train_features:
+                raw = network.structures[m].features
             projected = raw @ projection.weight.T + projection.bias
             near = neighbours[m] if neighbours else None
             graph = graph + (1 - s.lambda_coeff) * structure(projected, s.knn_k, near)
@@ -130,6 +132,7 @@ def dense_losses(model: Any) -> dict[str, Tensor]:
         {"n_layers_ui": 0, "n_layers_i2i": 2},
         {"n_layers_ui": 3, "knn_k": N},
         {"n_layers_i2i": 3, "knn_k": 2, "lambda_coeff": 0.2},
+        {"train_features": True},
     ],
 )
 def test_losses_gradients_and_scores_are_the_equations(
@@ -142,7 +145,7 @@ def test_losses_gradients_and_scores_are_the_equations(
     model = build(modalities, **settings)
     own = assert_losses(model, BATCH, dense_losses(model))
     learned = model.settings.lambda_coeff < 1
-    assert len(own) == 3 + 2 * len(modalities) * learned
+    assert len(own) == 3 + (2 + model.settings.train_features) * len(modalities) * learned
     for name, gradient in own.items():
         alone = name.endswith("importance") and len(modalities) == 1
         assert bool(gradient.abs().sum() > 1e-9) != alone, name

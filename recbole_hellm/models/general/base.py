@@ -250,6 +250,25 @@ def check_features(model: str, features: Mapping[str, Tensor], n_items: int) -> 
             )
 
 
+def register_features(module: nn.Module, name: str, table: Tensor, trained: bool) -> None:
+    """Give `module` raw item features by a name.
+
+    Parameters
+    ----------
+    module : Module
+    name : str
+        Of the attribute.
+    table : Tensor, shape [N, D]
+    trained : bool
+        Whether they are the first values of a parameter, or stay as they are; fixed ones are left
+        out of ``state_dict``, since they are read from files.
+    """
+    if trained:
+        module.register_parameter(name, nn.Parameter(table.clone()))
+    else:
+        module.register_buffer(name, table, persistent=False)
+
+
 def modality_tables(dataset: Any) -> dict[str, Tensor]:
     """Raw item features by modality, each divided by its root mean square.
 

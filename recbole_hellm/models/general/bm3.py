@@ -19,6 +19,7 @@ from recbole_hellm.models.general.base import (
     check_features,
     linear,
     modality_tables,
+    register_features,
 )
 from recbole_hellm.settings import require
 
@@ -37,12 +38,15 @@ class BM3Settings(GeneralSettings):
         Weight of the alignment and of the masked terms; 1 in the paper.
     reg_weight : float
         Weight of the L2 term (:math:`\lambda`).
+    train_features : bool
+        Train raw features with the rest, as the authors' code does.
     """
 
     n_layers: int = 1
     dropout: float = 0.5
     cl_weight: float = 1.0
     reg_weight: float = 0.01
+    train_features: bool = False
 
     def validate(self) -> None:
         """Check ranges; raises :class:`ConfigError`."""
@@ -53,21 +57,20 @@ class BM3Settings(GeneralSettings):
 
 
 class Modality(nn.Module):
-    """Fixed features of all items and their trained linear map to width d.
+    """Features of all items and their trained linear map to width d.
 
     Parameters
     ----------
     features : Tensor, shape [N, D]
-    size : int
-        d.
+    settings : BM3Settings
     """
 
     features: Tensor
 
-    def __init__(self, features: Tensor, size: int) -> None:
+    def __init__(self, features: Tensor, settings: BM3Settings) -> None:
         super().__init__()
-        self.register_buffer("features", features, persistent=False)
-        self.linear = linear(features.shape[1], size)
+        register_features(self, "features", features, settings.train_features)
+        self.linear = linear(features.shape[1], settings.embedding_size)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Latent vectors of some items, shape [B, d]."""
@@ -112,7 +115,9 @@ class BootstrapEncoder(LightGCNNetwork):
         check_features("BM3", features, interactions.shape[1])
         self.settings = settings
         # Sorted, so that a checkpoint fits whatever the order in which modalities are listed.
-        self.modalities = nn.ModuleList(Modality(features[name], d) for name in sorted(features))
+        self.modalities = nn.ModuleList(
+            Modality(features[name], settings) for name in sorted(features)
+        )
         self.predictor = linear(d, d)
 
     def propagate(self) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from recbole_hellm.models.general.base import (
     LightGCNNetwork,
     check_features,
     modality_tables,
+    register_features,
     xavier,
 )
 from recbole_hellm.models.losses import bpr_loss
@@ -47,6 +48,8 @@ class FREEDOMSettings(GeneralSettings):
         Fraction of the interactions that an epoch's graph lacks (rho).
     reg_weight : float
         Weight of the modalities' own losses (lambda).
+    train_features : bool
+        Train raw features with the rest, as the authors' code does; the item graph stays frozen.
     """
 
     n_layers_ui: int = 2
@@ -55,6 +58,7 @@ class FREEDOMSettings(GeneralSettings):
     modality_weights: dict | None = None
     pruning_ratio: float = 0.8
     reg_weight: float = 1e-3
+    train_features: bool = False
 
     def validate(self) -> None:
         """Check ranges; raises :class:`ConfigError`."""
@@ -167,7 +171,7 @@ class TwoGraphEncoder(LightGCNNetwork):
     interactions : csr_array, shape [M, N]
         Binary training interactions.
     features : Mapping of str to Tensor, shapes [N, D_m]
-        Item features by modality; they stay fixed.
+        Item features by modality.
     settings : FREEDOMSettings
 
     Raises
@@ -201,7 +205,7 @@ class TwoGraphEncoder(LightGCNNetwork):
         # No buffer: drawn on the CPU, an epoch's graph does not depend on the device.
         self.edge_weights = degree_weights(self.users, self.items)
         for name, table in features.items():
-            self.register_buffer(f"{name}_features", table, persistent=False)
+            register_features(self, f"{name}_features", table, settings.train_features)
             self.register_parameter(f"{name}_projection", xavier(table.shape[1], d))
 
     def start_epoch(self) -> None:

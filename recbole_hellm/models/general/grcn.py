@@ -35,12 +35,16 @@ class GRCNSettings(GeneralSettings):
         Layers of the graph convolution over ids (L).
     n_routings : int
         Rounds of neighbour routing (T); 0 leaves prototypes at the users' own preferences.
+    normalise_ids : bool
+        Divide the tables' rows by their norms before propagation, as the authors' code does, so
+        that ids and content weigh alike and the L2 term cannot shrink ids.
     reg_weight : float
         Weight of the L2 term (lambda).
     """
 
     n_layers: int = 2
     n_routings: int = 3
+    normalise_ids: bool = True
     reg_weight: float = 1e-2
 
     def validate(self) -> None:
@@ -163,8 +167,9 @@ class GraphRefinedNetwork(EmbeddingNetwork):
         e_i^{(l+1)} = \sum_{u \in N_i} w_{iu} e_u^{(l)}
 
     A node's vector is :math:`\sum_{l=0}^{L} e^{(l)}` followed by its refined features of every
-    modality; scores are inner products. c is the confidence that a modality has in the node which
-    sends the message. An edge that no modality trusts is cut; another is damped.
+    modality; scores are inner products. :math:`e^{(0)}` are the tables' rows, of length 1 with
+    `normalise_ids`. c is the confidence that a modality has in the node which sends the message. An
+    edge that no modality trusts is cut; another is damped.
 
     Parameters
     ----------
@@ -211,13 +216,15 @@ class GraphRefinedNetwork(EmbeddingNetwork):
         refined = [network(self.edges) for network in self.networks()]
         to_users = torch.stack([one.to_users for one in refined]).amax(0).relu()
         to_items = torch.stack([one.to_items for one in refined]).amax(0).relu()
-        user: Tensor = self.user_table
-        item: Tensor = self.item_table
+        tables: tuple[Tensor, Tensor] = self.user_table, self.item_table
+        if self.settings.normalise_ids:
+            tables = unit_rows(tables[0]), unit_rows(tables[1])
+        user, item = tables
         for _ in range(self.settings.n_layers):
             # Horner's scheme, x0 + W(x0 + W(x0 + ...)): no sum of layers is held or added up.
             user, item = (
-                self.user_table + self.edges.to_left(to_users, item),
-                self.item_table + self.edges.to_right(to_items, user),
+                tables[0] + self.edges.to_left(to_users, item),
+                tables[1] + self.edges.to_right(to_items, user),
             )
         return [(user, item), *((one.user, one.item) for one in refined)]
 

@@ -22,6 +22,7 @@ from recbole_hellm.models.general.base import (
     check_features,
     linear,
     modality_tables,
+    register_features,
 )
 from recbole_hellm.models.losses import bpr_loss, l2_regularisation
 from recbole_hellm.settings import require
@@ -44,6 +45,9 @@ class LATTICESettings(GeneralSettings):
         raw features).
     reg_weight : float
         Weight of the L2 term.
+    train_features : bool
+        Train the raw features behind the learned graph with the rest, as the authors' code does;
+        :math:`\tilde S` stays that of the features as they were given.
     """
 
     n_layers_ui: int = 2
@@ -51,6 +55,7 @@ class LATTICESettings(GeneralSettings):
     knn_k: int = 10
     lambda_coeff: float = 0.9
     reg_weight: float = 1e-5
+    train_features: bool = False
 
     def validate(self) -> None:
         """Check ranges; raises :class:`ConfigError`."""
@@ -80,7 +85,7 @@ class ModalityStructure(nn.Module):
     Parameters
     ----------
     features : Tensor, shape [N, D]
-        Raw features; they are not trained.
+        Raw features.
     settings : LATTICESettings
 
     References
@@ -96,7 +101,7 @@ class ModalityStructure(nn.Module):
         if self.share > 0:
             self.initial = SparseOperator(similarity_graph(features, self.k))
         if self.share < 1:
-            self.register_buffer("features", features, persistent=False)
+            register_features(self, "features", features, settings.train_features)
             self.projection = linear(features.shape[1], settings.embedding_size)
             self.learned = NeighbourGraph(self._nearest())
 

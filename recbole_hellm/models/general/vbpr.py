@@ -80,7 +80,7 @@ class VisualFactors(EmbeddingNetwork):
         d = settings.embedding_size
         # Sorted, so that a checkpoint fits whatever the order in which modalities are listed.
         table = torch.cat([features[name] for name in sorted(features)], dim=1)
-        # Rows of length about 1: projected ones then start no longer than those of gamma.
+        # Rows of length about 1, however wide: one learning rate suits all encoders.
         table = table / math.sqrt(table.shape[1])
         self.register_buffer("features", table, persistent=False)
         self.gamma_user = xavier(n_users, d)

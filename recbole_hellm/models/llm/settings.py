@@ -49,7 +49,8 @@ class LLMSettings(Settings):
         else 0.02, the scale of the keys and values it stands beside.
     gram_pad_bug : bool
         Reproduce the released code's pooling over padding while training: every padded slot
-        of a batch adds the first item.
+        of a batch adds the first item. The authors' batches are not sorted by length, so neither
+        may these be (``bucket_by_length``).
     backbone : str
         ``tiny``, a Hugging Face model name, or a local folder.
     backbone_layers, backbone_hidden_size, backbone_heads, backbone_intermediate_size : int
@@ -93,11 +94,11 @@ class LLMSettings(Settings):
     targets : {"last", "every"}, optional
         One sample per (history, next item), or one pass over a sequence with every position a
         target.
-    multi_target : bool, optional
+    multi_target : bool
         Under ``targets=last``, train all targets of a user in one pass, a response segment behind
-        the items for each. The objective is the same, batches still hold `train_batch_size`
-        targets, of fewer users; a fraction of the tokens is read. By default wherever the prefix
-        does not depend on the target.
+        the items for each, where the prefix does not depend on the target. The objective is the
+        same and a fraction of the tokens is read, but batches of `train_batch_size` targets hold
+        fewer users, so that models with and without it do not train alike.
     autocast : {"auto", "bfloat16", "float16"}
         Type of the products in the decoder; ``auto`` is that of its weights. What is trained
         stays float32.
@@ -144,7 +145,7 @@ class LLMSettings(Settings):
     normalise_tables: bool | None = None
     head: Literal["linear", "tied"] | None = None
     targets: Literal["last", "every"] | None = None
-    multi_target: bool | None = added(None)
+    multi_target: bool = added(False)
     autocast: Literal["auto", "bfloat16", "float16"] = added("auto")
     compile: bool = added(False)
 
@@ -241,8 +242,6 @@ class LLMSettings(Settings):
             "head": "tied" if self.tiny else "linear",
             "targets": "every" if self.tiny else "last",
         }
-        targets = self.targets or defaults["targets"]
-        defaults["multi_target"] = targets == "last" and self.prefix != "graph"
         missing = {key: value for key, value in defaults.items() if getattr(self, key) is None}
         # replace() validates the copy, which resolves again: a complete copy returns itself.
         return dataclasses.replace(self, **missing) if missing else self

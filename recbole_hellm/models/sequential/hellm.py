@@ -18,7 +18,7 @@ from recbole_hellm.errors import ConfigError
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
 from recbole_hellm.models.llm.packing import MIN_CAPACITY
 from recbole_hellm.models.llm.settings import LLMSettings
-from recbole_hellm.settings import Settings, added
+from recbole_hellm.settings import Settings, added, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,10 +223,10 @@ class HeLLM(SequentialRecommender):
 
 
 def _settings(config: Any) -> LLMSettings:
-    settings = LLMSettings.from_config(config)
-    resolved = settings.resolved()
-    sharded = "parallel" in config and config["parallel"] == "fsdp"
-    if sharded and settings.multi_target is None and resolved.prompt != "none":
-        # See `HeLLM.blocks`: sharded layers cannot share an instruction.
-        return dataclasses.replace(resolved, multi_target=False)
+    resolved = LLMSettings.from_config(config).resolved()
+    require(
+        not (resolved.gram_pad_bug and config["bucket_by_length"]),
+        "gram_pad_bug=True pools the padding of batches, of which bucket_by_length=True leaves "
+        "little; set bucket_by_length=False, as the authors' batches are.",
+    )
     return resolved

@@ -534,8 +534,7 @@ def test_a_sliding_window_counts_positions_in_every_kind_of_pass(
 def test_all_targets_in_one_pass_give_the_loss_and_gradients_of_separate_samples(
     prefix: str, prompt: str, head: str
 ) -> None:
-    network = build(prefix=prefix, prompt=prompt, head=head, targets="last")
-    assert network.settings.multi_target
+    network = build(prefix=prefix, prompt=prompt, head=head, targets="last", multi_target=True)
     sequences, lengths = padded([[3, 1, 4, 1, 2], [5, 8], [9, 2, 6, 7]])
     first = torch.tensor([2, 1, 1])
     samples = [
