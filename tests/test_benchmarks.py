@@ -80,10 +80,17 @@ def test_tables_of_a_readme_are_replaced_and_nothing_else() -> None:
     refreshed = runpy.run_path(str(BENCHMARKS / "readme_results.py"))["refreshed"]
     readme = "# A\n\n### T1\n\n| a |\n| - |\n| 1 |\n\nOld note.\n\n- Point.\n"
     readme += "\n### T3\n\n| c |\n\nText.\n"
-    results = "### T1\n\n| a | b |\n| - | - |\n| 2 | 3 |\n\nNew note.\n\n### T2\n\n| x |\n"
-    wanted = readme.replace("| a |\n| - |\n| 1 |\n\nOld", "| a | b |\n| - | - |\n| 2 | 3 |\n\nNew")
+    results = "### T1\n\n| a | b |\n| - | - |\n| 1 | 3 |\n\nNew note.\n\n### T2\n\n| x |\n"
+    wanted = readme.replace("| a |\n| - |\n| 1 |\n\nOld", "| a | b |\n| - | - |\n| 1 | 3 |\n\nNew")
     assert refreshed(readme, results) == wanted
     assert refreshed(wanted, results) == wanted
     assert refreshed("### T1\n\n| a |\n\n- Point.\n", "### T1\n\n| b |\n") == (
         "### T1\n\n| b |\n\n- Point.\n"
     )
+
+
+def test_no_row_of_a_readme_is_lost() -> None:
+    refreshed = runpy.run_path(str(BENCHMARKS / "readme_results.py"))["refreshed"]
+    readme = "### T1\n\n| |\n| - |\n| Pop |\n| SASRec |\n"
+    with pytest.raises(SystemExit, match="The records lack SASRec, which the README shows"):
+        refreshed(readme, "### T1\n\n| |\n| - |\n| Pop |\n| New |\n")

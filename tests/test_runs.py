@@ -18,7 +18,9 @@ import yaml
 from transformers import LlamaConfig, LlamaModel
 
 from recbole_hellm import load_run, run
+from recbole_hellm.benchmark.audience import Audience
 from recbole_hellm.benchmark.kept_runs import keep
+from recbole_hellm.config import HellmConfig
 from recbole_hellm.data.dataset import create_dataset
 from recbole_hellm.errors import ConfigError, DataError, HellmError, RunError
 from recbole_hellm.quick_start import identifying_settings, run_path
@@ -276,8 +278,11 @@ def test_checkpoints_that_cannot_be_used_are_told(train: Callable[..., RunResult
         result.restore()
 
 
-def test_a_kept_record_has_no_model(train: Callable[..., RunResult], tmp_path: Path) -> None:
-    kept = keep(train("BPR", epochs=1), tmp_path / "records")
+def test_a_kept_record_has_no_model(
+    train: Callable[..., RunResult], quick: dict[str, Any], tmp_path: Path
+) -> None:
+    audience = Audience.open(HellmConfig("BPR", "tiny", quick))
+    kept = keep(train("BPR", epochs=1), tmp_path / "records", audience)
     with pytest.raises(
         RunError, match=f"^{kept.path} is a kept record, which holds no mo"
     ) as error:
