@@ -242,7 +242,8 @@ class Comparison:
             If there are no records, or they are not comparable.
         """
         if isinstance(self.plan, Figure):
-            return [points.sheet(self.plan, self.dataset, self._found_points(), self._absent())]
+            found = [(one.point, run) for one, run in self.found]
+            return [points.sheet(self.plan, self.dataset, found, self._absent())]
         there = self.methods
         masking = there[0].runs[0].record["masking"]
         tests, tested = evidence.tested(self.plan, there, masking)
@@ -255,18 +256,14 @@ class Comparison:
         ]
         return [sheet for sheet in sheets if sheet is not None]
 
-    def _found_points(self) -> points.Points:
-        return [(one.point, run) for one, run in self.found]
-
     def _absent(self) -> list[str]:
         """A note on the runs that there are no records of."""
-        there = {one.recipe for one, _ in self.found}
         kept = {run.recipe: run for _, run in self.found}
         lacking: dict[str, list[int]] = {}
         for seed, wanted in zip(self.seeds, self.by_seed, strict=True):
             for one in wanted:
                 wished = seed == self.seeds[0] or self._is_quick(one.label, kept)
-                if wished and one.recipe not in there:
+                if wished and one.recipe not in kept:
                     lacking.setdefault(one.label, []).append(seed)
         if not lacking:
             return []
@@ -299,8 +296,9 @@ class Comparison:
             place = folder / f"{name}.svg"
             own = HellmConfig(self.plan.model, self.dataset, self.overrides, self.files)
             defaults = {key: own[key] for panel in self.plan.panels for key in panel.axes}
-            data = points.results(self.plan, self._found_points())
-            return [*written, plots.sweep(self.plan, data, place, defaults)]
+            (sheet,) = sheets
+            assert sheet.data is not None  # noqa: S101
+            return [*written, plots.sweep(self.plan, sheet.data, place, defaults)]
         for sheet in sheets:
             if sheet.data is not None:
                 directory.write_text(f"{name}-{sheet.name}.csv", sheet.data.to_csv(index=False))

@@ -11,8 +11,10 @@ from recbole_hellm.benchmark.methods import Method
 _UNKNOWN = "?"
 
 
-def _stands_on_others(method: Method) -> bool:
-    return any(run.record.get("stages") for run in method.runs)
+def _lacks_stages(method: Method, key: str) -> bool:
+    """Whether it stands on stages whose cost was not kept."""
+    stands = any(run.record.get("stages") for run in method.runs)
+    return stands and method.cost(key, "cost_with_stages") is None
 
 
 def _seconds(key: str) -> Callable[[Method], str]:
@@ -20,7 +22,7 @@ def _seconds(key: str) -> Callable[[Method], str]:
         own, whole = method.cost(key), method.cost(key, "cost_with_stages")
         if own is None:
             return "–"
-        if whole is None and _stands_on_others(method):
+        if _lacks_stages(method, key):
             return f"{own:,.0f} ({_UNKNOWN})"
         return f"{own:,.0f}" if whole is None or whole == own else f"{own:,.0f} ({whole:,.0f})"
 
@@ -70,19 +72,9 @@ def cost_columns(methods: Sequence[Method]) -> dict[str, Callable[[Method], str]
 def cost_notes(methods: Sequence[Method]) -> list[str]:
     """What a reader must know of these columns."""
     hardware, key = _hardware(methods), training_time(methods)
-    unknown = [
-        method.name
-        for method in methods
-        if _stands_on_others(method) and method.cost(key, "cost_with_stages") is None
-    ]
-    last = (
-        [
-            f"{_UNKNOWN}: the cost of a stage was not kept, so the plot of cost lacks "
-            f"{', '.join(unknown)}."
-        ]
-        if unknown
-        else []
-    )
+    unknown = ", ".join(method.name for method in methods if _lacks_stages(method, key))
+    lacking = f"{_UNKNOWN}: the cost of a stage was not kept, so the plot of cost lacks {unknown}."
+    last = [lacking] if unknown else []
     if hardware == ["CPU"]:
         return [
             "Training is processor time of all threads until it stopped, epochs after the best one "
