@@ -56,6 +56,7 @@ PASSED_ON = (
     "reproducibility",
     "runs_dir",
     "resume",
+    "save_topk",
     "projector",
     "use_gpu",
     "threads",

@@ -149,7 +149,16 @@ def _execute(config: HellmConfig) -> RunResult:
     dataset, directory = _open(config)
     if current().from_first(directory.finished and not config["force"]):
         logger.info("%s is finished; --force trains it again.", directory.path)
-        return load_run(directory.path)
+        result = load_run(directory.path)
+        if current().first and config["save_topk"]:
+            # Deferred, since that module imports this one.
+            from recbole_hellm.restoring import add_lists
+
+            with alone():
+                data_path = Path(config["data_path"]).parent
+                add_lists(result, config["save_topk"], data_path, config["show_progress"])
+        current().wait()
+        return result
     with directory.claimed():
         session.score(_train(config, dataset, directory))
     current().wait()

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from recbole.utils import init_seed
 
 from recbole_hellm import quick_start, registry, session
@@ -23,6 +25,8 @@ from recbole_hellm.runs import RunResult
 from recbole_hellm.tracking import RunDirectory
 from recbole_hellm.training.model_state import load_weights
 from recbole_hellm.yaml_files import read_yaml
+
+logger = logging.getLogger(__name__)
 
 # What the configuration works out for itself.
 DERIVED = frozenset(
@@ -91,6 +95,40 @@ def reopen(
         model = session.build_model(config, parts[0])
         load_best(model, directory, config["device"])
     return ReopenedRun(config, dataset, model.eval(), evaluator)
+
+
+def add_lists(
+    result: RunResult, length: int, data_path: str | Path, show_progress: bool = False
+) -> None:
+    """Write the recommended lists of a finished run, where it kept none or shorter ones.
+
+    The run may have been trained as another one's stage. Its metrics and ranks stay as they are.
+
+    Parameters
+    ----------
+    result : RunResult
+    length : int
+        Items per user, ``save_topk``.
+    data_path : path
+        The folder that holds the run's dataset.
+    show_progress : bool
+
+    Raises
+    ------
+    RunError
+        If the model cannot be restored; see :meth:`RunResult.restore`.
+    """
+    masking = result.record["masking"]
+    directory = RunDirectory(result.path)
+    path = directory.file(session.lists_file(masking))
+    if path.is_file() and pd.read_parquet(path, columns=["place"])["place"].max() >= length:
+        return
+    logger.info("%s has no lists of %d items; they are made now.", result.path, length)
+    with directory.claimed():
+        again = reopen(result, data_path)
+        again.config["save_topk"] = length
+        test = again.evaluator.evaluate(again.model, "test", (masking,), show_progress)
+        session.write_lists(again.dataset, directory, test)
 
 
 def load_best(model: Any, directory: RunDirectory, device: Any) -> None:

@@ -131,6 +131,7 @@ def score(trained: Trained) -> None:
     test = trainer.evaluate_phase("test", maskings(config), show_progress=config["show_progress"])
     test_seconds = time.perf_counter() - tested
     _write_ranks(dataset, directory, test)
+    write_lists(dataset, directory, test)
     tables = embedding_tables(model)
     names = {"user": dataset.user_tokens, "item": dataset.item_tokens}
     if tables:
@@ -272,15 +273,25 @@ def _write_ranks(dataset: Any, directory: RunDirectory, test: Evaluation) -> Non
             }
         )
         directory.write_table(f"ranks-{masking}.parquet", frame)
-    if test.topk is not None:
-        masking = next(iter(test.ranks))
-        users = dataset.id2token(dataset.uid_field, next(iter(test.ranks.values())).users)
-        length = test.topk.shape[1]
-        frame = pd.DataFrame(
-            {
-                "user": np.repeat(users, length),
-                "place": np.tile(np.arange(1, length + 1), len(users)),
-                "item": dataset.id2token(dataset.iid_field, test.topk.ravel()),
-            }
-        )
-        directory.write_table(f"topk-{masking}.parquet", frame)
+
+
+def lists_file(masking: str) -> str:
+    """Name of the file of recommended lists in a run directory."""
+    return f"topk-{masking}.parquet"
+
+
+def write_lists(dataset: Any, directory: RunDirectory, test: Evaluation) -> None:
+    """Write the recommended lists, if the evaluation kept any (``save_topk``)."""
+    if test.topk is None:
+        return
+    masking = next(iter(test.ranks))
+    users = dataset.id2token(dataset.uid_field, test.ranks[masking].users)
+    length = test.topk.shape[1]
+    frame = pd.DataFrame(
+        {
+            "user": np.repeat(users, length),
+            "place": np.tile(np.arange(1, length + 1), len(users)),
+            "item": dataset.id2token(dataset.iid_field, test.topk.ravel()),
+        }
+    )
+    directory.write_table(lists_file(masking), frame)

@@ -75,6 +75,7 @@ def test_stages_share_data_protocol_and_seed(make_config: Make, tiny_data: Path)
         "user_inter_num_interval": "[2,inf)",
         "TIME_FIELD": "timestamp",
         "features": ["text-toy"],
+        "save_topk": 6,
     }
     config = make_config("HeLLM", **shared, learning_rate=0.5)
     for stage in config.stages().values():

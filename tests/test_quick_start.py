@@ -405,6 +405,30 @@ def test_finished_runs_are_found_again(
     assert trained == ["BPR", "BPR"]
 
 
+def test_finished_runs_get_the_lists_that_they_lack(
+    train: Callable[..., RunResult], trained: list[str], tmp_path: Path
+) -> None:
+    first = train("BPR")
+    metrics = (first.path / "metrics.json").read_bytes()
+    lists = first.path / "topk-seen.parquet"
+    assert not lists.exists()
+    for length in (3, 5):
+        train("BPR", save_topk=length)
+        whole = train("BPR", save_topk=length, runs_dir=str(tmp_path / f"of{length}"))
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(lists), pd.read_parquet(whole.path / lists.name)
+        )
+    written = lists.stat().st_mtime_ns
+    train("BPR", save_topk=4)  # shorter ones are in it
+    assert lists.stat().st_mtime_ns == written
+    assert (first.path / "metrics.json").read_bytes() == metrics
+    assert trained == ["BPR"] * 3
+    lists.unlink()
+    (first.path / "best.pt").unlink()
+    with pytest.raises(RunError, match=r"best.pt is missing"):
+        train("BPR", save_topk=3)
+
+
 def test_a_default_that_is_spelt_out_changes_nothing(
     train: Callable[..., RunResult], trained: list[str]
 ) -> None:

@@ -17,6 +17,7 @@ from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.beyond import beyond_accuracy
 from recbole_hellm.evaluation.slices import UserSlices
 from recbole_hellm.runs import RunResult
+from recbole_hellm.session import lists_file
 
 LIST_LENGTHS = (10, 20)
 
@@ -102,7 +103,7 @@ class Audience:
 
         The lists are those of the test, under the run's masking (``save_topk``).
         """
-        path = run.path / f"topk-{run.record['masking']}.parquet"
+        path = run.path / lists_file(run.record["masking"])
         if not path.is_file():
             return None
         frame = pd.read_parquet(path).sort_values(["user", "place"], kind="stable")
