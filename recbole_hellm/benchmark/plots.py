@@ -62,10 +62,13 @@ def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path:
 
 
 def _name(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
-    """Names beside points, where there is room, in a place that no other name has."""
-    taken: list[Bbox] = []
-    for name, point in sorted(points.items(), key=lambda item: item[1]):
-        x, y = axes.transData.transform(point) * 72 / axes.figure.dpi
+    """Names beside points, where there is room, in a place that no other name or point has."""
+    places = {
+        name: axes.transData.transform(point) * 72 / axes.figure.dpi
+        for name, point in sorted(points.items(), key=lambda item: item[1])
+    }
+    taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in places.values()]
+    for name, (x, y) in places.items():
         width = 5.5 * len(name)  # about, in points
         for right, up in itertools.product((5, -5 - width), (4, -12)):
             place = Bbox.from_bounds(x + right, y + up, width, 9)
@@ -74,7 +77,7 @@ def _name(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
         taken.append(place)
         side = "left" if right > 0 else "right"
         offset = (5 if right > 0 else -5, up)
-        axes.annotate(name, point, offset, textcoords="offset points", ha=side)
+        axes.annotate(name, points[name], offset, textcoords="offset points", ha=side)
 
 
 def sweep(

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure as Canvas
+from matplotlib.transforms import Bbox
 
 from recbole_hellm.benchmark.kept_runs import KeptRun
 from recbole_hellm.benchmark.methods import methods
 from recbole_hellm.benchmark.plans import Figure, Panel
-from recbole_hellm.benchmark.plots import quality_and_cost, sweep
+from recbole_hellm.benchmark.plots import _name, quality_and_cost, sweep
 
 
 def texts(path: Path) -> list[str]:
@@ -59,6 +61,19 @@ def test_names_of_equal_points_do_not_cover_one_another(
         for node in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")  # noqa: S314
     }
     assert len({places[method.name] for method in found}) == 3
+
+
+def test_names_do_not_cover_other_points() -> None:
+    axes = Canvas(figsize=(5.0, 3.5), dpi=72).add_subplot()
+    axes.set(xlim=(0, 10), ylim=(0, 10))
+    points = {"Left": (4.0, 5.0), "Right": (4.5, 5.3), "Far": (9.0, 1.0)}
+    _name(axes, points)
+    for text in axes.texts:
+        x, y = axes.transData.transform(points[text.get_text()]) + text.xyann
+        width = 5.5 * len(text.get_text())
+        name = Bbox.from_bounds(x if text.get_ha() == "left" else x - width, y, width, 9)
+        for point in points.values():
+            assert not name.contains(*axes.transData.transform(point))
 
 
 def test_lines_over_settings_and_a_map_of_two(tmp_path: Path) -> None:
