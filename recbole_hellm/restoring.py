@@ -69,9 +69,15 @@ class ReopenedRun:
 
 
 def reopen(
-    result: RunResult, data_path: str | Path | None = None, backbone: str | None = None
+    result: RunResult,
+    data_path: str | Path | None = None,
+    backbone: str | None = None,
+    save_topk: int | None = None,
 ) -> ReopenedRun:
-    """Open a finished run again; see :meth:`RunResult.restore`."""
+    """Open a finished run again; see :meth:`RunResult.restore`.
+
+    Its evaluator keeps lists of `save_topk` items; of as many as then, by default.
+    """
     directory = RunDirectory(result.path)
     if "recipe" in result.record:
         raise RunError(
@@ -79,7 +85,7 @@ def reopen(
             "in runs_dir."
         )
     identity = directory.read_json("identity.json")
-    config = _configuration(directory, result.record, identity, data_path)
+    config = _configuration(directory, result.record, identity, data_path, save_topk)
     entry = registry.OWN_MODELS.get(config["model"])
     whole = entry is not None and entry.kind == "LLM"
     # Artefacts hold the stages' embeddings, so their features are read no more.
@@ -117,6 +123,8 @@ def add_lists(
     ------
     RunError
         If the model cannot be restored; see :meth:`RunResult.restore`.
+    ConfigError
+        If there are fewer items.
     """
     masking = result.record["masking"]
     directory = RunDirectory(result.path)
@@ -125,8 +133,7 @@ def add_lists(
         return
     logger.info("%s has no lists of %d items; they are made now.", result.path, length)
     with directory.claimed():
-        again = reopen(result, data_path)
-        again.config["save_topk"] = length
+        again = reopen(result, data_path, save_topk=length)
         test = again.evaluator.evaluate(again.model, "test", (masking,), show_progress)
         session.write_lists(again.dataset, directory, test)
 
@@ -170,6 +177,7 @@ def _configuration(
     record: Mapping[str, Any],
     identity: Mapping[str, Any],
     data_path: str | Path | None,
+    save_topk: int | None,
 ) -> HellmConfig:
     """The configuration that the run recorded.
 
@@ -185,6 +193,8 @@ def _configuration(
     except (ConfigError, KeyError, TypeError) as error:
         raise RunError(f"{path} or identity.json beside it is missing or damaged.") from error
     given = {key: value for key, value in recorded.items() if key not in DERIVED}
+    if save_topk is not None:
+        given["save_topk"] = save_topk
     # RecBole writes its own mark for no negatives, and does not read it.
     if (given.get("train_neg_sample_args") or {}).get("distribution") == "none":
         given["train_neg_sample_args"] = None

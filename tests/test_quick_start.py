@@ -422,6 +422,8 @@ def test_finished_runs_get_the_lists_that_they_lack(
     train("BPR", save_topk=4)  # shorter ones are in it
     assert lists.stat().st_mtime_ns == written
     assert (first.path / "metrics.json").read_bytes() == metrics
+    with pytest.raises(ConfigError, match="lower save_topk"):
+        train("BPR", save_topk=31)
     assert trained == ["BPR"] * 3
     lists.unlink()
     (first.path / "best.pt").unlink()
