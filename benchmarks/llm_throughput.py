@@ -47,7 +47,7 @@ from llm_work import (
 from torch import Tensor
 from transformers import LlamaConfig, LlamaModel
 
-from recbole_hellm.data.histories import Histories
+from recbole_hellm.data.interactions.histories import Histories
 from recbole_hellm.models.llm import HeLLMNetwork, LLMSettings, wrap_backbone
 from recbole_hellm.models.llm.prompt import PromptTokens
 

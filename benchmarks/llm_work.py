@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from recbole_hellm.data.batches import BucketedBatches, target_rows
-from recbole_hellm.data.histories import Histories
+from recbole_hellm.data.interactions.batches import BucketedBatches, target_rows
+from recbole_hellm.data.interactions.histories import Histories
 
 LIMIT = 50  # items of a history
 INSTRUCTION, RESPONSE = 65, 8  # tokens of the prompt under LLaMA-2's tokenizer (METHOD 6.2)

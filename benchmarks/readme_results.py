@@ -13,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from recbole_hellm.cli import main
+from recbole_hellm.cli.main import main
 
 README = Path("README.md")
 COMMAND = re.compile(r"`recbole-hellm (compare .*--kept_only.*--output=(\S+))`")
@@ -23,7 +23,7 @@ _SHEET = re.compile(r"^### .*\n\n(?:\|.*\n)+(?:\n(?![#|\-]).+\n)?", re.MULTILINE
 
 
 def refreshed(readme: str, results: str) -> str:
-    """The README with the tables of `results`, a file of :mod:`recbole_hellm.benchmark.sheets`."""
+    """The README with the tables of `results`, a file of :mod:`recbole_hellm.reporting.sheets`."""
     sheets = {part.splitlines()[0]: part.rstrip() + "\n" for part in _HEADING.split(results)[1:]}
 
     def new(found: re.Match[str]) -> str:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from recbole_hellm import compat
+from recbole_hellm.version import __version__
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load_run", "recommend", "run"]
+
+_PUBLIC = {
+    "load_run": "recbole_hellm.runs.results",
+    "recommend": "recbole_hellm.runs.recommending",
+    "run": "recbole_hellm.runs.running",
+}
 
 compat.supply_numpy_aliases()
 
 
 def __getattr__(name: str) -> Any:
     # Deferred so that models.llm, graph and models.losses import without RecBole.
-    if name in ("run", "load_run"):
-        from recbole_hellm import quick_start
-
-        return getattr(quick_start, name)
-    if name == "recommend":
-        from recbole_hellm import recommending
-
-        return recommending.recommend
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'recbole_hellm' has no attribute {name!r}")

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.errors import ConfigError
-from recbole_hellm.yaml_files import read_yaml
 
 RECBOLE_FAMILIES = (
     "general_recommender",

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_hellm.data.features import save_features
+from recbole_hellm.data.features.store import save_features
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 START = 1_390_000_000  # where float32 keeps a time only to 128 s
@@ -136,7 +136,7 @@ def small_model() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def small_variant(small_model: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
     """``small_variant(model)``: `small_model` for any model, with the sizes of its own stages."""
-    from recbole_hellm.config import HellmConfig
+    from recbole_hellm.config.resolution import HellmConfig
 
     sizes = small_model | {
         "LightGCN.embedding_size": 8,
@@ -156,7 +156,7 @@ def small_variant(small_model: dict[str, Any]) -> Callable[[str], dict[str, Any]
 @pytest.fixture
 def make_config(quick: dict[str, Any]) -> Callable[..., Any]:
     """``make_config(model, **overrides)``: the configuration of a quick run on ``tiny``."""
-    from recbole_hellm.config import HellmConfig
+    from recbole_hellm.config.resolution import HellmConfig
 
     return lambda model, **overrides: HellmConfig(model, "tiny", quick | overrides)
 
@@ -164,7 +164,7 @@ def make_config(quick: dict[str, Any]) -> Callable[..., Any]:
 @pytest.fixture
 def make_parts(make_config: Callable[..., Any]) -> Callable[..., Any]:
     """``make_parts(model, **overrides)``: configuration, dataset and its three splits."""
-    from recbole_hellm.data.dataset import create_dataset
+    from recbole_hellm.data.interactions.dataset import create_dataset
 
     def make(model: str, **overrides: Any) -> tuple[Any, Any, list[Any]]:
         config = make_config(model, **overrides)

@@ -15,7 +15,7 @@ from scipy.sparse import dok_matrix
 
 from recbole_hellm import compat
 from recbole_hellm.compat import ModernPandasMixin
-from recbole_hellm.data.dataset import create_dataset
+from recbole_hellm.data.interactions.dataset import create_dataset
 from recbole_hellm.errors import DataError
 
 INTER = """\

@@ -15,9 +15,9 @@ import pytest
 from recbole_hellm.benchmark import comparing
 from recbole_hellm.benchmark.compare_settings import CompareSettings
 from recbole_hellm.benchmark.comparing import Comparison, Shown
-from recbole_hellm.cli import COMMANDS, main, parse_options
-from recbole_hellm.config import HellmConfig, check_addressed
-from recbole_hellm.data.encoding import EncodeSettings
+from recbole_hellm.cli.main import COMMANDS, main, parse_options
+from recbole_hellm.config.resolution import HellmConfig, check_addressed
+from recbole_hellm.data.features.encoding import EncodeSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

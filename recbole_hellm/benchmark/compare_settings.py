@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from recbole_hellm.benchmark.plans import Benchmark, Figure, ad_hoc, named
+from recbole_hellm.config.settings import Settings, names, require
 from recbole_hellm.errors import ConfigError
-from recbole_hellm.settings import Settings, names, require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,21 +10,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_hellm.benchmark import evidence, plots, points
-from recbole_hellm.benchmark.audience import Audience
 from recbole_hellm.benchmark.compare_settings import CompareSettings
-from recbole_hellm.benchmark.kept_runs import SLICED, SLICED_AT, KeptRun, keep, read_kept
 from recbole_hellm.benchmark.methods import Method, methods
 from recbole_hellm.benchmark.plans import Figure, Table, short_name
+from recbole_hellm.benchmark.records import SLICED, SLICED_AT, KeptRun, keep, read_kept
 from recbole_hellm.benchmark.running import Job, carry_out
-from recbole_hellm.benchmark.sheets import Sheet, as_latex, as_markdown, as_text, html_page
-from recbole_hellm.config import HellmConfig, check_addressed
+from recbole_hellm.benchmark.users import TestUsers
+from recbole_hellm.config.resolution import HellmConfig, check_addressed
+from recbole_hellm.config.settings import names
+from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.errors import ConfigError, HellmError, RunError
-from recbole_hellm.quick_start import needs_features, recipe
-from recbole_hellm.runs import RunResult
-from recbole_hellm.settings import names
-from recbole_hellm.tracking import RunDirectory, content_hash
-from recbole_hellm.yaml_files import read_yaml
+from recbole_hellm.reporting import evidence, plots, points
+from recbole_hellm.reporting.sheets import Sheet, as_latex, as_markdown, as_text, html_page
+from recbole_hellm.runs.directory import RunDirectory, content_hash
+from recbole_hellm.runs.identity import recipe
+from recbole_hellm.runs.results import RunResult
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ PLOTTED = "ndcg@10"  # quality over cost
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class PlannedRun:
     """One run that a benchmark needs: a method's, or a point's of a figure."""
 
     label: str
@@ -111,7 +111,7 @@ class Comparison:
                 "not measure; add it to metrics and topk."
             )
 
-    def _wanted(self, seed: int) -> list[Wanted]:
+    def _wanted(self, seed: int) -> list[PlannedRun]:
         plan = self.plan
         if isinstance(plan, Table):
             return [
@@ -133,12 +133,12 @@ class Comparison:
         model: str,
         planned: Mapping[str, Any],
         point: Mapping[str, Any] = types.MappingProxyType({}),
-    ) -> Wanted:
+    ) -> PlannedRun:
         """A run with the plan's settings where the user has said nothing, and those of a point."""
         said = self.in_files | set(self.overrides)
         unsaid = {key: value for key, value in planned.items() if key not in said}
         given = self._own({"seed": seed, **unsaid, **point})
-        return Wanted(label, Job(model, self.dataset, given, self.files))
+        return PlannedRun(label, Job(model, self.dataset, given, self.files))
 
     # Runs ---------------------------------------------------------------------------------------
 
@@ -173,10 +173,10 @@ class Comparison:
             self.failed[str(job)] = str(error)
 
     @functools.cached_property
-    def _audience(self) -> Audience:
+    def _audience(self) -> TestUsers:
         # Features that a run will need are made before anything is said of them.
-        features = any(needs_features(one.job.config()) for one in self.by_seed[0])
-        return Audience.open(self.by_seed[0][0].job.config(), features)
+        features = any(one.job.config().needs_features() for one in self.by_seed[0])
+        return TestUsers.open(self.by_seed[0][0].job.config(), features)
 
     def _is_quick(self, label: str, kept: Mapping[str, KeptRun]) -> bool:
         if self.settings.minutes is None:
@@ -193,13 +193,13 @@ class Comparison:
 
         A table needs ranks, which the points of a figure do not have.
         """
-        audience = None if self.settings.kept_only else self._audience
-        return read_kept(self.folder, self.dataset, audience, isinstance(self.plan, Table))
+        test_users = None if self.settings.kept_only else self._audience
+        return read_kept(self.folder, self.dataset, test_users, isinstance(self.plan, Table))
 
     # What they show -----------------------------------------------------------------------------
 
     @functools.cached_property
-    def found(self) -> list[tuple[Wanted, KeptRun]]:
+    def found(self) -> list[tuple[PlannedRun, KeptRun]]:
         """Wanted runs that there are records of, by seed; looked for when first asked.
 
         Raises

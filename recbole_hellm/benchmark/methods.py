@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from recbole_hellm.benchmark.kept_runs import KeptRun
+from recbole_hellm.benchmark.records import KeptRun
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.ranking import Ranks, per_user
 

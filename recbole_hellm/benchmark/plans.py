@@ -12,7 +12,7 @@ from recbole.utils import ModelType
 from recbole_hellm import registry
 from recbole_hellm.benchmark.paper import METRICS, TABLE_1, TABLE_3
 from recbole_hellm.errors import ConfigError
-from recbole_hellm.tracking import content_hash
+from recbole_hellm.runs.directory import content_hash
 
 GENERAL = ("LightGCN", "VBPR", "GRCN", "LATTICE", "SLMRec", "BM3", "FREEDOM", "HeLLMPre")
 SEQUENTIAL = ("SASRec", "CoLLM", "LLaRA", "HeLLM")

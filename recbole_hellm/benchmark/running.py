@@ -17,12 +17,13 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from recbole_hellm.config import HellmConfig
+from recbole_hellm.config.logs import configure_logging
+from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.errors import HellmError, RunError
-from recbole_hellm.logs import configure_logging
-from recbole_hellm.quick_start import execute, recipe
-from recbole_hellm.runs import RunResult, load_run
-from recbole_hellm.tracking import content_hash
+from recbole_hellm.runs.directory import content_hash
+from recbole_hellm.runs.identity import recipe
+from recbole_hellm.runs.results import RunResult, load_run
+from recbole_hellm.runs.running import execute
 
 logger = logging.getLogger(__name__)
 

@@ -20,13 +20,14 @@ import pandas as pd
 import yaml
 
 from recbole_hellm import registry
-from recbole_hellm.benchmark.audience import Audience
-from recbole_hellm.config import HellmConfig, check_addressed
+from recbole_hellm.benchmark.users import TestUsers
+from recbole_hellm.config.resolution import HellmConfig, check_addressed
+from recbole_hellm.config.settings import Settings, require
+from recbole_hellm.config.yaml_files import packaged, read_yaml
 from recbole_hellm.errors import ConfigError, RunError
-from recbole_hellm.quick_start import Validation, recipe, validate
-from recbole_hellm.settings import Settings, require
-from recbole_hellm.tracking import content_hash
-from recbole_hellm.yaml_files import packaged, read_yaml
+from recbole_hellm.runs.directory import content_hash
+from recbole_hellm.runs.identity import recipe
+from recbole_hellm.runs.running import Validation, validate
 
 logger = logging.getLogger(__name__)
 
@@ -189,8 +190,12 @@ def tune(
             "name another folder."
         ) from error
     storage = _storage(settings.storage or str(folder / f"{model}.journal"))
-    data = Audience.open(base)
-    about = {"space": space, "shared": _shared(base, space), "content": data.dataset.content}
+    data = TestUsers.open(base)
+    about = {
+        "space": space,
+        "shared": _shared(base, space),
+        "content": data.dataset.interactions_hash,
+    }
     name = content_hash(about)
     # A storage of one's own choice may hold the studies of other models too.
     lead = "" if own else f"{dataset}/{model}/"

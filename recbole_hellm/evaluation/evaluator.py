@@ -162,7 +162,7 @@ class Evaluator:
         known = [
             tuple(
                 torch.from_numpy(values).to(device)
-                for values in self.dataset.histories.known(users, masking, phase)
+                for values in self.dataset.histories.masked_items(users, masking, phase)
             )
             for masking in maskings
         ]
@@ -208,7 +208,7 @@ class Evaluator:
             If the model's scores have the wrong shape.
         """
         if self.config["bucket_by_length"] and self._length_field in rows:
-            from recbole_hellm.data.loaders import trim_histories
+            from recbole_hellm.data.interactions.loaders import trim_histories
 
             rows = trim_histories(rows, self._length_field, self._suffix)
         if self._length_field in rows:

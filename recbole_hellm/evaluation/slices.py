@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from recbole_hellm.data.splits import token_order
+from recbole_hellm.data.interactions.splits import token_order
 from recbole_hellm.errors import DataError
 from recbole_hellm.evaluation.ranking import Ranks, per_user
 from recbole_hellm.evaluation.significance import user_means

@@ -45,7 +45,7 @@ class NeighbourGraph(nn.Module):
         super().__init__()
         self.register_buffer("neighbours", torch.empty(0))
         self.rewire(neighbours)
-        self.register_load_state_dict_post_hook(_follow)
+        self.register_load_state_dict_post_hook(rebuild_edges)
 
     def rewire(self, neighbours: Tensor) -> None:
         """Replace all edges.
@@ -55,7 +55,7 @@ class NeighbourGraph(nn.Module):
         neighbours : Tensor of int, shape [N, K]
         """
         self.neighbours = neighbours.to(torch.int64).sort(dim=1).values
-        _follow(self)
+        rebuild_edges(self)
 
     def similarities(self, nodes: Tensor) -> Tensor:
         r"""Cosine similarity along each edge, with zero for a negative one.
@@ -121,7 +121,7 @@ class NeighbourGraph(nn.Module):
         return weights * scale[:, None] * tails
 
 
-def _follow(graph: NeighbourGraph, *_: Any) -> None:
+def rebuild_edges(graph: NeighbourGraph, *_: Any) -> None:
     """Make the edges anew from the neighbours, which were replaced or loaded."""
     n, k = graph.neighbours.shape
     columns = graph.neighbours.cpu().numpy().ravel()

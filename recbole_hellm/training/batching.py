@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from recbole.data.interaction import Interaction
 
-from recbole_hellm.data.loaders import trim_histories
+from recbole_hellm.data.interactions.loaders import trim_histories
 
 
 class Part(NamedTuple):
@@ -105,7 +105,7 @@ class TokenCount:
         }
 
 
-class Cutter:
+class MicroBatcher:
     """Cuts the batches of one model.
 
     A model that can be cut gives ``sample_tokens(interaction)`` [B], the tokens of each row in a
@@ -132,7 +132,7 @@ class Cutter:
         self.max_tokens, self.rank, self.world = max_tokens, rank, world
         self.tokens = TokenCount()
 
-    def cut(self, interaction: Interaction) -> list[tuple[Interaction, float]]:
+    def split(self, interaction: Interaction) -> list[tuple[Interaction, float]]:
         """This process's parts of a batch, each with its share of the batch's targets."""
         if self.model is None:
             return [(interaction, 1.0)]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from recbole_hellm.errors import RunError
-from recbole_hellm.tracking import RunDirectory
+from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.training import random_state
 from recbole_hellm.training.batching import TokenCount
 from recbole_hellm.training.model_state import (
@@ -18,7 +18,7 @@ from recbole_hellm.training.model_state import (
     restore_loose_values,
     unpack,
 )
-from recbole_hellm.training.parallel import Whole
+from recbole_hellm.training.parallel import SingleProcess
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Checkpoints:
     model: Any
     run: RunDirectory
     device: torch.device
-    parallel: Whole
+    parallel: SingleProcess
     scaler: torch.amp.GradScaler
     train_cpu_seconds: float
     seen_tokens: TokenCount
@@ -94,7 +94,7 @@ class Checkpoints:
         state = self.run.load_checkpoint(resume_file, self.device)
         processes = self.parallel.processes
         others = state.get("random_of_others", [])
-        written = (1 + len(others), state.get("parallel", Whole.name))
+        written = (1 + len(others), state.get("parallel", SingleProcess.name))
         if written != (processes.size, self.parallel.name):
             raise RunError(
                 f"{resume_file} was written by {written[0]} processes (parallel={written[1]}) and "
@@ -120,7 +120,7 @@ class Checkpoints:
 
     def load_best(self) -> None:
         """Load the weights of the epoch that validation chose."""
-        self.parallel.processes.wait()  # until they are written
+        self.parallel.processes.barrier()  # until they are written
         state = self.run.load_checkpoint(self.run.best_checkpoint, self.device)
         self.parallel.load_weights(state["model"])
         self.model.load_other_parameter(unpack(state["other"]))

@@ -55,7 +55,7 @@ class Processes:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The value that the first process gives, once it comes here."""
         if self.size == 1:
             return value
@@ -65,7 +65,7 @@ class Processes:
         dist.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Go on when all processes have come here."""
         if self.size > 1:
             import torch.distributed as dist
@@ -76,10 +76,10 @@ class Processes:
     def first_goes_ahead(self) -> Iterator[None]:
         """Let the first process do something before the others, who find it done."""
         if not self.first:
-            self.wait()
+            self.barrier()
         yield
         if self.first:
-            self.wait()
+            self.barrier()
 
 
 _current = Processes()
@@ -102,7 +102,7 @@ def alone() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[Processes]:
+def process_group() -> Iterator[Processes]:
     """Join the processes that ``torchrun`` started, until the end of the block.
 
     Where the environment names no others (``WORLD_SIZE``), or they are joined already, nothing

@@ -11,10 +11,10 @@ from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 from tqdm import tqdm
 
+from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.errors import RunError
-from recbole_hellm.training.batching import Cutter
-from recbole_hellm.training.parallel import Whole
-from recbole_hellm.training.settings import TrainingSettings
+from recbole_hellm.training.batching import MicroBatcher
+from recbole_hellm.training.parallel import SingleProcess
 
 
 class TrainingPass(Trainer):
@@ -26,8 +26,8 @@ class TrainingPass(Trainer):
     """
 
     settings: TrainingSettings
-    parallel: Whole
-    cutter: Cutter
+    parallel: SingleProcess
+    micro_batcher: MicroBatcher
     scaler: torch.amp.GradScaler
     step: int
     seen_samples: int
@@ -63,7 +63,7 @@ class TrainingPass(Trainer):
         for interaction in self._progress(train_data, epoch_idx, show_progress):
             self._set_learning_rate(len(train_data))
             self.optimizer.zero_grad(set_to_none=True)
-            cut = self.cutter.cut(interaction)
+            cut = self.micro_batcher.split(interaction)
             for number, (part, share) in enumerate(cut, start=1):
                 with self.parallel.accumulating(last=number == len(cut)):
                     losses = calculate(part.to(self.device))
@@ -76,7 +76,7 @@ class TrainingPass(Trainer):
                     value = torch.as_tensor(value).detach() * share
                     sums[name] = sums[name] + value if name in sums else value
             self._update()
-            self.seen_samples += self.cutter.samples(interaction)
+            self.seen_samples += self.micro_batcher.samples(interaction)
         shares = self.parallel.processes.gather({name: float(sums[name]) for name in sums})
         means = {name: sum(part[name] for part in shares) / len(train_data) for name in sums}
         total = means.pop("total")

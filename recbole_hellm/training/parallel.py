@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from recbole_hellm.tracking import RunDirectory
+from recbole_hellm.config.training_settings import TrainingSettings
+from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.training.distributed import Processes, current
-from recbole_hellm.training.settings import TrainingSettings
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
 
-class Whole:
+class SingleProcess:
     """The whole model in one process.
 
     Parameters
@@ -84,7 +84,7 @@ class _Loss(nn.Module):
         return self.model.calculate_loss(interaction)
 
 
-class Copies(Whole):
+class DDP(SingleProcess):
     """A copy of the model in each process, kept equal by averaging gradients (DDP)."""
 
     name = "ddp"
@@ -105,7 +105,7 @@ class Copies(Whole):
         return contextlib.nullcontext() if last else self.averaged.no_sync()
 
 
-class Shards(Whole):
+class FSDP(SingleProcess):
     """A shard of every weight in each process, put together layer by layer (FSDP2).
 
     The model's ``blocks`` are its layers; what else it has makes one more unit.
@@ -155,7 +155,7 @@ class Shards(Whole):
         shards = f"last/{epoch}"
         if self.processes.first:
             shutil.rmtree(run.file(shards), ignore_errors=True)
-        self.processes.wait()
+        self.processes.barrier()
         checkpoint.save(
             self._parts(optimizers),
             checkpoint_id=str(run.file(shards)),
@@ -194,23 +194,23 @@ class Shards(Whole):
         return {"model": model, "optimizers": states}
 
 
-def way_of(config: Any) -> type[Whole]:
+def way_of(config: Any) -> type[SingleProcess]:
     """The way in which the model of `config` is trained by the processes there are."""
     if current().size == 1:
-        return Whole
-    return Shards if TrainingSettings.from_config(config).parallel == "fsdp" else Copies
+        return SingleProcess
+    return FSDP if TrainingSettings.from_config(config).parallel == "fsdp" else DDP
 
 
 def building_device(config: Any) -> torch.device:
     """Where the model of `config` is built, before it is shared out: a whole one may not fit."""
-    return torch.device("cpu") if way_of(config) is Shards else config["device"]
+    return torch.device("cpu") if way_of(config) is FSDP else config["device"]
 
 
-def share_out(config: Any, model: Any) -> Whole:
+def share_out(config: Any, model: Any) -> SingleProcess:
     """Prepare `model` for the processes there are; its parameters may be replaced."""
     way = way_of(config)
-    if way is Shards:
-        return Shards(model, current(), config["device"])
+    if way is FSDP:
+        return FSDP(model, current(), config["device"])
     return way(model, current())
 
 
@@ -222,5 +222,5 @@ def check_shareable(config: Any, model: Any) -> None:
     ConfigError
         As the model's ``blocks`` says.
     """
-    if way_of(config) is Shards:
+    if way_of(config) is FSDP:
         _ = model.blocks

@@ -12,15 +12,15 @@ from recbole.trainer import Trainer
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_hellm.compat import tensorboard_writer
+from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.evaluation.evaluator import Evaluation, Evaluator
-from recbole_hellm.tracking import RunDirectory, SilentWriter
-from recbole_hellm.training.batching import Cutter, TokenCount
+from recbole_hellm.runs.directory import RunDirectory, SilentWriter
+from recbole_hellm.training.batching import MicroBatcher, TokenCount
 from recbole_hellm.training.checkpoints import Checkpoints
 from recbole_hellm.training.distributed import Processes, current
 from recbole_hellm.training.epoch import TrainingPass
 from recbole_hellm.training.memory import peak_memory_mb
-from recbole_hellm.training.parallel import Whole, share_out
-from recbole_hellm.training.settings import TrainingSettings
+from recbole_hellm.training.parallel import SingleProcess, share_out
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +85,8 @@ class RunTrainer(Checkpoints, Trainer):
         self.seen_samples = 0
         self.seen_tokens = TokenCount()
         self.loss_parts: dict[str, float] = {}
-        self.parallel = Whole(model, Processes())
-        self.cutter = Cutter(model, config, self.settings.max_tokens)
+        self.parallel = SingleProcess(model, Processes())
+        self.micro_batcher = MicroBatcher(model, config, self.settings.max_tokens)
         # Half-precision gradients would vanish unscaled; else it does nothing.
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=getattr(model, "loss_scaling", False)
@@ -109,7 +109,7 @@ class RunTrainer(Checkpoints, Trainer):
             return
         self.parallel = share_out(self.config, self.model)
         self.optimizer = self._build_optimizer()
-        self.cutter = Cutter(
+        self.micro_batcher = MicroBatcher(
             self.model, self.config, self.settings.max_tokens, processes.rank, processes.size
         )
         if processes.rank:
@@ -159,7 +159,7 @@ class RunTrainer(Checkpoints, Trainer):
             if self.finished_training:
                 break
             started, computed = time.perf_counter(), time.process_time()
-            self.cutter.tokens = TokenCount()
+            self.micro_batcher.tokens = TokenCount()
             found = self._train_epoch(train_data, epoch, show_progress=show_progress)
             # Where RecBole's special trainers make two passes of an epoch they return both losses.
             total = sum(found) if isinstance(found, tuple) else found
@@ -167,7 +167,7 @@ class RunTrainer(Checkpoints, Trainer):
             seconds = time.perf_counter() - started
             self.train_seconds += seconds
             self.train_cpu_seconds += time.process_time() - computed
-            self.seen_tokens += self.cutter.tokens
+            self.seen_tokens += self.micro_batcher.tokens
             self._log_epoch(epoch, losses, seconds, train_data)
             if (epoch + 1) % self.eval_step == 0 or epoch + 1 == self.epochs:
                 self._validate(epoch, losses, seconds, show_progress)
@@ -218,7 +218,7 @@ class RunTrainer(Checkpoints, Trainer):
             "cost/batches_per_second": len(train_data) / max(seconds, 1e-9),
             "cost/peak_memory_mb": peak_memory_mb(self.device),
         }
-        for name, value in self.cutter.tokens.costs(seconds).items():
+        for name, value in self.micro_batcher.tokens.costs(seconds).items():
             scalars[f"cost/{name}"] = value
         for name, value in scalars.items():
             self.tensorboard.add_scalar(name, value, epoch)

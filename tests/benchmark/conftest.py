@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from recbole_hellm.benchmark.kept_ranks import compress_ranks, in_token_order, write_kept_ranks
-from recbole_hellm.benchmark.kept_runs import KeptRun, read_kept
+from recbole_hellm.benchmark.record_ranks import compress_ranks, in_token_order, write_kept_ranks
+from recbole_hellm.benchmark.records import KeptRun, read_kept
 from recbole_hellm.evaluation.ranking import Ranks, summarise
 from recbole_hellm.evaluation.slices import Grouping, UserSlices, metrics_by_slice
-from recbole_hellm.quick_start import recipe_of
-from recbole_hellm.tracking import content_hash
+from recbole_hellm.runs.directory import content_hash
+from recbole_hellm.runs.identity import recipe_of
 
 USERS = 60
 TOKENS = [f"u{n:02d}" for n in range(USERS)]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from recbole_hellm.benchmark.compare_settings import CompareSettings
-from recbole_hellm.cli import main
+from recbole_hellm.cli.main import main
 from recbole_hellm.errors import ConfigError
 
 SEEDS = r"must be a number from 1 on, or a list of different seeds like '\[2025, 2026\]'\.$"

@@ -12,14 +12,14 @@ import pytest
 from recbole_hellm.benchmark import comparing
 from recbole_hellm.benchmark.compare_settings import CompareSettings
 from recbole_hellm.benchmark.comparing import Comparison, compare
-from recbole_hellm.benchmark.evidence import GROUPINGS
-from recbole_hellm.benchmark.kept_runs import KeptRun
 from recbole_hellm.benchmark.plans import BENCHMARKS, Figure, Panel
+from recbole_hellm.benchmark.records import KeptRun
 from recbole_hellm.benchmark.running import Job
-from recbole_hellm.cli import main
-from recbole_hellm.data.features import save_features
+from recbole_hellm.cli.main import main
+from recbole_hellm.data.features.store import save_features
 from recbole_hellm.errors import ConfigError, RunError
-from recbole_hellm.quick_start import execute
+from recbole_hellm.reporting.evidence import GROUPINGS
+from recbole_hellm.runs.running import execute
 
 OnDone = Callable[[Job, Any], None]
 

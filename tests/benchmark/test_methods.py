@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from recbole_hellm.benchmark.kept_runs import KeptRun
 from recbole_hellm.benchmark.methods import methods
+from recbole_hellm.benchmark.records import KeptRun
 from recbole_hellm.errors import RunError
 
 Make = Callable[..., KeptRun]

@@ -15,7 +15,7 @@ from recbole_hellm.benchmark.plans import (
     named,
     paper_masking,
 )
-from recbole_hellm.config import HellmConfig
+from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.errors import ConfigError
 
 

@@ -13,8 +13,8 @@ import pytest
 from recbole_hellm.benchmark import running
 from recbole_hellm.benchmark.running import Job, carry_out
 from recbole_hellm.errors import HellmError, RunError
-from recbole_hellm.runs import RunResult
-from recbole_hellm.tracking import RunDirectory
+from recbole_hellm.runs.directory import RunDirectory
+from recbole_hellm.runs.results import RunResult
 
 Outcomes = dict[str, RunResult | HellmError]
 
@@ -121,13 +121,13 @@ def test_nothing_goes_on_after_a_benchmark_that_was_killed(
         assert children
         (run,) = folder.glob("tiny/BPR/*/config.yaml")
         told = "is being trained by another process"
-        with pytest.raises(RunError, match=told), RunDirectory(run.parent).claimed():
+        with pytest.raises(RunError, match=told), RunDirectory(run.parent).locked():
             pass
     finally:
         parent.kill()
     parent.wait()
     assert _within(10, lambda: not any(child.is_running() for child in children))
-    with RunDirectory(run.parent).claimed():
+    with RunDirectory(run.parent).locked():
         pass
 
 

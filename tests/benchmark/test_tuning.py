@@ -11,15 +11,16 @@ import pandas as pd
 import pytest
 import yaml
 
-from recbole_hellm import quick_start
 from recbole_hellm.benchmark import tuning
 from recbole_hellm.benchmark.plans import GENERAL
 from recbole_hellm.benchmark.tuning import TuningSettings, search_space, tune
-from recbole_hellm.config import HellmConfig
+from recbole_hellm.config.resolution import HellmConfig
+from recbole_hellm.config.yaml_files import PROPERTIES
 from recbole_hellm.errors import ConfigError, RunError
-from recbole_hellm.tracking import content_hash
+from recbole_hellm.evaluation.evaluator import Evaluator
+from recbole_hellm.runs.directory import content_hash
+from recbole_hellm.runs.running import Validation, execute
 from recbole_hellm.training.trainer import HellmTrainer
-from recbole_hellm.yaml_files import PROPERTIES
 
 SPACE = {"learning_rate": [0.01, 0.05], "embedding_size": [4, 8]}
 
@@ -42,13 +43,13 @@ def test_every_value_is_tried_once_and_the_test_split_never_scored(
     settings: TuningSettings, quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     phases = []
-    original = quick_start.session.Evaluator.evaluate
+    original = Evaluator.evaluate
 
     def spy(self: Any, model: Any, phase: str, *args: Any, **kwargs: Any) -> Any:
         phases.append(phase)
         return original(self, model, phase, *args, **kwargs)
 
-    monkeypatch.setattr(quick_start.session.Evaluator, "evaluate", spy)
+    monkeypatch.setattr(Evaluator, "evaluate", spy)
     study = tune("BPR", "tiny", settings, quick)
     assert set(phases) == {"valid"}
     tried = sorted(zip(study.trials["learning_rate"], study.trials["embedding_size"], strict=True))
@@ -73,7 +74,7 @@ def test_the_winner_is_scored_without_training_again(
     steps = []
     monkeypatch.setattr(HellmTrainer, "_train_epoch", lambda *_, **__: steps.append(1))
     config = HellmConfig("BPR", "tiny", quick | study.best | {"resume": True})
-    result = quick_start.execute(config)
+    result = execute(config)
     assert not steps
     assert result.metrics("valid")["ndcg@10"] == pytest.approx(study.trials["score"][0])
 
@@ -102,7 +103,7 @@ def test_a_pruned_trial_is_known_by_its_best_score(
         scores = [0.5, 0.6, 0.7] if rate == 0.01 else [0.3, 0.1, 0.0]
         for epoch, score in enumerate(scores):
             report(epoch, score)
-        return quick_start.Validation(tmp, max(scores), {}, 3, 3, 1.0)
+        return Validation(tmp, max(scores), {}, 3, 3, 1.0)
 
     tmp = Path("nowhere")
     monkeypatch.setattr(tuning, "validate", falling)
@@ -209,7 +210,7 @@ def test_a_search_whose_first_training_diverges_late_goes_on(
         report(0, 0.2)
         if len(tried) == 1:
             raise RunError("the loss is not finite.")
-        return quick_start.Validation(Path("nowhere"), 0.2, {}, 1, 1, 1.0)
+        return Validation(Path("nowhere"), 0.2, {}, 1, 1, 1.0)
 
     monkeypatch.setattr(tuning, "validate", diverging)
     study = tune("BPR", "tiny", settings, quick)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from recbole.evaluator.metrics import MAP, MRR, NDCG, Hit, Precision, Recall
 
-from recbole_hellm.data.histories import Histories
+from recbole_hellm.data.interactions.histories import Histories
 from recbole_hellm.evaluation.ranking import (
     GAINS,
     Ranks,
@@ -82,7 +82,7 @@ def test_equals_the_mean_over_all_orders_of_tied_items(
     histories, lists, scores = case
     users = histories.evaluated_users
     targets = torch.from_numpy(histories.targets(phase))
-    known = tuple(torch.from_numpy(part) for part in histories.known(users, masking, phase))
+    known = tuple(torch.from_numpy(part) for part in histories.masked_items(users, masking, phase))
     counts = count_above(scores[users], targets, [known])[0]  # type: ignore[list-item]
     ranks = Ranks(users, *(count.numpy() for count in counts))
     for row, user in enumerate(users):

@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recbole_hellm import cli, run
-from recbole_hellm.training.distributed import together
+from recbole_hellm import run
+from recbole_hellm.cli import main as cli
+from recbole_hellm.training.distributed import process_group
 from recbole_hellm.training.trainer import RunTrainer
 
 
@@ -60,11 +61,11 @@ def main() -> None:
 
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("recbole_hellm").setLevel(logging.INFO)
-    with together() as processes:
+    with process_group() as processes:
         sys.addaudithook(watch)
         for step in json.loads(plan.read_text()):
             carry_out(step, processes.first)
-            processes.wait()
+            processes.barrier()
     plan.with_name(f"written-{processes.rank}.json").write_text(json.dumps(written))
 
 

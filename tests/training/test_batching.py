@@ -10,9 +10,9 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_hellm.data.loaders import training_loader
+from recbole_hellm.data.interactions.loaders import training_loader
 from recbole_hellm.models.sequential.hellm import HeLLM
-from recbole_hellm.training.batching import Cutter, TokenCount, plan
+from recbole_hellm.training.batching import MicroBatcher, TokenCount, plan
 
 
 def size(tokens: np.ndarray, rows: np.ndarray) -> int:
@@ -112,13 +112,16 @@ def test_tokens_are_counted() -> None:
     )
     lengths = torch.tensor([4, 2, 1])
     batch = Interaction({"item_list": torch.arange(12).view(3, 4), "length": lengths})
-    cutter = Cutter(model, fields, 7)
-    (first, share), (second, rest) = cutter.cut(batch)
+    micro_batcher = MicroBatcher(model, fields, 7)
+    (first, share), (second, rest) = micro_batcher.split(batch)
     assert (first["item_list"].tolist(), share) == ([[0, 1, 2, 3]], 0.5)
     assert (second["item_list"].tolist(), rest) == ([[4, 5], [8, 9]], 0.5)
-    assert cutter.tokens == TokenCount(5 + 3 + 2, 5 + 2 * 3)
-    assert cutter.tokens.costs(2.0) == {"padding_share": 1 - 10 / 11, "tokens_per_second": 5.0}
-    assert Cutter(object(), fields, None).cut(batch) == [(batch, 1.0)]
+    assert micro_batcher.tokens == TokenCount(5 + 3 + 2, 5 + 2 * 3)
+    assert micro_batcher.tokens.costs(2.0) == {
+        "padding_share": 1 - 10 / 11,
+        "tokens_per_second": 5.0,
+    }
+    assert MicroBatcher(object(), fields, None).split(batch) == [(batch, 1.0)]
     assert TokenCount().costs(1.0) == {}
 
 
@@ -132,12 +135,12 @@ def test_processes_take_all_parts_between_them() -> None:
     batch = Interaction({"item_list": torch.ones(5, 9), "length": torch.tensor([9, 7, 7, 4, 1])})
     seen, shares, counts = [], 0.0, []
     for rank in range(3):
-        cutter = Cutter(model, fields, 10, rank, 3)
-        found = cutter.cut(batch)
+        micro_batcher = MicroBatcher(model, fields, 10, rank, 3)
+        found = micro_batcher.split(batch)
         assert len(found) == 2
         seen += [length for part, share in found if share for length in part["length"].tolist()]
         shares += sum(share for _, share in found)
-        counts.append(cutter.tokens)
+        counts.append(micro_batcher.tokens)
     assert sorted(seen) == [1, 4, 7, 7, 9]
     assert shares == pytest.approx(1)
     assert counts[0] == counts[1] == counts[2]
@@ -172,8 +175,8 @@ def test_gradients_of_the_parts_add_up_to_the_batchs(
     batch = max(training_loader(config, dataset, parts, model), key=len)
     trained = [p for p in model.parameters() if p.requires_grad]
     wanted = torch.autograd.grad(model.calculate_loss(batch), trained)
-    cutters = [Cutter(model, config, max_tokens, rank, world) for rank in range(world)]
-    cut = [pair for cutter in cutters for pair in cutter.cut(batch)]
+    cutters = [MicroBatcher(model, config, max_tokens, rank, world) for rank in range(world)]
+    cut = [pair for micro_batcher in cutters for pair in micro_batcher.split(batch)]
     assert len(cut) >= (1 if max_tokens is None else 3)
     loss = sum(model.calculate_loss(part) * share for part, share in cut)
     for whole, summed in zip(wanted, torch.autograd.grad(loss, trained), strict=True):

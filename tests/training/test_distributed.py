@@ -25,14 +25,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModel, Gemma3TextConfig, LlamaConfig, LlamaModel, Qwen3Config
 
 from recbole_hellm import load_run, run
-from recbole_hellm.board import ITEM_VECTORS
-from recbole_hellm.config import HellmConfig
-from recbole_hellm.data.dataset import create_dataset
+from recbole_hellm.config.resolution import HellmConfig
+from recbole_hellm.data.interactions.dataset import create_dataset
 from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.evaluation.evaluator import Evaluator
-from recbole_hellm.quick_start import RunResult
-from recbole_hellm.session import build_model
-from recbole_hellm.training.distributed import Processes, alone, current, together
+from recbole_hellm.runs.opening import build_model
+from recbole_hellm.runs.results import RunResult
+from recbole_hellm.runs.tensorboard import ITEM_VECTORS
+from recbole_hellm.training.distributed import Processes, alone, current, process_group
 
 MASKINGS = ("seen", "train", "none")
 HAS_GLOO = dist.is_available() and dist.is_gloo_available()
@@ -344,7 +344,7 @@ def test_the_command_line_speaks_once(shared: Shared) -> None:
 
 MISTAKE = """
 import sys
-from recbole_hellm import cli
+from recbole_hellm.cli import main as cli
 from recbole_hellm.errors import RunError
 from recbole_hellm.training.distributed import current
 
@@ -402,10 +402,10 @@ def test_an_error_ends_all(
 
 def test_one_process_joins_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with together() as processes:
+    with process_group() as processes:
         assert processes == current() == Processes(0, 1, None)
-        assert (processes.gather(3), processes.from_first("x"), processes.first) == ([3], "x", True)
-        processes.wait()
+        assert (processes.gather(3), processes.broadcast("x"), processes.first) == ([3], "x", True)
+        processes.barrier()
         assert not dist.is_initialized()
 
 
@@ -415,7 +415,7 @@ def test_an_incomplete_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("WORLD_SIZE", "2")
     with (
         pytest.raises(ConfigError, match="WORLD_SIZE=2 is set without RANK, MASTER_ADDR"),
-        together(),
+        process_group(),
     ):
         pass
     assert current().size == 1

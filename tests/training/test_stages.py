@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from recbole_hellm.errors import RunError
-from recbole_hellm.tracking import RunDirectory
+from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.training.stages import StagedTrainer
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from recbole_hellm import registry
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.evaluator import Evaluation
-from recbole_hellm.tracking import RunDirectory
+from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.training.trainer import OPTIMIZERS, HellmTrainer
 
 
@@ -214,7 +214,7 @@ def test_parts_of_a_batch_make_the_same_step(make_trainer: Any) -> None:
     whole = make_trainer(model=Sampled(), epochs=2, clip_grad_norm={"max_norm": 1.0})
     whole.fit(Lengths())
     cut = make_trainer(model=Sampled(), epochs=2, clip_grad_norm={"max_norm": 1.0}, folder="cut")
-    cut.cutter.max_tokens, passes = 1, []
+    cut.micro_batcher.max_tokens, passes = 1, []
     loss = cut.model.calculate_loss
     cut.model.calculate_loss = lambda rows: passes.append(len(rows)) or loss(rows)
     cut.fit(Lengths())

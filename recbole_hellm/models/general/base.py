@@ -14,9 +14,9 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_hellm.config.settings import Settings, require
 from recbole_hellm.errors import FeatureError
 from recbole_hellm.graph.bipartite import BipartiteGraph, interaction_matrix
-from recbole_hellm.settings import Settings, require
 
 
 @dataclasses.dataclass(frozen=True)

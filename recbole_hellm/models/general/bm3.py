@@ -12,6 +12,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_hellm.config.settings import require
 from recbole_hellm.models.general.base import (
     EmbeddingRecommender,
     GeneralSettings,
@@ -21,7 +22,6 @@ from recbole_hellm.models.general.base import (
     modality_tables,
     register_features,
 )
-from recbole_hellm.settings import require
 
 
 @dataclasses.dataclass(frozen=True)

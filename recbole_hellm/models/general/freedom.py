@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from recbole_hellm.config.settings import require
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.graph.bipartite import BipartiteGraph, inverse_power
 from recbole_hellm.graph.knn import knn_incidence
@@ -26,7 +27,6 @@ from recbole_hellm.models.general.base import (
     xavier,
 )
 from recbole_hellm.models.losses import bpr_loss
-from recbole_hellm.settings import require
 
 PAPER_WEIGHTS = {"image": 0.1}
 """The paper's alpha for images; text has the rest."""

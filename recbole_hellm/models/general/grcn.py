@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from recbole_hellm.config.settings import require
 from recbole_hellm.graph.edges import EdgeSet
 from recbole_hellm.models import losses
 from recbole_hellm.models.general.base import (
@@ -22,7 +23,6 @@ from recbole_hellm.models.general.base import (
     modality_tables,
     xavier,
 )
-from recbole_hellm.settings import require
 
 
 @dataclasses.dataclass(frozen=True)

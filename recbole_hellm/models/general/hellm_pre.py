@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_hellm.config.settings import Settings, require
 from recbole_hellm.graph.hypergraph import ItemHypergraph, UserHypergraph
 from recbole_hellm.graph.knn import knn_incidence
 from recbole_hellm.models import losses
 from recbole_hellm.models.general.base import EmbeddingRecommender, LightGCNNetwork, xavier
-from recbole_hellm.settings import Settings, require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_hellm.config.settings import require
 from recbole_hellm.graph.item_graph import NeighbourGraph, similarity_graph
 from recbole_hellm.graph.knn import knn_graph
 from recbole_hellm.graph.sparse import SparseOperator
@@ -25,7 +26,6 @@ from recbole_hellm.models.general.base import (
     register_features,
 )
 from recbole_hellm.models.losses import bpr_loss, l2_regularisation
-from recbole_hellm.settings import require
 
 
 @dataclasses.dataclass(frozen=True)

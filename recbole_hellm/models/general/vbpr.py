@@ -11,6 +11,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from recbole_hellm.config.settings import require
 from recbole_hellm.models import losses
 from recbole_hellm.models.general.base import (
     EmbeddingNetwork,
@@ -19,7 +20,6 @@ from recbole_hellm.models.general.base import (
     modality_tables,
     xavier,
 )
-from recbole_hellm.settings import require
 
 
 @dataclasses.dataclass(frozen=True)

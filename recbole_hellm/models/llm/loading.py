@@ -20,7 +20,7 @@ from transformers import (
 from recbole_hellm.errors import BackboneError
 from recbole_hellm.models.llm.prompt import PromptTemplate
 from recbole_hellm.models.llm.settings import LLMSettings
-from recbole_hellm.pretrained import (
+from recbole_hellm.models.pretrained import (
     LOADING_ERRORS,
     NO_CODE,
     Pretrained,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from recbole_hellm.settings import Settings, added, require
+from recbole_hellm.config.settings import Settings, hash_neutral, require
 
 TINY = "tiny"
 
@@ -126,8 +126,8 @@ class LLMSettings(Settings):
     backbone_intermediate_size: int = 512
     backbone_dropout: float = 0.5
     backbone_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    load_in_4bit: bool = added(False)
-    load_in_8bit: bool = added(False)
+    load_in_4bit: bool = hash_neutral(False)
+    load_in_8bit: bool = hash_neutral(False)
     train_backbone: bool | None = None
     lora_r: int = 16
     lora_alpha: int = 16
@@ -145,9 +145,9 @@ class LLMSettings(Settings):
     normalise_tables: bool | None = None
     head: Literal["linear", "tied"] | None = None
     targets: Literal["last", "every"] | None = None
-    multi_target: bool = added(False)
-    autocast: Literal["auto", "bfloat16", "float16"] = added("auto")
-    compile: bool = added(False)
+    multi_target: bool = hash_neutral(False)
+    autocast: Literal["auto", "bfloat16", "float16"] = hash_neutral("auto")
+    compile: bool = hash_neutral(False)
 
     @property
     def tiny(self) -> bool:

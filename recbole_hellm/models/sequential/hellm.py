@@ -13,12 +13,12 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from recbole_hellm.data.loaders import FIRST_TARGET
+from recbole_hellm.config.settings import Settings, hash_neutral, require
+from recbole_hellm.data.interactions.loaders import FIRST_TARGET
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
 from recbole_hellm.models.llm.packing import MIN_CAPACITY
 from recbole_hellm.models.llm.settings import LLMSettings
-from recbole_hellm.settings import Settings, added, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,8 @@ class StageSettings(Settings):
     sequence_model: str | None = "SASRec"
     graph_dim: int = 64
     sequence_dim: int = 64
-    graph_embeddings: str | None = added(None)
-    sequence_embeddings: str | None = added(None)
+    graph_embeddings: str | None = hash_neutral(None)
+    sequence_embeddings: str | None = hash_neutral(None)
 
     def width(self, role: str) -> int | None:
         """Width of the item embeddings of a role; ``None`` if it has none."""

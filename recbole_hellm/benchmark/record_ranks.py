@@ -1,0 +1,142 @@
+"""Per-user ranks in a form that can be published: small, and without tokens of users or items.
+
+Row u is the u-th user by ascending token, so that files of runs on one split (same fingerprint)
+belong together row by row, whatever ids the runs gave their users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recbole_hellm.data.interactions.splits import token_order
+from recbole_hellm.errors import DataError, RunError
+from recbole_hellm.evaluation.ranking import Ranks
+from recbole_hellm.runs.directory import RunDirectory
+
+CLIP = 255
+"""Items above the target are counted up to here: metrics at a k up to this are exact."""
+
+_COUNTS = ("higher", "tied", "candidates")
+_KEPT = {"higher": np.uint8, "tied": np.uint32}
+_PREFIX = "ranks-"
+
+
+def read_run_ranks(directory: Path) -> dict[str, Ranks]:
+    """Full ranks of a finished run by masking, users numbered 0..U-1 by ascending token.
+
+    Raises
+    ------
+    RunError
+        If there are none, a file is damaged, or the files are about different users.
+    """
+    files = sorted(Path(directory).glob(f"{_PREFIX}*.parquet"))
+    if not files:
+        raise RunError(f"{directory} holds no per-user ranks; is this a finished run?")
+    frames = {file: _read(file, ["user", *_COUNTS]) for file in files}
+    first = frames[files[0]]["user"]
+    if any(not first.equals(frame["user"]) for frame in frames.values()):
+        raise RunError(f"The ranks in {directory} are about different users under each masking.")
+    found = {
+        file.stem.removeprefix(_PREFIX): _ranks({name: frame[name] for name in _COUNTS})
+        for file, frame in frames.items()
+    }
+    return in_token_order(found, first.to_numpy())
+
+
+def in_token_order(
+    ranks_by_masking: Mapping[str, Ranks], tokens: Sequence[str] | np.ndarray
+) -> dict[str, Ranks]:
+    """The same ranks with users numbered 0..U-1 by ascending token.
+
+    Parameters
+    ----------
+    ranks_by_masking : mapping of str to Ranks
+    tokens : sequence of str, length U
+        The token of each row.
+
+    Raises
+    ------
+    DataError
+        If there is not one token for each row.
+    """
+    order = token_order(tokens)
+    for masking, ranks in ranks_by_masking.items():
+        if len(ranks.users) != len(order):
+            raise DataError(
+                f"{len(order)} user tokens do not fit {len(ranks.users)} ranks under {masking}."
+            )
+    return {
+        masking: _ranks({name: getattr(ranks, name)[order] for name in _COUNTS})
+        for masking, ranks in ranks_by_masking.items()
+    }
+
+
+def compress_ranks(ranks_by_masking: Mapping[str, Ranks]) -> pd.DataFrame:
+    """What is kept of a run's ranks.
+
+    Parameters
+    ----------
+    ranks_by_masking : mapping of str to Ranks
+        Users in ascending order of their tokens, as :func:`read_run_ranks` gives them.
+
+    Returns
+    -------
+    DataFrame
+        One row a user by ascending token; for each masking the columns ``<masking>.higher``
+        (uint8) and ``<masking>.tied`` (uint32). A metric is spread over all the places that ties
+        allow, so ties are exact, however many. A target with :data:`CLIP` items or more above it
+        is kept as having exactly so many and no ties, which is 0 in every metric all the same.
+    """
+    columns = {}
+    for masking, ranks in ranks_by_masking.items():
+        below = ranks.higher >= CLIP
+        columns[f"{masking}.higher"] = np.where(below, CLIP, ranks.higher)
+        columns[f"{masking}.tied"] = np.where(below, 0, ranks.tied)
+    kinds = {name: _KEPT[name.rpartition(".")[2]] for name in columns}
+    return pd.DataFrame(columns).astype(kinds)
+
+
+def write_kept_ranks(path: Path, frame: pd.DataFrame) -> None:
+    """Write what :func:`compress_ranks` made, as compressed Parquet, atomically."""
+    RunDirectory(path.parent).write_table(path.name, frame, compression="zstd")
+
+
+def read_kept_ranks(path: Path) -> dict[str, Ranks]:
+    """Kept ranks by masking, users numbered 0..U-1 by ascending token.
+
+    Metrics at a k up to :data:`CLIP` are those of the full ranks. What is not kept is not there:
+    ``candidates`` is 0, and ``mean_rank`` is a lower bound for users at the clip.
+
+    Raises
+    ------
+    RunError
+        If the file is missing, damaged, or something else.
+    """
+    frame = _read(path)
+    maskings = dict.fromkeys(str(column).partition(".")[0] for column in frame)
+    wanted = {f"{masking}.{name}" for masking in maskings for name in _KEPT}
+    if not wanted or wanted != set(frame):
+        raise RunError(f"{path} holds no kept ranks; it was written by something else.")
+    unknown = np.zeros(len(frame), dtype=np.int64)
+    return {
+        masking: _ranks(
+            {name: frame[f"{masking}.{name}"] for name in _KEPT} | {"candidates": unknown}
+        )
+        for masking in maskings
+    }
+
+
+def _read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path, columns=columns)
+    except (OSError, ValueError) as error:  # pyarrow's errors are among them
+        raise RunError(f"{path} cannot be read as ranks ({error}).") from error
+
+
+def _ranks(columns: Mapping[str, np.ndarray | pd.Series]) -> Ranks:
+    counts = {name: np.asarray(values, dtype=np.int64) for name, values in columns.items()}
+    return Ranks(users=np.arange(len(counts["higher"])), **counts)

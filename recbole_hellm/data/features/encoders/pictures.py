@@ -1,0 +1,91 @@
+"""Picture files as encoders see them: upright, in RGB, and none that stands for a missing one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recbole_hellm.data.downloads.picture_rules import (
+    BROKEN,
+    NOT_A_PICTURE,
+    PLACEHOLDER,
+    SMALLEST_GIF,
+    SMALLEST_SIDE,
+    TOO_LARGE,
+    UNDECODABLE,
+    open_picture,
+)
+from recbole_hellm.errors import FeatureError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NO_FILE = "no picture file"
+
+
+class PictureError(FeatureError):
+    """A file shows no picture of an item; the message is :data:`NO_FILE` or a reason of
+    :mod:`recbole_hellm.data.downloads.picture_rules`."""
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Decode a picture file into upright RGB.
+
+    Palettes, grey scales (of 16 bits, too) and CMYK are converted; transparency is dropped, as
+    transformers' own processors do; the camera's orientation (EXIF) is applied; of an animation
+    the first frame counts.
+
+    Parameters
+    ----------
+    path : Path
+        JPEG, PNG, WebP or GIF.
+
+    Returns
+    -------
+    PIL.Image.Image
+        In mode RGB.
+
+    Raises
+    ------
+    PictureError
+        If the file is missing, no picture, cut off, a placeholder (a small GIF, or less than
+        ``SMALLEST_SIDE`` pixels wide or high), or of more than ``MOST_PIXELS`` pixels, which is
+        found out before any of them is decoded.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with open_picture(path) as image:
+            if min(image.size) < SMALLEST_SIDE:
+                raise PictureError(PLACEHOLDER)
+            if image.format == "GIF" and path.stat().st_size < SMALLEST_GIF:
+                raise PictureError(PLACEHOLDER)
+            image.load()
+            return _rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError as error:
+        raise PictureError(NO_FILE) from error
+    except UnidentifiedImageError as error:
+        raise PictureError(NOT_A_PICTURE) from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(TOO_LARGE) from error
+    except UNDECODABLE as error:
+        raise PictureError(BROKEN) from error
+
+
+def broken_reason(path: Path | None) -> str | None:
+    """Why a file shows no picture; None if it shows one."""
+    if path is None:
+        return NO_FILE
+    try:
+        read_picture(path)
+    except PictureError as error:
+        return str(error)
+    return None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, which a plain conversion would clip to white
+        return image.point(lambda value: value / 256).convert("L").convert("RGB")
+    if "transparency" in image.info and image.mode != "RGBA":
+        image = image.convert("RGBA")
+    return image.convert("RGB")

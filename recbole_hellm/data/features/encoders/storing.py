@@ -1,0 +1,182 @@
+"""From an encoder's vectors to stored features, the same for texts and pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from recbole_hellm.data.features.encoders.base import BatchEncoder, TextEncoder
+from recbole_hellm.data.features.encoders.resumable import Partial, encode_batches
+from recbole_hellm.data.features.store import (
+    load_features,
+    read_manifest,
+    save_features,
+    tokens_digest,
+)
+from recbole_hellm.errors import FeatureError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def is_current(path: Path, tokens: Sequence[str], recipe: Mapping[str, Any]) -> bool:
+    """Whether the stored features `path` are intact, of these items, and made by `recipe`."""
+    if not path.exists():
+        return False
+    try:
+        manifest = read_manifest(path)
+        load_features(path.parent.parent, tokens, [path.stem])
+    except FeatureError as error:
+        logger.warning("Encoding again: %s", error)
+        return False
+    stored = {**(manifest.get("details") or {}), **manifest}
+    return manifest["tokens_sha256"] == tokens_digest(tokens) and all(
+        stored.get(key) == value for key, value in recipe.items()
+    )
+
+
+def check_own(path: Path, encoder: str, revision: str) -> None:
+    """Check that nothing is lost where `encoder` writes the features `path`.
+
+    Its own are sets, of whatever items, texts or pictures, that have its revision, or whose
+    manifest names the same encoder. A manifest that names none is its own if it has a template, for
+    imported sets have none.
+
+    Parameters
+    ----------
+    path : Path
+        The feature matrix to be.
+    encoder : str
+        The encoder as it was asked for.
+    revision : str
+        Its revision.
+
+    Raises
+    ------
+    FeatureError
+        If a set of another origin is there.
+    """
+    if not path.with_suffix(".json").is_file():
+        return
+    try:
+        manifest = read_manifest(path)
+    except FeatureError:  # told of by is_current
+        return
+    details = manifest.get("details") or {}
+    name, requested = manifest["encoder"], details.get("requested_encoder")
+    if requested is None:
+        own, origin = manifest.get("template") is not None, "came from elsewhere"
+    else:
+        own = _canonical(requested, name) == _canonical(encoder, name)
+        origin = f"was made by {requested}"
+    if own or manifest.get("revision") == revision:
+        return
+    modality = manifest["modality"]
+    raise FeatureError(
+        f"{path} {origin}, not by {modality} encoder {encoder}, and is kept; replace it with "
+        f"`recbole-hellm encode --{modality}_encoder={encoder} --force`, import it under another "
+        f"--encoder name, or use it as it is with --features='[{path.stem}]'."
+    )
+
+
+def _canonical(encoder: str, name: str) -> str:
+    """One spelling of an encoder whose features are called `name`."""
+    if encoder == "auto":
+        return name
+    folder = Path(encoder).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else encoder
+
+
+@contextlib.contextmanager
+def encoded(
+    encoder: TextEncoder | BatchEncoder[T],
+    inputs: Sequence[T],
+    path: Path,
+    recipe: Mapping[str, str | int],
+    sizes: Sequence[int] | None = None,
+    progress: bool = True,
+) -> Iterator[npt.NDArray[np.float32]]:
+    """The vectors of `inputs`, [N, D]; what is kept for going on is removed after the block.
+
+    An encoder that takes all inputs at once is asked for them at once, and keeps nothing.
+
+    Parameters
+    ----------
+    encoder : TextEncoder or BatchEncoder
+    inputs : sequence
+        N inputs, at least one.
+    path : Path
+        The feature matrix to be; finished batches are kept beside it.
+    recipe : mapping
+        What decides the vectors, apart from the encoder's batches and precision.
+    sizes, progress
+        See :func:`recbole_hellm.data.features.encoders.resumable.encode_batches`.
+
+    Raises
+    ------
+    FeatureError
+        If encoding fails or finished batches cannot be kept.
+    """
+    if not isinstance(encoder, BatchEncoder):
+        yield encoder.encode(list(inputs))  # type: ignore[arg-type]
+        return
+    whole = {**recipe, **rounding(encoder), "name": encoder.name}
+    with Partial(path.with_suffix(".partial"), whole) as partial:
+        yield encode_batches(encoder, inputs, partial, sizes, progress)
+        partial.discard()
+
+
+def rounding(encoder: object) -> dict[str, str | int]:
+    """What decides the last bits of the vectors, for the record; empty for a whole encoder."""
+    if not isinstance(encoder, BatchEncoder):
+        return {}
+    return {"batch_size": encoder.batch_size, "precision": encoder.precision}
+
+
+def save_filled(
+    directory: Path,
+    modality: str,
+    encoder: str,
+    tokens: Sequence[str],
+    present: npt.NDArray[np.bool_],
+    vectors: npt.NDArray[np.float32],
+    details: Mapping[str, Any],
+) -> Path:
+    """Store features in which items without a vector get the mean of the others.
+
+    The released code, too, fills with the mean, but takes it while the missing rows are still
+    zero (METHOD 1.5), so that its filling is the shorter the more items are missing. Here it is
+    the mean of the vectors that there are.
+
+    Parameters
+    ----------
+    directory, modality, encoder, tokens
+        See :func:`recbole_hellm.data.features.store.save_features`.
+    present : ndarray
+        bool [N]; which items have a vector, at least one.
+    vectors : ndarray
+        float32 [n, D], those of the n items that have one, in the order of `tokens`.
+    details : mapping
+        Origin of the rows; ``missing`` is added.
+
+    Returns
+    -------
+    Path
+        The ``.npy`` file.
+    """
+    matrix = vectors
+    if not present.all():
+        matrix = np.empty((len(tokens), vectors.shape[1]), dtype=np.float32)
+        matrix[present] = vectors
+        matrix[~present] = vectors.mean(axis=0, dtype=np.float64)
+    missing = [token for token, there in zip(tokens, present, strict=True) if not there]
+    return save_features(
+        directory, modality, encoder, tokens, matrix, {**details, "missing": missing}
+    )

@@ -1,0 +1,123 @@
+"""Item features of a dataset by name: what the command ``encode`` is told, and what it does."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from recbole_hellm.config.settings import Settings, require
+from recbole_hellm.data.features.encoders.image import encode_images
+from recbole_hellm.data.features.item_metadata import ItemMetadata
+from recbole_hellm.data.preparation.atomic import read_items
+from recbole_hellm.data.preparation.prepare import encode_dataset
+from recbole_hellm.errors import DataError, FeatureError
+
+NONE = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodeSettings(Settings):
+    """What `encode` is told.
+
+    Attributes
+    ----------
+    text_encoder : str, optional
+        See :func:`~recbole_hellm.data.features.encoders.text.resolve_text_encoder`; ``none`` for
+        no texts, which is the default beside an `image_encoder`; ``auto`` otherwise.
+    text_pooling : str
+        How a transformer's tokens become one vector.
+    image_encoder : str, optional
+        See :func:`recbole_hellm.data.features.encoders.image.resolve_image_encoder`.
+    images : str, optional
+        A folder with pictures, looked into before the dataset's own ``images``.
+    encode_batch : int
+        Texts or pictures per forward pass.
+    force : bool
+        Encode even if the stored features are current.
+    """
+
+    text_encoder: str | None = None
+    text_pooling: Literal["auto", "cls", "mean"] = "auto"
+    image_encoder: str | None = None
+    images: str | None = None
+    encode_batch: int = 64
+    force: bool = False
+
+    def validate(self) -> None:
+        """Check that there is something to do and no option is without effect.
+
+        Raises
+        ------
+        ConfigError
+            If it is not so, or `encode_batch` is not positive.
+        """
+        require(self.encode_batch >= 1, f"encode_batch={self.encode_batch} must be at least 1.")
+        require(
+            self.images is None or self.image_encoder is not None,
+            "images is for pictures; add an encoder, for example --image_encoder=clip.",
+        )
+        require(
+            self.texts is not None or self.image_encoder is not None,
+            "text_encoder=none leaves nothing to encode; add --image_encoder=clip.",
+        )
+        require(
+            self.texts is not None or self.text_pooling == "auto",
+            "text_pooling is for texts; name their encoder with --text_encoder.",
+        )
+
+    @property
+    def texts(self) -> str | None:
+        """The encoder of texts, None for no texts."""
+        default = "auto" if self.image_encoder is None else NONE
+        chosen = self.text_encoder or default
+        return None if chosen == NONE else chosen
+
+
+def encode_features(
+    name: str, directory: Path, settings: EncodeSettings, progress: bool = True
+) -> list[Path]:
+    """Encode a dataset's texts, pictures or both into its feature store.
+
+    Parameters
+    ----------
+    name, directory : str, Path
+        The dataset's name and folder.
+    settings : EncodeSettings
+    progress : bool
+        Show items, rate and time left.
+
+    Returns
+    -------
+    list of Path
+        The ``.npy`` files.
+
+    Raises
+    ------
+    DataError
+        If the dataset has no item table.
+    FeatureError
+        If texts or pictures are missing or cannot be encoded.
+    """
+    made = []
+    common: dict[str, Any] = {
+        "force": settings.force,
+        "progress": progress,
+        "batch_size": settings.encode_batch,
+    }
+    if settings.texts is not None:
+        pooling = settings.text_pooling
+        made.append(encode_dataset(name, directory, settings.texts, pooling=pooling, **common))
+    if settings.image_encoder is not None:
+        images = Path(settings.images).expanduser() if settings.images else None
+        if images is not None and not images.is_dir():
+            raise FeatureError(f"--images={settings.images} is not a folder; correct its name.")
+        if not (directory / f"{name}.item").is_file():
+            raise DataError(
+                f"{directory / f'{name}.item'} is missing, so it is not known which items there "
+                "are; write one with the column item_id:token."
+            )
+        tokens = read_items(directory, name)["item_id"].tolist()
+        metadata = ItemMetadata.read(directory, name, images=images)
+        made.append(encode_images(directory, tokens, metadata, settings.image_encoder, **common))
+    return made

@@ -1,0 +1,119 @@
+"""Which rows make a batch. Needs numpy and torch, but not RecBole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_hellm.data.interactions.histories import Histories
+
+POOL_BATCHES = 32
+"""Batches that are shuffled together before rows are sorted by length."""
+
+
+class BucketedBatches:
+    """Shuffled batches of equal weight, of rows of similar length unless told otherwise.
+
+    All rows are shuffled; runs of :data:`POOL_BATCHES` batches are sorted by length and cut into
+    batches, whose order is shuffled again. Every row appears once an epoch.
+
+    Cuts are made by weight, the number of targets a row holds. A loss that is a mean over a batch's
+    targets then counts every target alike, although batches hold sequences of similar length;
+    batches of equally many rows would count those of short sequences many times over.
+
+    Parameters
+    ----------
+    lengths : ndarray of int64, shape [R]
+    batch_size : int
+        Targets in a batch, at least and to within the heaviest row.
+    seed : int
+    weights : ndarray of int64, shape [R], optional
+        Targets of each row; one by default.
+    similar : bool
+        Sort by length.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        seed: int,
+        weights: np.ndarray | None = None,
+        similar: bool = True,
+    ) -> None:
+        self.lengths, self.similar = lengths, similar
+        self.weights = np.ones_like(lengths) if weights is None else weights
+        total = int(self.weights.sum())
+        # No batch is lighter than the heaviest row, so that none is empty.
+        size = max(batch_size, int(self.weights.max(initial=1)))
+        count = max(1, total // size)
+        self.cuts = np.arange(1, count) * total // count
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self.cuts) + 1
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        order = torch.randperm(len(self.lengths), generator=self.generator).numpy()
+        pool = POOL_BATCHES * -(-len(order) // len(self))
+        for start in range(0, len(order), pool) if self.similar else ():
+            rows = order[start : start + pool]
+            order[start : start + pool] = rows[np.argsort(self.lengths[rows], kind="stable")]
+        ends = np.searchsorted(np.cumsum(self.weights[order]), self.cuts, side="right")
+        batches = np.split(order, ends)
+        for index in torch.randperm(len(batches), generator=self.generator).tolist():
+            yield batches[index]
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the random numbers."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.generator.set_state(state["generator"])
+
+
+def target_rows(
+    histories: Histories, limit: int, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Stretches of training sequences that hold every sample (history, next item) once.
+
+    Histories that begin with a user's first item lie in one stretch, cut where it holds `size`
+    targets; a longer one, which had to be cut to its last `limit` items, has one of its own, since
+    it begins later.
+
+    Parameters
+    ----------
+    histories : Histories
+    limit : int
+        Longest history.
+    size : int
+        Most targets in a stretch.
+
+    Returns
+    -------
+    users, starts, lengths, targets : ndarray of int64, shape [R]
+        Owner of each stretch, place of its first item in ``histories.items``, numbers of its items
+        and of its targets, which are the last of them.
+    """
+    users = np.flatnonzero(histories.training_lengths >= 2)
+    targets = histories.training_lengths[users] - 1
+    whole = np.minimum(targets, limit)
+    owner, rank = _runs(-(-whole // size))
+    last = np.minimum((rank + 1) * size, whole[owner])
+    cut, shift = _runs(targets - whole)
+    owners = np.concatenate([owner, cut])
+    starts = histories.offsets[users[owners]]
+    starts[len(owner) :] += shift + 1
+    lengths = np.concatenate([last + 1, np.full(len(cut), limit + 1)])
+    held = np.concatenate([last - rank * size, np.ones(len(cut), dtype=np.int64)])
+    return users[owners], starts, lengths, held
+
+
+def _runs(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Run and place within it of each element of runs of the given lengths."""
+    runs = np.repeat(np.arange(len(counts)), counts)
+    return runs, np.arange(len(runs)) - np.repeat(np.cumsum(counts) - counts, counts)

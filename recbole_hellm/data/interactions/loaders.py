@@ -1,0 +1,249 @@
+"""Training batches: RecBole's loaders where they serve, length-bucketed and user-wise ones else.
+
+Every loader here can save and restore the state of its random numbers, so that a resumed run sees
+the batches that an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from recbole.data.utils import create_samplers, get_dataloader
+
+from recbole_hellm.data.interactions.batches import BucketedBatches, target_rows
+from recbole_hellm.data.interactions.histories import Histories
+from recbole_hellm.data.interactions.sampler import UserUniformSampler
+from recbole_hellm.errors import DataError
+
+FIRST_TARGET = "first_target"
+"""Column that says how many items stand before a row's first target."""
+
+
+def trim_histories(rows: Interaction, length_field: str, suffix: str) -> Interaction:
+    """Cut right-padded list columns to the longest history among `rows`.
+
+    Exact for models that mask padding and index positions from the left.
+    """
+    longest = int(rows[length_field].max())
+    return Interaction(
+        {
+            name: rows[name][:, :longest] if name.endswith(suffix) else rows[name]
+            for name in rows.columns
+        }
+    )
+
+
+class _Loader:
+    """Common part: length, device-independent batches, saved random state."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Interaction]:
+        for batch in self.batches:
+            yield self.collate(batch)
+
+    def collate(self, batch: Any) -> Interaction:
+        """One batch as a RecBole ``Interaction``."""
+        return Interaction(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the random numbers."""
+        return self.batches.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+        self.batches.load_state_dict(state)
+
+
+class HistoryLoader(_Loader):
+    """(history, next item) samples of a training split, trimmed to a batch's longest."""
+
+    def __init__(self, config: Any, part: Any) -> None:
+        self.rows = part.inter_feat
+        self.length_field = config["ITEM_LIST_LENGTH_FIELD"]
+        self.suffix = config["LIST_SUFFIX"]
+        lengths = self.rows[self.length_field].numpy()
+        size, similar = config["train_batch_size"], config["bucket_by_length"]
+        super().__init__(BucketedBatches(lengths, size, config["seed"], similar=similar))
+
+    def collate(self, batch: np.ndarray) -> Interaction:
+        return trim_histories(self.rows[batch], self.length_field, self.suffix)
+
+
+class _Stretches(_Loader):
+    """Rows that are stretches of users' training sequences, each with several targets.
+
+    Batches hold ``user_id`` [B] and the item list [B, T + 1], right-padded with 0, with its length.
+
+    Parameters
+    ----------
+    config : HellmConfig
+    histories : Histories
+    users, starts, lengths, targets : ndarray of int64, shape [R]
+        Owner of each row, place of its first item in ``histories.items``, numbers of its items
+        and of its targets, which are the last of them.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        histories: Histories,
+        users: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        targets: np.ndarray,
+    ) -> None:
+        self.config = config
+        self.items = histories.items
+        self.users, self.starts, self.lengths, self.targets = users, starts, lengths, targets
+        size, similar = config["train_batch_size"], config["bucket_by_length"]
+        super().__init__(BucketedBatches(lengths, size, config["seed"], targets, similar))
+
+    def collate(self, batch: np.ndarray) -> Interaction:
+        lengths = self.lengths[batch]
+        columns = np.arange(lengths.max())
+        valid = columns < lengths[:, None]
+        positions = np.where(valid, self.starts[batch][:, None] + columns, 0)
+        items = np.where(valid, self.items[positions], 0)
+        item_list = self.config["ITEM_ID_FIELD"] + self.config["LIST_SUFFIX"]
+        return Interaction(
+            {
+                self.config["USER_ID_FIELD"]: torch.from_numpy(self.users[batch]),
+                item_list: torch.from_numpy(items),
+                self.config["ITEM_LIST_LENGTH_FIELD"]: torch.from_numpy(lengths),
+            }
+        )
+
+
+class SequenceLoader(_Stretches):
+    """Whole training sequences, one user a row, for models that predict at every position.
+
+    A sequence longer than the model's history keeps its last ``MAX_ITEM_LIST_LENGTH`` items and the
+    one before them as a first input.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        histories = dataset.histories
+        limit = config["MAX_ITEM_LIST_LENGTH"] + 1
+        lengths = np.minimum(histories.training_lengths, limit)
+        users = np.flatnonzero(lengths >= 2)
+        lengths = lengths[users]
+        starts = histories.offsets[users] + histories.training_lengths[users] - lengths
+        super().__init__(config, histories, users, starts, lengths, lengths - 1)
+
+
+class TargetLoader(_Stretches):
+    """The samples of :class:`HistoryLoader`, those of one user together in a row.
+
+    The column :data:`FIRST_TARGET` is there besides.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        histories = dataset.histories
+        limit, size = config["MAX_ITEM_LIST_LENGTH"], config["train_batch_size"]
+        super().__init__(config, histories, *target_rows(histories, limit, size))
+
+    def collate(self, batch: np.ndarray) -> Interaction:
+        rows = super().collate(batch)
+        first = self.lengths[batch] - self.targets[batch]
+        rows.update(Interaction({FIRST_TARGET: torch.from_numpy(first)}))
+        return rows
+
+
+class UserUniformLoader(_Loader):
+    """(user, positive, negative) triples with users drawn uniformly (METHOD 2.6)."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        users, items = dataset.histories.training(np.arange(dataset.user_num))
+        super().__init__(
+            UserUniformSampler(
+                users,
+                items,
+                n_users=dataset.user_num,
+                n_items=dataset.item_num,
+                batch_size=config["train_batch_size"],
+                seed=config["seed"],
+            )
+        )
+        self.fields = {
+            "user_id": config["USER_ID_FIELD"],
+            "item_id": config["ITEM_ID_FIELD"],
+            "neg_item_id": config["NEG_PREFIX"] + config["ITEM_ID_FIELD"],
+        }
+
+    def collate(self, batch: dict[str, torch.Tensor]) -> Interaction:
+        return Interaction({self.fields[name]: values for name, values in batch.items()})
+
+
+class RecBoleLoader(_Loader):
+    """RecBole's own loader, with its random state made restorable."""
+
+    def __getattr__(self, name: str) -> Any:
+        # RecBole's special trainers talk to their loader, e.g. KGTrainer through set_mode.
+        return getattr(self.__dict__["batches"], name)
+
+    def collate(self, batch: Interaction) -> Interaction:
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.generator.get_state() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, part in self._parts().items():
+            part.generator.set_state(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        """Loaders with a generator: two where RecBole reads a knowledge graph beside."""
+        if hasattr(self.batches, "generator"):
+            return {"generator": self.batches}
+        return {"general": self.batches.general_dataloader, "graph": self.batches.kg_dataloader}
+
+
+def training_loader(config: Any, dataset: Any, parts: list[Any], model: Any) -> Any:
+    """The training batches that `model` asks for.
+
+    A model of this package names its batches in the attribute ``batches``: ``user_uniform``,
+    ``sequences``, ``targets`` or ``histories``. Every other one gets RecBole's loader, or
+    length-bucketed histories where ``bucket_by_length`` is set and no negatives are drawn.
+
+    Raises
+    ------
+    DataError
+        If RecBole cannot draw negatives from this dataset.
+    """
+    kind = getattr(model, "batches", None)
+    arguments = config["train_neg_sample_args"]
+    if kind == "user_uniform":
+        return UserUniformLoader(config, dataset)
+    if kind == "sequences":
+        return SequenceLoader(config, dataset)
+    if kind == "targets":
+        return TargetLoader(config, dataset)
+    if kind == "histories" or (
+        config["bucket_by_length"]
+        and config["ITEM_LIST_LENGTH_FIELD"] in parts[0].inter_feat
+        and arguments["distribution"] == "none"
+    ):
+        return HistoryLoader(config, parts[0])
+    try:
+        sampler, _, _ = create_samplers(config, dataset, parts)
+    except ValueError as error:
+        raise DataError(f"Dataset '{config['dataset']}': {error}") from error
+    if config["MODEL_TYPE"].name == "KNOWLEDGE":
+        from recbole.sampler import KGSampler
+
+        knowledge = KGSampler(dataset, arguments["distribution"], arguments["alpha"])
+        loader = get_dataloader(config, "train")(config, parts[0], sampler, knowledge, shuffle=True)
+    else:
+        loader = get_dataloader(config, "train")(
+            config, parts[0], sampler, shuffle=config["shuffle"]
+        )
+    return RecBoleLoader(loader)

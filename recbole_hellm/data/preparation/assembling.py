@@ -1,0 +1,93 @@
+"""From interactions and texts, wherever they come from, to the files of a dataset."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recbole_hellm.data.features.store import FOLDER, list_features
+from recbole_hellm.data.preparation.atomic import (
+    IMAGE,
+    TEXT_COLUMNS,
+    describe_source,
+    write_atomic_dataset,
+)
+from recbole_hellm.data.preparation.kcore import k_core as k_core_of
+
+logger = logging.getLogger(__name__)
+
+
+def assemble(
+    name: str,
+    directory: Path,
+    interactions: pd.DataFrame,
+    read_items: Callable[[set[str]], pd.DataFrame] | None,
+    sources: Sequence[Path],
+    notes: Mapping[str, Any],
+    k_core: int | None = None,
+) -> dict[str, Any]:
+    """Drop duplicates, take the k-core, add items' texts and write the dataset.
+
+    Parameters
+    ----------
+    name, directory : str, Path
+        See :func:`recbole_hellm.data.preparation.atomic.write_atomic_dataset`.
+    interactions : DataFrame
+        Columns user_id, item_id and timestamp. Rows that agree in all three count once.
+    read_items : callable or None
+        Takes the tokens of the items that are left and gives their texts; None if there are none.
+    sources : sequence of Path
+        Files the data is from.
+    notes : mapping
+        What else the manifest should keep.
+    k_core : int, optional
+        See :func:`recbole_hellm.data.preparation.kcore.k_core`.
+
+    Returns
+    -------
+    dict
+        The manifest; its notes count dropped duplicates and missing texts.
+    """
+    rows = len(interactions)
+    interactions = interactions.drop_duplicates(ignore_index=True)
+    kept: dict[str, Any] = {**notes, "duplicates_dropped": rows - len(interactions)}
+    if k_core is not None:
+        kept |= {"k_core": k_core, "interactions_before_k_core": len(interactions)}
+        interactions = k_core_of(interactions, k_core)
+    tokens = set(interactions["item_id"])
+    items = None if read_items is None else read_items(tokens)
+    if items is not None:
+        kept["items_without_metadata"] = len(tokens) - len(items)
+        for column in TEXT_COLUMNS:
+            kept[f"items_without_{column}"] = len(tokens) - int(items[column].map(bool).sum())
+    before = _texts(directory / f"{name}.item")
+    described = [describe_source(path) for path in sources]
+    manifest = write_atomic_dataset(name, interactions, items, directory, described, kept)
+    if manifest["users_below_three"]:
+        logger.warning(
+            "%d users of '%s' have fewer than three interactions; they are kept for training and "
+            "have no validation or test item.",
+            manifest["users_below_three"],
+            name,
+        )
+    if before and before != _texts(directory / f"{name}.item") and list_features(directory):
+        logger.warning(
+            "The item texts of '%s' changed, and features made from the earlier ones are in %s; "
+            "`recbole-hellm encode --dataset=%s` makes text features anew.",
+            name,
+            directory / FOLDER,
+            name,
+        )
+    return manifest
+
+
+def _texts(path: Path) -> list[bytes]:
+    """Lines of an item table, without the addresses of pictures."""
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    if lines and lines[0].endswith(f"\t{IMAGE}:token".encode()):
+        return [line.rpartition(b"\t")[0] for line in lines]
+    return lines

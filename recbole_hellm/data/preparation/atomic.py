@@ -1,0 +1,345 @@
+"""RecBole atomic files in canonical order, and the manifest that says what is in them.
+
+A prepared dataset is three files in one folder:
+
+- ``<name>.inter``: user_id, item_id, position, timestamp, rows in canonical order;
+- ``<name>.item``: item_id, title, brand, categories, description, and image where an item has one;
+  items in ascending token order;
+- ``manifest.json``: counts, checksums and fingerprints; it is written last, so a folder that has
+  one is complete.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recbole_hellm.data.interactions.histories import MIN_INTERACTIONS
+from recbole_hellm.data.interactions.splits import (
+    POSITION,
+    candidate_fingerprint,
+    canonical_order,
+    leave_one_out_targets,
+    split_fingerprint,
+    tied_test_users,
+    tied_validation_users,
+)
+from recbole_hellm.errors import DataError
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+TEXT_COLUMNS = ("title", "brand", "categories", "description")
+_INTER_HEADER = ("user_id:token", "item_id:token", "position:float", "timestamp:float")
+_ITEM_HEADER = (
+    "item_id:token",
+    "title:token_seq",
+    "brand:token",
+    "categories:token_seq",
+    "description:token_seq",
+)
+IMAGE = "image"
+
+
+def write_atomic_dataset(
+    name: str,
+    interactions: pd.DataFrame,
+    items: pd.DataFrame | None,
+    directory: Path,
+    sources: Sequence[Mapping[str, Any]],
+    notes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the atomic files and the manifest of a dataset; readers never see half of them.
+
+    Parameters
+    ----------
+    name : str
+        The dataset's name, which RecBole wants to be the folder's name as well.
+    interactions : DataFrame
+        Columns user_id, item_id, timestamp; rows in any order.
+    items : DataFrame or None
+        Column item_id and any of title, brand, categories, description, image (an address or a
+        path); others are left out. Categories are the elements of one path (a list of str). Items
+        without interactions are left out, items without a row get empty texts. None writes no
+        ``<name>.item``.
+    directory : Path
+        Created if absent; files of the same names are replaced.
+    sources : sequence of mapping
+        Where the data comes from, see :func:`describe_source`.
+    notes : mapping, optional
+        Anything JSON-serialisable that the manifest should keep.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    DataError
+        If there are no interactions, a column is absent, an item has two rows, or a token or time
+        cannot be written.
+
+    Notes
+    -----
+    RecBole splits a token_seq at blanks. Texts are therefore plain words, and a category is one
+    word with its blanks written as underscores: ``Hair_Care Styling_Products``.
+    """
+    if len(interactions) == 0:
+        raise DataError(f"Dataset '{name}' has no interactions; nothing was written.")
+    ordered = canonical_order(interactions, "user_id", "item_id", "timestamp")
+    _check_tokens(ordered["user_id"].unique(), "user_id")
+    candidates = sorted(_check_tokens(ordered["item_id"].unique(), "item_id"))
+    targets = leave_one_out_targets(ordered, "user_id", "item_id")
+    lengths = ordered["user_id"].value_counts()
+    evaluated = ordered[ordered["user_id"].isin(targets["user"])]
+
+    density = len(ordered) / (len(lengths) * len(candidates))
+    columns = [ordered[key].tolist() for key in ("user_id", "item_id", POSITION, "timestamp")]
+    contents = {
+        f"{name}.inter": _table(_INTER_HEADER, zip(*columns, strict=True)),
+    }
+    if items is not None:
+        contents[f"{name}.item"] = _item_table(items, candidates)
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "users": len(lengths),
+        "items": len(candidates),
+        "interactions": len(ordered),
+        "density": density,
+        "sparsity": 1.0 - density,
+        "users_below_three": int((lengths < MIN_INTERACTIONS).sum()),
+        "users_with_tied_test": tied_test_users(evaluated, "user_id", "timestamp"),
+        "users_with_tied_validation": tied_validation_users(evaluated, "user_id", "timestamp"),
+        "split_fingerprint": split_fingerprint(
+            targets["user"].tolist(), targets["valid"].tolist(), targets["test"].tolist()
+        ),
+        "candidate_fingerprint": candidate_fingerprint(candidates),
+        "sources": [dict(source) for source in sources],
+        "files": [
+            {"file": file, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for file, data in contents.items()
+        ],
+        "notes": dict(notes or {}),
+    }
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    _replace_files(Path(directory), {**contents, MANIFEST: text.encode()})
+    if items is None:
+        (Path(directory) / f"{name}.item").unlink(missing_ok=True)  # of other data
+    return manifest
+
+
+def describe_source(path: Path) -> dict[str, Any]:
+    """Name, size in bytes and SHA-256 of an input file, as a manifest lists it."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    size = Path(path).stat().st_size
+    return {"file": Path(path).name, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """The manifest of a prepared dataset, or None where there is none.
+
+    Raises
+    ------
+    DataError
+        If the file is there and is no manifest of this version.
+    """
+    path = Path(directory) / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(
+            f"{path} is no JSON ({error}); delete it and prepare the dataset again."
+        ) from error
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{path} has format version {version}, not {FORMAT_VERSION}; prepare the dataset again."
+        )
+    return manifest
+
+
+def read_items(directory: Path, name: str, item_field: str = "item_id") -> pd.DataFrame:
+    """The texts of a dataset's items.
+
+    Parameters
+    ----------
+    directory, name : Path, str
+        The folder, and the name in ``<name>.item``: any RecBole atomic file.
+    item_field : str
+        The column with item tokens, RecBole's ``ITEM_ID_FIELD``.
+
+    Returns
+    -------
+    DataFrame
+        ``item_id``, then the text columns (token and token_seq) of the file: a str each, '' where
+        missing; ``categories`` is a list of str in which underscores are blanks again. Numeric
+        columns are left out.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or cannot be read as an atomic file with that column.
+    """
+    path = Path(directory) / f"{name}.item"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; prepare the dataset '{name}' or put it there.")
+    try:
+        frame = pd.read_csv(
+            path,
+            sep="\t",
+            dtype=str,
+            keep_default_na=False,
+            quoting=csv.QUOTE_NONE,
+            encoding="utf-8",
+        )
+    except (ValueError, pd.errors.ParserError) as error:
+        raise DataError(
+            f"{path} cannot be read as a table of tab-separated columns ({error}); prepare the "
+            "dataset again or mend the file."
+        ) from error
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus columns for an index
+        raise DataError(f"{path} has more columns than its header names; mend the file.")
+    kinds = dict(str(column).partition(":")[::2] for column in frame.columns)
+    if item_field not in kinds or len(kinds) != frame.shape[1]:
+        raise DataError(
+            f"{path}, line 1: the header must name '{item_field}:token' and every column once; "
+            "mend it or set ITEM_ID_FIELD."
+        )
+    frame.columns = pd.Index(list(kinds))
+    frame = frame.fillna("")
+    texts = [
+        field
+        for field, kind in kinds.items()
+        if kind in ("token", "token_seq") and field != item_field
+    ]
+    frame = frame[[item_field, *texts]].rename(columns={item_field: "item_id"})
+    for field in texts:
+        frame[field] = frame[field].str.strip()
+    if kinds.get("categories") == "token_seq":
+        rows = [[word.replace("_", " ") for word in cell.split()] for cell in frame["categories"]]
+        frame["categories"] = pd.Series(rows, index=frame.index, dtype=object)
+    return frame
+
+
+def describe(manifest: Mapping[str, Any]) -> str:
+    """A dataset's row of the statistics table (the paper's Table 2), and what ties decide.
+
+    Interactions are all of them: the paper's table leaves one of each user out (METHOD, D1).
+    """
+    cells = {
+        "Dataset": manifest["name"],
+        "Users": f"{manifest['users']:,}",
+        "Items": f"{manifest['items']:,}",
+        "Interactions": f"{manifest['interactions']:,}",
+        "Density": f"{100 * (1.0 - manifest['sparsity']):.3f} %",
+        "Sparsity": f"{100 * manifest['sparsity']:.3f} %",
+    }
+    widths = [max(len(key), len(value)) for key, value in cells.items()]
+    rows: list[Iterable[str]] = [cells.keys(), cells.values()]
+    table = "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    below = manifest["users_below_three"]
+    evaluated = manifest["users"] - below
+    lines = [f"\nOf {evaluated:,} evaluated users, equal times leave to the rule for ties"]
+    for part in ("test", "validation"):
+        count = manifest.get(f"users_with_tied_{part}")
+        if count is not None:
+            lines.append(f"  the {part} item of {_share(count, evaluated)}")
+    if below:
+        lines.append(f"{below:,} users have fewer than three interactions: they train only")
+    return "\n".join([table, *lines])
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count:,} ({100 * count / max(total, 1):.1f} %)"
+
+
+def _item_table(items: pd.DataFrame, candidates: Sequence[str]) -> bytes:
+    if "item_id" not in items.columns:
+        raise DataError("The item table has no column 'item_id'; add it.")
+    tokens = items["item_id"].astype(str).tolist()
+    if len(set(tokens)) != len(tokens):
+        double = items["item_id"].astype(str).duplicated().tolist().index(True)
+        raise DataError(f"Item '{tokens[double]}' has two rows in the item table; keep one.")
+    fields = (*TEXT_COLUMNS, IMAGE)
+    columns = [
+        items[key].tolist() if key in items.columns else [None] * len(tokens) for key in fields
+    ]
+    texts = dict(zip(tokens, zip(*columns, strict=True), strict=True))
+    rows = []
+    for token in candidates:
+        title, brand, categories, description, image = texts.get(token, (None,) * len(fields))
+        path = "" if _is_missing(categories) else _words(categories)
+        rows.append([token, _text(title), _text(brand), path, _text(description), _text(image)])
+    header = (*_ITEM_HEADER, f"{IMAGE}:token")
+    width = len(header) if any(row[-1] for row in rows) else len(_ITEM_HEADER)
+    return _table(header[:width], (row[:width] for row in rows))
+
+
+def _words(categories: Any) -> str:
+    elements = [categories] if isinstance(categories, str) else categories
+    return _quotable(" ".join("_".join(_text(element).split()) for element in elements).strip())
+
+
+def _text(value: Any) -> str:
+    """`value` on one line: any run of white space, tabs and line ends included, is one blank."""
+    if _is_missing(value):
+        return ""
+    # What UTF-8 cannot hold (lone surrogates), and NUL, which ends a field for pandas.
+    clean = str(value).encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
+    return _quotable(" ".join(clean.split()))
+
+
+def _quotable(text: str) -> str:
+    # RecBole's reader takes a quote at the very start of a cell for a quoted cell.
+    return f" {text}" if text.startswith('"') else text
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
+def _check_tokens(tokens: Iterable[str], field: str) -> list[str]:
+    checked = list(tokens)
+    for token in checked:
+        if not token.strip() or set(token) & set("\t\r\n\0"):
+            raise DataError(
+                f"The {field} {token!a} cannot be written to an atomic file; ids must be non-empty "
+                "and free of tabs and line ends."
+            )
+    return checked
+
+
+def _table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> bytes:
+    lines = ["\t".join(header), *("\t".join(map(str, row)) for row in rows)]
+    return ("\n".join(lines) + "\n").encode("utf-8")
+
+
+def _replace_files(directory: Path, contents: Mapping[str, bytes]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    staged = {file: directory / f".{file}.{os.getpid()}.tmp" for file in contents}
+    try:
+        for file, data in contents.items():
+            staged[file].write_bytes(data)
+        # While files are moved the folder has no manifest, which marks it as not prepared.
+        (directory / MANIFEST).unlink(missing_ok=True)
+        for file, path in staged.items():
+            os.replace(path, directory / file)
+    finally:
+        for path in staged.values():
+            path.unlink(missing_ok=True)

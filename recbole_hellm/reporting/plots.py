@@ -1,0 +1,180 @@
+"""Plots of benchmarks as SVG files, each with its data beside it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
+
+from recbole_hellm.benchmark.methods import Method
+from recbole_hellm.benchmark.plans import Figure, Panel
+from recbole_hellm.reporting.costs import training_time
+
+# Texts stay texts, and the same data give the same file.
+_STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "recbole_hellm", "font.size": 9}
+_COLOURS = ("#1f5fa8", "#c2571a", "#2f7d4f", "#8a3f8f")
+_METRIC = {"recall": "Recall", "ndcg": "NDCG"}
+
+
+def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path: Path) -> Path:
+    """Quality over the time of training, stages included, a point a method.
+
+    Bars are one standard deviation over seeds, where there are several; a line says so.
+    """
+    rows, key = [], training_time(methods)
+    for method in methods:
+        seconds = method.cost(key, "cost_with_stages")
+        if seconds is None:
+            continue
+        values = method.values(metric, masking)
+        deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+        rows.append((method.name, seconds / 60, float(values.mean()), deviation))
+    data = pd.DataFrame(rows, columns=["method", "minutes", metric, "std"])
+    with matplotlib.rc_context(_STYLE):
+        canvas = Canvas(figsize=(6.4, 4.2), layout="constrained")
+        axes = canvas.add_subplot()
+        for _, minutes, value, deviation in rows:
+            bar = None if np.isnan(deviation) else deviation
+            axes.errorbar(minutes, value, yerr=bar, fmt="o", color=_COLOURS[0], capsize=2)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        kind = "processor minutes" if key == "train_cpu_seconds" else "minutes"
+        axes.set_xlabel(f"{kind} of training, stages included")
+        axes.set_ylabel(f"{named(metric)}, {masking} items masked")
+        axes.grid(alpha=0.25)
+        axes.margins(x=0.15)
+        _name(axes, {name: (minutes, value) for name, minutes, value, _ in rows})
+        if data["std"].notna().any():
+            axes.set_title("bars: one standard deviation over seeds", fontsize=8, loc="right")
+    return _write(canvas, data, path)
+
+
+def _name(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """Names beside points, where there is room, in a place that no other name or point has."""
+    places = {
+        name: axes.transData.transform(point) * 72 / axes.figure.dpi
+        for name, point in sorted(points.items(), key=lambda item: item[1])
+    }
+    taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in places.values()]
+    for name, (x, y) in places.items():
+        width = 5.5 * len(name)  # about, in points
+        for right, up in itertools.product((5, -5 - width), (4, -12)):
+            place = Bbox.from_bounds(x + right, y + up, width, 9)
+            if not any(place.overlaps(other) for other in taken):
+                break
+        taken.append(place)
+        side = "left" if right > 0 else "right"
+        offset = (5 if right > 0 else -5, up)
+        axes.annotate(name, points[name], offset, textcoords="offset points", ha=side)
+
+
+def sweep(
+    figure: Figure, results: pd.DataFrame, path: Path, defaults: Mapping[str, Any] | None = None
+) -> Path:
+    """A figure over settings: a line for each metric, or a map of two settings.
+
+    Parameters
+    ----------
+    figure : Figure
+    results : DataFrame
+        A row a run: ``panel``, the panel's settings, ``seed``, and a column for each metric of the
+        figure. Lines are means over seeds.
+    path : Path
+    defaults : mapping, optional
+        Setting -> value that is marked.
+    """
+    flat = all(len(panel.axes) == 1 for panel in figure.panels)
+    columns = 2 if flat and len(figure.panels) > 1 else 1
+    lines = -(-len(figure.panels) // columns)
+    with matplotlib.rc_context(_STYLE):
+        width, height = (4.0, 2.7) if flat else (5.4, 4.2)
+        canvas = Canvas(figsize=(width * columns, height * lines), layout="constrained")
+        for place, panel in enumerate(figure.panels):
+            axes = canvas.add_subplot(lines, columns, place + 1)
+            own = results[results["panel"] == panel.title]
+            draw = _lines if len(panel.axes) == 1 else _map
+            draw(axes, panel, own, figure.metrics, defaults or {})
+        if flat:
+            handles = [
+                Line2D([], [], marker="o", markersize=4, color=colour, label=named(metric))
+                for metric, colour in zip(figure.metrics, _COLOURS, strict=False)
+            ]
+            canvas.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+    return _write(canvas, results, path)
+
+
+def _lines(
+    axes: Any,
+    panel: Panel,
+    results: pd.DataFrame,
+    metrics: Sequence[str],
+    defaults: Mapping[str, Any],
+) -> None:
+    """Each metric over one setting; the second one has its scale on the right."""
+    ((key, values),) = panel.axes.items()
+    positions = np.arange(len(values))
+    for number, metric in enumerate(metrics):
+        scale = axes if number == 0 else axes.twinx()
+        means = results.groupby(key)[metric].mean().reindex(list(values))
+        scale.plot(positions, means, marker="o", markersize=4, color=_COLOURS[number])
+        scale.tick_params(axis="y", colors=_COLOURS[number])
+    if defaults.get(key) in values:
+        axes.axvline(values.index(defaults[key]), color="grey", linestyle=":", zorder=0)
+    axes.set_xticks(positions, [f"{value:g}" for value in values])
+    axes.set_xlabel(panel.title)
+    axes.grid(alpha=0.25)
+
+
+def _map(
+    axes: Any,
+    panel: Panel,
+    results: pd.DataFrame,
+    metrics: Sequence[str],
+    defaults: Mapping[str, Any],
+) -> None:
+    """The first metric over two settings."""
+    (down, rows), (across, columns) = panel.axes.items()
+    table = results.pivot_table(index=down, columns=across, values=metrics[0])
+    table = table.reindex(index=list(rows), columns=list(columns))
+    image = axes.imshow(table, origin="lower", cmap="viridis")
+    middle = float(np.nanmean(table)) if np.isfinite(table.to_numpy()).any() else 0.0
+    for (row, column), value in np.ndenumerate(table.to_numpy()):
+        if np.isfinite(value):
+            shade = "white" if value < middle else "black"
+            axes.text(column, row, f"{value:.4f}"[1:], ha="center", va="center", color=shade)
+    if defaults.get(down) in rows and defaults.get(across) in columns:
+        corner = columns.index(defaults[across]) - 0.5, rows.index(defaults[down]) - 0.5
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="red", linewidth=2))
+    axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
+    axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+    first, _, second = panel.title.partition(" x ")
+    axes.set_xlabel(second)
+    axes.set_ylabel(first)
+    axes.figure.colorbar(image, ax=axes, label=named(metrics[0]))
+
+
+def named(metric: str) -> str:
+    """``Recall@20`` for ``recall@20``."""
+    name, _, k = metric.partition("@")
+    return f"{_METRIC.get(name, name)}@{k}"
+
+
+def _write(canvas: Canvas, data: pd.DataFrame, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata: Mapping[str, Any] = {"Date": None, "Creator": "recbole_hellm"}
+    with matplotlib.rc_context(_STYLE):
+        canvas.savefig(path, metadata=metadata)
+    data.to_csv(path.with_suffix(".csv"), index=False, float_format="%.8g")
+    return path

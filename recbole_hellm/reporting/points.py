@@ -1,0 +1,75 @@
+"""A figure's points as a table: what its runs gave, and what a reader must know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from recbole_hellm.benchmark.methods import check_comparable
+from recbole_hellm.benchmark.plans import Figure, paper_masking
+from recbole_hellm.benchmark.records import KeptRun
+from recbole_hellm.reporting.sheets import Sheet
+
+Points = Sequence[tuple[Mapping[str, Any], KeptRun]]
+"""Panel and settings of a point, and its run."""
+
+
+def results(figure: Figure, found: Points) -> pd.DataFrame:
+    """A row a run: panel, settings, seed, test metrics, and the same metrics on validation.
+
+    Settings that no run has are columns, too.
+
+    Raises
+    ------
+    RunError
+        If the runs cannot be compared.
+    """
+    masking = paper_masking(figure.model)
+    check_comparable([run for _, run in found])
+    rows = []
+    for point, run in found:
+        own = run.record["masking"]
+        valid = {f"valid {key}": run.record["valid"][own][key] for key in figure.metrics}
+        test = {metric: run.metrics(masking)[metric] for metric in figure.metrics}
+        rows.append({**point, "seed": run.seed, **test, **valid})
+    axes = dict.fromkeys(key for panel in figure.panels for key in panel.axes)
+    last = [*figure.metrics, *(f"valid {key}" for key in figure.metrics)]
+    return pd.DataFrame(rows).reindex(columns=["panel", *axes, "seed", *last])
+
+
+def sheet(figure: Figure, dataset: str, found: Points, notes: Sequence[str] = ()) -> Sheet:
+    """The points as a table, with `notes` of its own."""
+    data = results(figure, found)
+    head = [*map(str, data.columns)]
+    rows = [
+        [_cell(key, value) for key, value in zip(head, row, strict=True)]
+        for row in data.itertuples(index=False)
+    ]
+    masking = paper_masking(figure.model)
+    told = [
+        f"Test metrics under mask_history={masking}, epochs chosen by validation.",
+        *_exemptions(figure, found),
+        "Plots mark the settings that hold elsewhere, the defaults if nothing else was given.",
+        *notes,
+    ]
+    return Sheet("points", f"{figure.title}: {dataset}", head, rows, told, data)
+
+
+def _cell(key: str, value: Any) -> str:
+    if value != value:  # the setting of another panel
+        return ""
+    if "@" in key:
+        return f"{value:.4f}"
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def _exemptions(figure: Figure, found: Points) -> list[str]:
+    """Notes on a figure's exemptions, where they are true of runs that are shown."""
+    notes = []
+    for one in figure.exempt:
+        covered = [run for point, run in found if one.covers(point)]
+        if covered and all(run.has(one.settings) for run in covered):
+            notes.append(one.note)
+    return notes

@@ -1,0 +1,332 @@
+"""One HTML page of finished runs: results, learning curves, cost and recommendations to browse.
+
+The page holds all it needs, the plotting library included, and forbids itself by its
+Content-Security-Policy to load anything else.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from recbole_hellm import __version__
+from recbole_hellm.config.resolution import MASKINGS
+from recbole_hellm.config.settings import Settings, require, require_file_name
+from recbole_hellm.config.yaml_files import read_yaml
+from recbole_hellm.data.features.item_metadata import ItemMetadata
+from recbole_hellm.errors import ConfigError, HellmError
+from recbole_hellm.reporting import curves
+from recbole_hellm.reporting.tables import common_metrics, comparable
+from recbole_hellm.runs.recommending import Recommender
+from recbole_hellm.runs.results import RunResult, load_run
+
+logger = logging.getLogger(__name__)
+
+LARGEST_PICTURE = 300_000  # bytes of a picture that is put into the page
+COSTS = {
+    "train_seconds": ("training, s", "{:,.1f}"),
+    "test_seconds": ("test, s", "{:,.2f}"),
+    "total_seconds": ("in all, s", "{:,.1f}"),
+    "samples_per_second": ("samples/s", "{:,.0f}"),
+    "peak_memory_mb": ("memory, MB", "{:,.0f}"),
+    "parameters": ("parameters", "{:,}"),
+    "trainable_parameters": ("trained", "{:,}"),
+}
+MASKING_NOTES = {
+    "seen": "items the user met before the test item are not ranked",
+    "train": "training items are not ranked",
+    "none": "every item is ranked, those the user has met included",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportSettings(Settings):
+    """What a page shows.
+
+    Attributes
+    ----------
+    output : str
+        The file.
+    users : int
+        Users whose recommendations can be browsed, sampled with `seed`; 0 restores no model.
+    topk, recent : int
+        Recommended items, and items of the history, of each user.
+    images : str, optional
+        Folder with pictures named by item token; the dataset's folder ``images`` by default.
+    seed : int
+    data_path, backbone : str, optional
+        Where the dataset and a frozen backbone lie if they have moved.
+    """
+
+    output: str = "report.html"
+    users: int = 12
+    topk: int = 10
+    recent: int = 6
+    images: str | None = None
+    seed: int = 0
+    data_path: str | None = None
+    backbone: str | None = None
+
+    def validate(self) -> None:
+        """Check ranges; raises :class:`ConfigError`."""
+        require(self.users >= 0, f"users={self.users} must not be negative.")
+        require(self.topk >= 1, f"topk={self.topk} must be at least 1.")
+        require(self.recent >= 0, f"recent={self.recent} must not be negative.")
+        require_file_name("output", self.output)
+
+
+def write_report(
+    runs: Iterable[str | Path | RunResult], settings: ReportSettings | None = None
+) -> Path:
+    """Write the page of `runs` and of the stages they stand on.
+
+    Parameters
+    ----------
+    runs : iterable of path or RunResult
+        Finished runs on one split.
+    settings : ReportSettings, optional
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    RunError
+        If a run is not finished, or the runs cannot be compared.
+    ConfigError
+        If the file cannot be written.
+    """
+    settings = settings or ReportSettings()
+    given = [run if isinstance(run, RunResult) else load_run(run) for run in runs]
+    require(bool(given), "A report needs at least one finished run.")
+    path = Path(settings.output)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(report(given, settings), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"output={path} cannot be written ({error.strerror}).") from error
+    return path
+
+
+def report(given: list[RunResult], settings: ReportSettings) -> str:
+    """The page as a text; see :func:`write_report`."""
+    runs = comparable(given)
+    names = _names(runs)
+    palette = curves.COLOURS
+    colours = {name: palette[i % len(palette)] for i, name in enumerate(names.values())}
+    pictures = _Pictures()
+    browser, notes = _browser(given, names, settings, pictures)
+    environment = Environment(
+        loader=PackageLoader("recbole_hellm.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(
+        version=__version__,
+        record=runs[0].record,
+        runs=[(names[str(run.path)], run) for run in runs],
+        colours=colours,
+        plotly=Markup(get_plotlyjs()),  # noqa: S704
+        figures=_figures(runs, names, colours),
+        results=_results(runs, names),
+        costs=_costs(runs, names),
+        browser=browser,
+        browsed=[names[str(run.path)] for run in given],
+        notes=notes,
+        pictures=pictures.found,
+        left_out=pictures.left_out,
+        largest=LARGEST_PICTURE // 1000,
+    )
+
+
+def _names(runs: list[RunResult]) -> dict[str, str]:
+    """A name for each run by its path: its model's, told apart by id where that is not enough."""
+    models = [str(run.record["model"]) for run in runs]
+    return {
+        str(run.path): model if models.count(model) == 1 else f"{model} {run.path.name[:8]}"
+        for run, model in zip(runs, models, strict=True)
+    }
+
+
+def _results(runs: list[RunResult], names: Mapping[str, str]) -> list[dict[str, Any]]:
+    own = runs[0].record["masking"]
+    found = []
+    for masking in (own, *(name for name in MASKINGS if name != own)):
+        metrics = common_metrics(runs, masking)
+        best = {name: max(run.metrics("test", masking)[name] for run in runs) for name in metrics}
+        rows = []
+        for run in runs:
+            values = run.metrics("test", masking)
+            cells = [(f"{values[name]:.4f}", values[name] == best[name]) for name in metrics]
+            rows.append((names[str(run.path)], cells))
+        note = MASKING_NOTES[masking]
+        found.append({"masking": masking, "note": note, "metrics": metrics, "rows": rows})
+    return found
+
+
+def _costs(runs: list[RunResult], names: Mapping[str, str]) -> dict[str, Any]:
+    keys = [key for key in COSTS if any(key in run.record["cost"] for run in runs)]
+    rows = []
+    for run in runs:
+        cost = run.record["cost"]
+        cells = [COSTS[key][1].format(cost[key]) if key in cost else "–" for key in keys]
+        epochs = f"{run.record['best_epoch']} of {run.record['epochs']}"
+        rows.append((names[str(run.path)], [epochs, *cells]))
+    return {"heads": ["best epoch", *(COSTS[key][0] for key in keys)], "rows": rows}
+
+
+def _figures(
+    runs: list[RunResult], names: Mapping[str, str], colours: Mapping[str, str]
+) -> dict[str, Any]:
+    read = {names[str(run.path)]: curves.read_curves(run.path) for run in runs}
+    best = {names[str(run.path)]: run.record["best_epoch"] for run in runs}
+    metric = _valid_metric(runs)
+    validation = {name: found[metric] for name, found in read.items() if found.get(metric)}
+    losses = {name: found["loss/total"] for name, found in read.items() if found.get("loss/total")}
+    masking = runs[0].record["masking"]
+    chosen = common_metrics(runs, masking)
+    chosen = [name for name in chosen if name.startswith(("recall@", "ndcg@"))] or chosen[:4]
+    bars = {
+        names[str(run.path)]: {name: run.metrics("test", masking)[name] for name in chosen}
+        for run in runs
+    }
+    seconds = {names[str(run.path)]: run.record["cost"]["train_seconds"] for run in runs}
+    lines = curves.curve_lines(validation, colours, best, 360) if validation else None
+    return {
+        "results": _drawn(curves.metric_bars(bars, colours), "results"),
+        "metric": metric.removeprefix("valid/"),
+        "validation": _drawn(lines, "validation") if lines else None,
+        "losses": [
+            (name, _drawn(curves.curve_lines({name: curve}, colours, best, 220), f"loss-{i}"))
+            for i, (name, curve) in enumerate(losses.items())
+        ],
+        "without": [name for name, found in read.items() if not found],
+        "seconds": _drawn(curves.seconds_bars(seconds, colours), "seconds"),
+    }
+
+
+def _valid_metric(runs: list[RunResult]) -> str:
+    """TensorBoard's tag of the metric that chose the last run's epoch."""
+    path = runs[-1].path / "config.yaml"
+    settings = read_yaml(path) if path.is_file() else {}
+    return f"valid/{settings.get('valid_metric', 'NDCG@10')}".lower()
+
+
+def _drawn(figure: go.Figure, name: str) -> Markup:
+    # Plotly escapes what could end its script.
+    options = {"responsive": True, "displayModeBar": False}
+    text = figure.to_html(options, full_html=False, include_plotlyjs=False, div_id=f"plot-{name}")
+    return Markup(text)  # noqa: S704
+
+
+# Recommendations ---------------------------------------------------------------------------------
+
+
+class _Pictures:
+    """Pictures of items as data URIs, each once."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+        self.left_out = 0
+        self._classes: dict[str, str | None] = {}
+
+    def add(self, metadata: ItemMetadata, token: str) -> str | None:
+        """The class of an item's picture; None where there is none to show."""
+        if token not in self._classes:
+            self._classes[token] = self._read(metadata, token)
+        return self._classes[token]
+
+    def _read(self, metadata: ItemMetadata, token: str) -> str | None:
+        picture = metadata.picture(token)
+        if picture is None:
+            return None
+        if picture.path.stat().st_size > LARGEST_PICTURE:
+            self.left_out += 1
+            return None
+        name = f"p{len(self.found)}"
+        data = base64.b64encode(picture.path.read_bytes()).decode()
+        self.found[name] = f"data:{picture.kind};base64,{data}"
+        return name
+
+
+def _browser(
+    given: list[RunResult],
+    names: Mapping[str, str],
+    settings: ReportSettings,
+    pictures: _Pictures,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Sampled users with their history and each run's recommendations, and what went wrong."""
+    users: list[dict[str, Any]] = []
+    notes: list[str] = []
+    if settings.users == 0:
+        return users, notes
+    images = Path(settings.images) if settings.images else None
+    for run in given:
+        name = names[str(run.path)]
+        try:
+            recommender = Recommender.open(run, settings.data_path, settings.backbone, images)
+        except HellmError as error:  # the page tells it in place of the recommendations
+            logger.warning("No recommendations of %s: %s", name, error)
+            notes.append(f"{name}: {error}")
+            continue
+        metadata = recommender.metadata
+        if not users:
+            users = _sampled(recommender, settings, pictures)
+        found = recommender.for_users([user["token"] for user in users], settings.topk)
+        lists = dict(iter(found.groupby("user", sort=False)))
+        for user in users:
+            rows = lists[user["token"]].to_dict("records") if user["token"] in lists else []
+            named = [{str(key): value for key, value in row.items()} for row in rows]
+            cards = [_card(row["item"], metadata, pictures, row) for row in named]
+            user["lists"].append({"name": name, "cards": cards})
+    return users, notes
+
+
+def _sampled(
+    recommender: Recommender, settings: ReportSettings, pictures: _Pictures
+) -> list[dict[str, Any]]:
+    dataset = recommender.dataset
+    tokens = dataset.field2id_token[dataset.uid_field][dataset.histories.evaluated_users]
+    count = min(settings.users, len(tokens))
+    drawn = np.random.default_rng(settings.seed).choice(len(tokens), count, replace=False)
+    users = []
+    for token in sorted(str(token) for token in np.sort(tokens)[drawn]):
+        recent = recommender.recent(token, settings.recent)
+        cards = [_card(item, recommender.metadata, pictures) for item in recent]
+        users.append({"token": token, "history": cards, "lists": []})
+    return users
+
+
+def _card(
+    item: str,
+    metadata: ItemMetadata,
+    pictures: _Pictures,
+    row: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    title = metadata.title(item) or item
+    return {
+        "item": item,
+        "title": title,
+        "categories": metadata.category(item),
+        "picture": pictures.add(metadata, item),
+        "initial": title[:1].upper(),
+        "rank": row["rank"] if row else None,
+        "score": f"{row['score']:.3f}" if row else None,
+    }

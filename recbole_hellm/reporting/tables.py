@@ -1,0 +1,172 @@
+"""Tables for people: runs side by side, and the models there are."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tabulate import tabulate
+
+from recbole_hellm import registry
+from recbole_hellm.config.resolution import (
+    MASKINGS,
+    HellmConfig,
+    RunSettings,
+    variant_settings,
+)
+from recbole_hellm.config.yaml_files import packaged
+from recbole_hellm.errors import RunError
+from recbole_hellm.runs.results import RunResult
+
+COMPARED = ("dataset", "split", "candidates", "masking", "users")
+
+
+def comparison(results: Iterable[RunResult]) -> str:
+    """Test metrics of runs and of the stages they stand on, one row a run.
+
+    Raises
+    ------
+    RunError
+        If the runs differ in dataset, split, candidate items, masking or number of test users.
+    """
+    runs = comparable(results)
+    record = runs[0].record
+    own = record["masking"]
+    blocks = [
+        f"Dataset {record['dataset']}: {record['users']} test users, {record['items']} candidate "
+        f"items, split {record['split'][:12]}"
+    ]
+    for masking in (own, *(name for name in MASKINGS if name != own)):
+        note = "" if masking == own else " (same checkpoint)"
+        blocks.append(f"\nTest, mask_history={masking}{note}")
+        blocks.append(_metrics_table(runs, masking))
+    blocks.append("\nRun directories")
+    blocks += [f"  {run.record['model']}: {run.path}" for run in runs]
+    return "\n".join(blocks)
+
+
+def comparable(results: Iterable[RunResult]) -> list[RunResult]:
+    """Runs, each once, with the stages they stand on before them.
+
+    Raises
+    ------
+    RunError
+        If they differ in dataset, split, candidate items, masking or number of test users.
+    """
+    rows: dict[str, RunResult] = {}
+    for result in results:
+        for found in (*result.stages, result):
+            rows.setdefault(str(found.path), found)
+    runs = list(rows.values())
+    for key in COMPARED:
+        having: dict[Any, Path] = {}
+        for run in runs:
+            having.setdefault(run.record[key], run.path)
+        if len(having) > 1:
+            told = ", ".join(f"{path} has {value}" for value, path in having.items())
+            raise RunError(
+                f"These runs differ in {key} and cannot be compared ({told}); leave one out."
+            )
+    return runs
+
+
+def common_metrics(runs: Sequence[RunResult], masking: str) -> list[str]:
+    """Names of the test metrics that all of `runs` have, in the first one's order."""
+    found = [run.metrics("test", masking) for run in runs]
+    return [name for name in found[0] if all(name in metrics for metrics in found)]
+
+
+def _metrics_table(runs: list[RunResult], masking: str) -> str:
+    names = common_metrics(runs, masking)
+    body = [
+        [
+            run.record["model"],
+            *(run.metrics("test", masking)[name] for name in names),
+            run.record["best_epoch"],
+            run.record["cost"]["train_seconds"],
+        ]
+        for run in runs
+    ]
+    headers = ["model", *names, "epoch", "train s"]
+    formats = ("", *[".4f"] * len(names), ".0f", ".0f")
+    return tabulate(body, headers=headers, floatfmt=formats, tablefmt="simple")
+
+
+def model_list() -> str:
+    """Every model there is: origin, inputs, stages and defaults, then RecBole's others by name."""
+    entries = {**registry.COMPARED_MODELS, **registry.OWN_MODELS}
+    body = []
+    for entry in entries.values():
+        inputs = ", ".join(entry.inputs)
+        stages = ", ".join(_stages(entry))
+        body.append([entry.name, entry.kind, entry.paper, inputs, stages, entry.variant_of or ""])
+    headers = ["model", "kind", "method", "inputs", "stages", "variant of"]
+    blocks = [
+        tabulate(body, headers=headers, tablefmt="simple"),
+        "\nDefaults that a model's own file sets; `recbole-hellm models --model=NAME "
+        "[--dataset=Beauty]` shows all",
+        *(line for entry in entries.values() for line in _defaults(entry)),
+        "\nRecBole's models, run by name in the same way",
+    ]
+    for family, names in registry.recbole_models().items():
+        kind = family.removesuffix("_recommender").replace("_", "-")
+        blocks += _wrapped(f"  {kind}: ", ", ".join(names))
+    return "\n".join(blocks)
+
+
+def _stages(entry: registry.ModelEntry) -> list[str]:
+    settings = packaged("model", f"{registry.base_model(entry.name)}.yaml")
+    settings |= variant_settings(entry.name)
+    named = (settings.get(f"{role}_model", model) for role, model in entry.stages.items())
+    return [model for model in named if model]
+
+
+def _defaults(entry: registry.ModelEntry) -> list[str]:
+    settings = packaged("model", f"{entry.name}.yaml")
+    if not settings:
+        return []
+    by_backbone = settings.pop("by_backbone", {})
+    lead = f"  {entry.name}: " + (f"{entry.variant_of} with " if entry.variant_of else "")
+    lines = _wrapped(lead, _listed(settings))
+    for kind, more in by_backbone.items():
+        lines += _wrapped(f"    backbone {kind}: ", _listed(more))
+    return lines
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    # Lines are not broken within a value.
+    shown = (f"{key}={_shown(value)}".replace(" ", "\0") for key, value in settings.items())
+    return ", ".join(shown)
+
+
+def _wrapped(lead: str, text: str) -> list[str]:
+    indent = " " * (len(lead) - len(lead.lstrip()) + 4)
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    lines = textwrap.wrap(lead + text, 100, subsequent_indent=indent, **options)
+    return [line.replace("\0", " ") for line in lines]
+
+
+def _shown(value: Any) -> str:
+    """A value as it is written on the command line and in settings files."""
+    if value is None or isinstance(value, bool):
+        return "~" if value is None else str(value)
+    plain = list(value) if isinstance(value, tuple) else value
+    text: str = yaml.safe_dump(plain, default_flow_style=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def model_settings(model: str, dataset: str = "sample") -> str:
+    """All settings of a model with their defaults on `dataset`, as a settings file."""
+    config = HellmConfig(model, dataset)
+    shared = RunSettings.from_config(config.internal_config_dict).to_dict()
+    lines = []
+    for title, values in (
+        (f"{model} on {dataset}: the model and its training", config.model_settings()),
+        ("Data, protocol and runs", shared),
+    ):
+        lines.append(f"# {title}")
+        lines += [f"{key}: {_shown(values[key])}" for key in sorted(values)]
+    return "\n".join(lines)

@@ -1,0 +1,308 @@
+"""Run directories: everything a run leaves behind, written so that a kill never corrupts it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pickle
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from recbole_hellm.errors import RunError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing stops two processes from training one run
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+ARTEFACTS = "model"  # folder of a fine-tuned run's model in its directory
+RECORDED_PACKAGES = (
+    "recbole-hellm",
+    "recbole",
+    "torch",
+    "transformers",
+    "peft",
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "sentence-transformers",
+)
+
+
+def content_hash(content: Any, length: int = 12) -> str:
+    """Hash of anything JSON can hold; the same for equal content on every machine."""
+    text = json.dumps(content, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and git commit of this process."""
+    versions: dict[str, str | None] = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "git_commit": _git_commit(),
+        "command": sys.argv,
+    }
+
+
+def _git_commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+class RunDirectory:
+    """One run's files: ``<runs>/<dataset>/<model>/<id>/``.
+
+    Parameters
+    ----------
+    path : Path
+        The directory; made on first write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def file(self, name: str) -> Path:
+        """Path of a file of this run."""
+        return self.path / name
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run wrote its metrics, which it does last."""
+        return self.file("metrics.json").is_file()
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """Full training state after the last finished epoch."""
+        return self.file("last.pt")
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """Model weights of the epoch that validation chose."""
+        return self.file("best.pt")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training this run meanwhile, by a lock beside it.
+
+        Raises
+        ------
+        RunError
+            If another process trains it.
+        """
+        if fcntl is None:
+            yield
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        place = self.path.parent / f".{self.path.name}.lock"
+        with place.open("a") as file:
+            told = (
+                f"{self.path} is being trained by another process; wait until that has finished, "
+                "or end it."
+            )
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(told) from error
+            except OSError:  # a network file system without locks
+                logger.debug("%s cannot be locked.", self.path)
+            # The process that had the lock may have removed its file since it was opened here.
+            if not place.exists() or not os.path.samestat(place.stat(), os.fstat(file.fileno())):
+                raise RunError(told)
+            try:
+                yield
+            finally:
+                place.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove what an earlier run left, so that nothing old is mistaken for new."""
+        if self.path.is_dir():
+            shutil.rmtree(self.path)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file atomically."""
+        self.write_text(name, json.dumps(content, indent=2, default=str) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file atomically."""
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file atomically."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.file(f".{name}.tmp")
+        temporary.write_bytes(content)
+        os.replace(temporary, self.file(name))
+
+    def write_yaml(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a YAML file atomically."""
+        self.write_text(name, yaml.safe_dump(dict(content), sort_keys=True, allow_unicode=True))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file.
+
+        Raises
+        ------
+        RunError
+            If it is missing or malformed.
+        """
+        try:
+            return json.loads(self.file(name).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise RunError(f"{self.file(name)} cannot be read; is this a finished run?") from error
+
+    def write_table(
+        self, name: str, frame: pd.DataFrame, compression: Literal["snappy", "zstd"] = "snappy"
+    ) -> None:
+        """Write a Parquet table atomically."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.file(f".{name}.tmp")
+        frame.to_parquet(temporary, index=False, compression=compression)
+        os.replace(temporary, self.file(name))
+
+    def save_checkpoint(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint atomically; it holds tensors and plain values only."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        torch.save(dict(state), temporary)
+        os.replace(temporary, path)
+
+    def load_checkpoint(self, path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """Load a checkpoint with ``weights_only=True``.
+
+        Raises
+        ------
+        RunError
+            If it is missing or damaged.
+        """
+        try:
+            return torch.load(path, map_location=device, weights_only=True)
+        except FileNotFoundError as error:
+            raise RunError(f"Checkpoint {path} does not exist; run without --resume.") from error
+        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+            raise RunError(f"Checkpoint {path} is damaged; run again with --force.") from error
+
+    def write_embeddings(
+        self, tables: Mapping[str, torch.Tensor], tokens: Mapping[str, np.ndarray], split: str
+    ) -> None:
+        """Save embedding tables with the tokens of their rows.
+
+        Parameters
+        ----------
+        tables : mapping of str to Tensor
+            ``user`` and/or ``item``, shape [rows, d]; row i belongs to ``tokens[name][i]``.
+        tokens : mapping of str to array of str
+        split : str
+            Fingerprint of the split they were trained on.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.file(".embeddings.tmp")
+        save_file({name: table.contiguous().cpu() for name, table in tables.items()}, temporary)
+        os.replace(temporary, self.file("embeddings.safetensors"))
+        listed = {name: [str(token) for token in tokens[name]] for name in tables}
+        self.write_json("embeddings.json", {"split": split, "tokens": listed})
+
+    def read_embeddings(self, name: str, tokens: np.ndarray, split: str) -> torch.Tensor:
+        """One table with rows in the order of `tokens`.
+
+        Raises
+        ------
+        RunError
+            If the table is missing or damaged, was trained on another split, or lacks a token.
+        """
+        if not self.file("embeddings.json").is_file():
+            raise RunError(f"{self.path} holds no embeddings; its model has none to hand on.")
+        described = self.read_json("embeddings.json")
+        if described["split"] != split:
+            raise RunError(
+                f"{self.path} was trained on another split (fingerprint {described['split'][:12]} "
+                f"instead of {split[:12]}); run that stage again on this dataset."
+            )
+        if name not in described["tokens"]:
+            raise RunError(f"{self.path} holds no {name} embeddings; its model has none.")
+        try:
+            table = load_file(self.file("embeddings.safetensors"))[name]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise RunError(
+                f"{self.file('embeddings.safetensors')} is damaged; run that stage with --force."
+            ) from error
+        rows = {token: row for row, token in enumerate(described["tokens"][name])}
+        missing = [str(token) for token in tokens if str(token) not in rows]
+        if missing:
+            raise RunError(f"{self.path} has no embedding of {name} '{missing[0]}'.")
+        return table[[rows[str(token)] for token in tokens]]
+
+
+class SilentDirectory(RunDirectory):
+    """A run's files for a process that leaves writing to another one; it reads them as ever."""
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Do nothing: the process that writes has claimed the run."""
+        yield
+
+    def clear(self) -> None:
+        """Do nothing, like all that follows."""
+
+    def write_table(
+        self, name: str, frame: pd.DataFrame, compression: Literal["snappy", "zstd"] = "snappy"
+    ) -> None:
+        """Do nothing."""
+
+    def save_checkpoint(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def write_embeddings(
+        self, tables: Mapping[str, torch.Tensor], tokens: Mapping[str, np.ndarray], split: str
+    ) -> None:
+        """Do nothing."""
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Do nothing."""
+
+
+class SilentWriter:
+    """TensorBoard's writer for such a process."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **named: None

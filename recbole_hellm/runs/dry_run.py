@@ -1,0 +1,171 @@
+"""``run --dry_run``: what a run will need, before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from tabulate import tabulate
+
+from recbole_hellm import compat
+from recbole_hellm.config.resolution import HellmConfig
+from recbole_hellm.config.training_settings import TrainingSettings
+from recbole_hellm.data.interactions.batches import BucketedBatches, target_rows
+from recbole_hellm.models.llm.requirements import outline, requirements
+from recbole_hellm.models.llm.settings import LLMSettings
+from recbole_hellm.models.sequential.hellm import HeLLM, StageSettings
+from recbole_hellm.runs.directory import RunDirectory
+from recbole_hellm.runs.identity import run_path
+from recbole_hellm.runs.opening import build_model, open_dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """The rows of one epoch: items, tokens and targets of each, shape [R].
+
+    An instruction that is read once for all rows of a part is left out.
+    """
+
+    lengths: np.ndarray
+    tokens: np.ndarray
+    targets: np.ndarray
+
+
+def describe_needs(config: HellmConfig) -> str:
+    """Parameters, memory, operations and time of a run and of the stages it stands on.
+
+    Data are prepared and read; nothing is trained or written to the run directory, and weights of a
+    pre-trained backbone are not loaded.
+
+    Raises
+    ------
+    HellmError
+        If the data or a backbone's configuration cannot be had.
+    """
+    dataset = open_dataset(config, config.needs_features())
+    compat.stop_anomaly_detection()
+    rows: list[tuple[str, str]] = []
+    for role, stage in config.stages().items():
+        rows.append((f"{role} stage", f"{stage['model']}: {_state(stage, dataset)}"))
+    rows.append(("run directory", f"{run_path(config, dataset)}: {_state(config, dataset)}"))
+    rows += _llm(config, dataset) if _is_llm(config) else _other(config, dataset)
+    title = f"{config['model']} on {config['dataset']} would need (nothing was trained):"
+    return f"{title}\n{tabulate(rows, tablefmt='plain')}"
+
+
+def _is_llm(config: Any) -> bool:
+    return isinstance(config.model_class, type) and issubclass(config.model_class, HeLLM)
+
+
+def _state(config: Any, dataset: Any) -> str:
+    directory = RunDirectory(run_path(config, dataset))
+    if directory.finished and not config["force"]:
+        return "finished, will be used as it is"
+    if directory.last_checkpoint.is_file():
+        return "begun; --resume goes on" if not config["resume"] else "begun, will go on"
+    return "to be trained"
+
+
+def _other(config: Any, dataset: Any) -> list[tuple[str, str]]:
+    model = build_model(config, dataset.build()[0])
+    settings = TrainingSettings.from_config(config)
+    return [
+        ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
+        ("epochs", f"{settings.epochs} at most"),
+        ("memory, time", "not estimated for models without a language model"),
+    ]
+
+
+def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
+    settings = LLMSettings.from_config(config).resolved()
+    training, stages = TrainingSettings.from_config(config), StageSettings.from_config(config)
+    device, n_items = config["device"], dataset.item_num - 1
+    widths = (stages.width("graph"), stages.width("sequence"))
+    network = outline(settings, n_items, widths, device)
+    instruction, response = len(network.prompt.instruction), len(network.prompt.response)
+    epoch = _epoch(config, dataset, settings, instruction, response)
+    size = int(config["train_batch_size"])
+    similar = config["bucket_by_length"]
+    batches = BucketedBatches(epoch.lengths, size, config["seed"], epoch.targets, similar)
+    # Sequences and rows of several targets are packed; single histories are padded.
+    packed = settings.targets == "every" or settings.multi_target
+    heaviest = max(batches, key=lambda batch: _rows(epoch.tokens[batch], packed)[1])
+    rows, _ = _rows(epoch.tokens[heaviest], packed)
+    longest, targets = int(epoch.tokens[heaviest].max()), int(epoch.targets[heaviest].sum())
+    if training.max_tokens and rows * longest > training.max_tokens:
+        fitting = max(1, training.max_tokens // longest)
+        rows, targets = fitting, -(-targets * fitting // rows)
+    need = requirements(network, rows, longest, targets, device)
+    once = instruction if packed else 0  # read once for all rows of a batch
+    tokens = int(epoch.tokens.sum()) + once * len(batches)
+    operations = need.training / (rows * longest + once) * tokens
+    rate = _matrix_rate(network.products or torch.float32, device)
+    samples = int(epoch.targets.sum())
+    return [
+        ("parameters", f"{need.parameters:,}, of which {need.trained:,} are trained"),
+        ("samples", f"{samples:,} an epoch, {training.epochs} epochs at most"),
+        ("steps", f"{len(batches):,} an epoch"),
+        ("tokens", f"{tokens:,} an epoch, padding not counted"),
+        (
+            "memory",
+            f"{_gib(need.memory)}: weights {_gib(need.weights)}, gradients and optimiser "
+            f"{_gib(need.optimiser)}, kept for the backward pass {_gib(need.activations)} "
+            f"({rows} rows of {longest} tokens, the most at once)",
+        ),
+        ("operations", f"{operations / 1e12:,.3g} T an epoch"),
+        (
+            "time",
+            f"{_duration(operations / rate)} an epoch at the {rate / 1e12:.3g} T/s of a large "
+            "matrix product here just now, of which training reaches a share "
+            "(benchmarks/llm_throughput.py measures it)",
+        ),
+    ]
+
+
+def _epoch(
+    config: Any, dataset: Any, settings: LLMSettings, instruction: int, response: int
+) -> Epoch:
+    histories, limit = dataset.histories, int(config["MAX_ITEM_LIST_LENGTH"])
+    if settings.multi_target:
+        size = int(config["train_batch_size"])
+        _, _, lengths, targets = target_rows(histories, limit, size)
+        return Epoch(lengths, lengths - 1 + response * targets, targets)
+    counts = histories.training_lengths[histories.training_lengths >= 2] - 1
+    if settings.targets == "every":
+        read = np.minimum(counts, limit)
+        return Epoch(read + 1, read, read)
+    places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    read = np.minimum(places + 1, limit)
+    return Epoch(read, read + instruction + response, np.ones_like(read))
+
+
+def _rows(tokens: np.ndarray, packed: bool) -> tuple[int, int]:
+    """Rows of a pass over a batch, and tokens in all of them."""
+    rows = -(-int(tokens.sum()) // int(tokens.max())) if packed else len(tokens)
+    return rows, rows * int(tokens.max())
+
+
+def _matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of a large matrix product."""
+    size = 8192 if device.type == "cuda" else 1024
+    one, other = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(6):
+        begun = time.perf_counter()
+        (one @ other).sum().item()  # waits for a GPU
+        seconds.append(time.perf_counter() - begun)
+    return 2.0 * size**3 / min(seconds)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"

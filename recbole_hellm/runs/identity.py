@@ -1,0 +1,112 @@
+"""What names a run: the settings, data and stages that determine its result, and their hash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole_hellm.runs.directory import content_hash
+from recbole_hellm.version import __version__
+
+# Keys that change where or how fast a run happens, never its result.
+NOT_IDENTIFYING = frozenset(
+    [
+        "data_path",
+        "raw_dir",
+        "mirrors",
+        "runs_dir",
+        "resume",
+        "force",
+        "save_topk",
+        "projector",
+        "threads",
+        "show_progress",
+        "eval_users",
+        "gpu_id",
+        "worker",
+        "use_gpu",
+        "device",
+        "checkpoint_dir",
+        "state",
+        "log_wandb",
+        "wandb_project",
+        "single_spec",
+        "local_rank",
+        "parallel",
+        "save_dataset",
+        "dataset_save_path",
+        "save_dataloaders",
+        "dataloaders_save_path",
+        "text_encoder",
+        "features",
+        "MODEL_TYPE",
+        "MODEL_INPUT_TYPE",
+        "eval_type",
+        "loss_decimal_place",
+        "eval_batch_size",
+        # Their files' content stands where the stages they replace do.
+        "graph_embeddings",
+        "sequence_embeddings",
+    ]
+)
+
+
+def run_path(config: Any, dataset: Any) -> Path:
+    """Directory of a run, named by a hash of everything that determines its result."""
+    folder = Path(config["runs_dir"]) / config["dataset"] / config["model"]
+    return folder / content_hash(run_identity(config, dataset))
+
+
+def run_identity(config: Any, dataset: Any) -> dict[str, Any]:
+    """Everything that determines a run's result, which its id is a hash of."""
+    return {
+        "settings": identifying_settings(config),
+        "content": dataset.interactions_hash,
+        "split": dataset.fingerprint,
+        "candidates": dataset.candidates_hash,
+        "features": dataset.features_fingerprint if config.needs_features() else None,
+        "stages": _of_stages(config, lambda stage: run_identity(stage, dataset)),
+        "version": __version__,
+    }
+
+
+def recipe(config: Any) -> dict[str, Any]:
+    """What determines a run's result but for the data: its settings and those of its stages.
+
+    A run's id also holds this package's version and hashes of the data and of item features, whose
+    last bits differ between processors; a recipe is the same on every machine.
+    """
+    settings = portable(identifying_settings(config))
+    return {"settings": settings, "stages": _of_stages(config, recipe)}
+
+
+def recipe_of(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of a run from its ``identity.json``; an imported file's part stays as it is."""
+    if "settings" not in identity:
+        return dict(identity)
+    stages = {role: recipe_of(stage) for role, stage in identity["stages"].items()}
+    return {"settings": portable(identity["settings"]), "stages": stages}
+
+
+def identifying_settings(config: Any) -> dict[str, Any]:
+    """The settings that determine a run's result."""
+    settings = config.final_config_dict | config.model_settings()
+    replaced = {f"{role}_model" for role in config.imported}
+    left_out = NOT_IDENTIFYING | config.untouched_additions() | replaced
+    return {key: value for key, value in settings.items() if key not in left_out}
+
+
+def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the folders of this machine: of a whole path, such as a backbone's, the
+    last part stays."""
+    return {
+        key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for key, value in settings.items()
+    }
+
+
+def _of_stages(config: Any, describe: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """A description of each stage, or the checksum of the file in its place, by role."""
+    stages = {role: describe(stage) for role, stage in config.stages().items()}
+    return stages | {role: {"sha256": file.sha256} for role, file in config.imported.items()}

@@ -1,0 +1,212 @@
+"""Recommendations as the command line shows and writes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from tabulate import tabulate
+
+from recbole_hellm.config.settings import Settings, require, require_file_name
+from recbole_hellm.data.features.item_metadata import ItemMetadata
+from recbole_hellm.errors import ConfigError, DataError
+from recbole_hellm.runs.recommending import Recommender
+
+SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
+WIDEST = 44  # characters of a title or of categories in a table
+Format = Literal["table", "json", "csv", "parquet"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecommendSettings(Settings):
+    """For whom to recommend what, and in which form.
+
+    Attributes
+    ----------
+    user : str, optional
+        User tokens, separated by commas.
+    users : str, optional
+        File with a user token per line.
+    all_users : bool
+    history : str, optional
+        Item tokens, oldest first, separated by commas.
+    topk : int
+    exclude_seen : bool
+    recent : int
+        Items of the user's history that are shown, newest first.
+    format : str, optional
+        By default, what the ending of `output` says, or a table.
+    output : str, optional
+        File to write; standard output otherwise.
+    data_path, backbone : str, optional
+        Where the dataset and a frozen backbone lie if they have moved.
+    """
+
+    user: str | None = None
+    users: str | None = None
+    all_users: bool = False
+    history: str | None = None
+    topk: int = 10
+    exclude_seen: bool = True
+    recent: int = 5
+    format: Format | None = None
+    output: str | None = None
+    data_path: str | None = None
+    backbone: str | None = None
+
+    def validate(self) -> None:
+        """Check ranges and that one kind of user is asked for; raises :class:`ConfigError`."""
+        kinds = [self.user, self.users, self.all_users or None, self.history]
+        require(
+            sum(kind is not None for kind in kinds) == 1,
+            "Say for whom to recommend with one of --user=TOKEN, --users=FILE, --all_users or "
+            "--history=ITEM1,ITEM2.",
+        )
+        require(self.topk >= 1, f"topk={self.topk} must be at least 1.")
+        require(self.recent >= 0, f"recent={self.recent} must not be negative.")
+        require(
+            self.chosen_format != "parquet" or self.output is not None,
+            "Parquet is no text; name a file with --output=FILE.",
+        )
+        if self.output:
+            require_file_name("output", self.output)
+
+    @property
+    def chosen_format(self) -> Format:
+        """The format asked for, or that of the file's ending."""
+        if self.format or not self.output:
+            return self.format or "table"
+        return SUFFIXES.get(Path(self.output).suffix.lower(), "table")  # type: ignore[return-value]
+
+
+def listing(run: str | Path, wanted: RecommendSettings) -> str:
+    """Recommendations of a run as text, or, with ``output``, the name of the file they are in.
+
+    Raises
+    ------
+    HellmError
+        For every mistake a user can make, in one sentence.
+    """
+    recommender = Recommender.open(run, wanted.data_path, wanted.backbone)
+    if wanted.history is not None:
+        given = _split(wanted.history)
+        frame = recommender.for_history(given, wanted.topk, wanted.exclude_seen)
+        recent = {"": given[::-1][: wanted.recent]}
+    else:
+        users = _users(recommender, wanted)
+        progress = wanted.output is not None
+        frame = recommender.for_users(users, wanted.topk, wanted.exclude_seen, progress)
+        recent = {user: recommender.recent(user, wanted.recent) for user in dict.fromkeys(users)}
+    kind, metadata = wanted.chosen_format, recommender.metadata
+    if not wanted.output:
+        return _TEXTS[kind](frame, recent, metadata)
+    path = Path(wanted.output)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "parquet":
+            _flat(frame, recent, metadata).to_parquet(temporary, index=False)
+        else:
+            temporary.write_text(_TEXTS[kind](frame, recent, metadata) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"output={path} cannot be written ({error.strerror}).") from error
+    return f"{path}: {len(frame):,} recommendations for {len(recent):,} users"
+
+
+def _users(recommender: Recommender, wanted: RecommendSettings) -> list[str]:
+    if wanted.all_users:
+        return [str(token) for token in recommender.dataset.user_tokens]
+    if wanted.user is not None:
+        return _split(wanted.user)
+    path = Path(str(wanted.users))
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"users={path} cannot be read; give a text file with a user token per line."
+        ) from error
+    found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    for number, token in found:
+        try:
+            recommender.ids("user", [token])
+        except DataError as error:
+            raise DataError(f"{path}, line {number}: {error}") from error
+    if not found:
+        raise DataError(f"users={path} holds no user tokens; write one on each line.")
+    return [token for _, token in found]
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+Recent = dict[str, list[str]]  # item tokens by user, newest first
+
+
+def _table(frame: pd.DataFrame, recent: Recent, metadata: ItemMetadata) -> str:
+    blocks = []
+    for name, found in frame.groupby("user", sort=False):
+        user = str(name)
+        shown = metadata.describe(recent[user])
+        blocks.append(f"User {user}" if user else "Ad-hoc history")
+        if len(shown):
+            blocks += ["", "Recent history, newest first", _grid(shown)]
+        listed = found.drop(columns="user").assign(score=found["score"].map("{:.4f}".format))
+        blocks += ["", "Recommended", _grid(listed), ""]
+    return "\n".join(blocks).rstrip("\n") or "No items are left to recommend."
+
+
+def _grid(frame: pd.DataFrame) -> str:
+    columns: dict[str, list[Any]] = {}
+    for key in map(str, frame):
+        cells = frame[key].tolist()
+        if key in ("title", "categories"):
+            if not any(cells):
+                continue  # the dataset has no item table
+            cells = [_short(cell) for cell in cells]
+        columns[key] = cells
+    sides = ["right" if key in ("rank", "score") else "left" for key in columns]
+    return tabulate(columns, headers="keys", disable_numparse=True, colalign=sides)
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(text, WIDEST, placeholder=" …") or text[:WIDEST]
+
+
+def _json(frame: pd.DataFrame, recent: Recent, metadata: ItemMetadata) -> str:
+    users = [
+        {
+            "user": user or None,
+            "history": metadata.describe(recent[str(user)]).to_dict("records"),
+            "recommendations": found.drop(columns="user").to_dict("records"),
+        }
+        for user, found in frame.groupby("user", sort=False)
+    ]
+    return json.dumps(users, indent=2, ensure_ascii=False)
+
+
+def _flat(frame: pd.DataFrame, recent: Recent, metadata: ItemMetadata) -> pd.DataFrame:
+    """One row a recommendation, the user's recent items in a column of their own."""
+    texts = {
+        user: "; ".join(f"{item} {metadata.title(item)}".strip() for item in items)
+        for user, items in recent.items()
+    }
+    return frame.assign(history=[texts[user] for user in frame["user"]])
+
+
+def _csv(frame: pd.DataFrame, recent: Recent, metadata: ItemMetadata) -> str:
+    return _flat(frame, recent, metadata).to_csv(index=False, lineterminator="\n").rstrip("\n")
+
+
+_TEXTS: dict[str, Callable[[pd.DataFrame, Recent, ItemMetadata], str]] = {
+    "table": _table,
+    "json": _json,
+    "csv": _csv,
+}

@@ -1,0 +1,76 @@
+"""The parts of a run, opened: its dataset, splits, evaluator and untrained model."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from recbole.utils import init_seed
+
+from recbole_hellm import compat, registry
+from recbole_hellm.data.interactions.dataset import create_dataset
+from recbole_hellm.data.preparation.prepare import ensure_dataset, ensure_features
+from recbole_hellm.errors import ConfigError
+from recbole_hellm.evaluation.evaluator import Evaluator
+from recbole_hellm.runs.directory import RunDirectory, SilentDirectory
+from recbole_hellm.runs.identity import run_path
+from recbole_hellm.training.distributed import current
+from recbole_hellm.training.parallel import building_device
+
+logger = logging.getLogger(__name__)
+
+
+def open_run(config: Any) -> tuple[Any, RunDirectory]:
+    """The dataset that `config` names, and the directory of the run on it."""
+    dataset = open_dataset(config, config.needs_features())
+    path = run_path(config, dataset)
+    if current().first:
+        return dataset, RunDirectory(path)
+    config["show_progress"] = False
+    return dataset, SilentDirectory(path)
+
+
+def open_dataset(config: Any, features: bool) -> Any:
+    """The dataset of `config`, prepared where it is not; its item features too, if asked for."""
+    compat.supply_dok_update()
+    compat.count_every_interaction()
+    if config["threads"]:
+        torch.set_num_threads(int(config["threads"]))
+    with current().first_goes_ahead():
+        ensure_dataset(config)
+        if features:
+            ensure_features(config)
+    init_seed(config["seed"], config["reproducibility"])  # DIEN's dataset draws negatives
+    return create_dataset(config)
+
+
+def open_splits(config: Any, dataset: Any) -> tuple[list[Any], Evaluator]:
+    """Training, validation and test split of a dataset, and the evaluator of the last two."""
+    splits = dataset.build()
+    return splits, Evaluator(config, dataset, dict(zip(("valid", "test"), splits[1:], strict=True)))
+
+
+def build_model(config: Any, split: Any, **trained: Any) -> Any:
+    """The model that `config` names, for the training split.
+
+    Parts that are trained already are passed on to the model.
+
+    Raises
+    ------
+    ConfigError
+        If one of RecBole's models refuses its settings.
+    """
+    cls = registry.model_class(config["model"])
+    device = building_device(config)
+    if not registry.is_recbole(cls):
+        return cls(config, split, **trained).to(device)
+    try:
+        return cls(config, split).to(device)
+    except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+        logger.debug("RecBole's complaint", exc_info=error)
+        raise ConfigError(
+            f"RecBole cannot build {config['model']} with these settings "
+            f"({type(error).__name__}: {error}); see `recbole-hellm models --model="
+            f"{config['model']}`."
+        ) from error

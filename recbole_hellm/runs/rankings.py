@@ -1,0 +1,57 @@
+"""What a run keeps of its test ranking: each user's rank, and the recommended lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_hellm.config.resolution import MASKINGS
+from recbole_hellm.evaluation.evaluator import Evaluation
+from recbole_hellm.runs.directory import RunDirectory
+
+
+def maskings(config: Any) -> tuple[str, ...]:
+    """All maskings, the run's own first."""
+    own = config["mask_history"]
+    return (own, *(name for name in MASKINGS if name != own))
+
+
+def write_ranks(dataset: Any, directory: RunDirectory, test: Evaluation) -> None:
+    """Write each test user's rank under every masking."""
+    for masking, ranks in test.ranks.items():
+        users = dataset.id2token(dataset.uid_field, ranks.users)
+        items = dataset.id2token(dataset.iid_field, dataset.histories.targets("test"))
+        frame = pd.DataFrame(
+            {
+                "user": users,
+                "item": items,
+                "higher": ranks.higher,
+                "tied": ranks.tied,
+                "candidates": ranks.candidates,
+            }
+        )
+        directory.write_table(f"ranks-{masking}.parquet", frame)
+
+
+def lists_file(masking: str) -> str:
+    """Name of the file of recommended lists in a run directory."""
+    return f"topk-{masking}.parquet"
+
+
+def write_lists(dataset: Any, directory: RunDirectory, test: Evaluation) -> None:
+    """Write the recommended lists, if the evaluation kept any (``save_topk``)."""
+    if test.topk is None:
+        return
+    masking = next(iter(test.ranks))
+    users = dataset.id2token(dataset.uid_field, test.ranks[masking].users)
+    length = test.topk.shape[1]
+    frame = pd.DataFrame(
+        {
+            "user": np.repeat(users, length),
+            "place": np.tile(np.arange(1, length + 1), len(users)),
+            "item": dataset.id2token(dataset.iid_field, test.topk.ravel()),
+        }
+    )
+    directory.write_table(lists_file(masking), frame)

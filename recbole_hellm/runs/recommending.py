@@ -1,0 +1,334 @@
+"""Recommendations of a finished run, for people to look at.
+
+An evaluation hides a user's last items and asks where they are ranked. A recommendation is for what
+comes next: it starts from everything known of the user, test item included.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_hellm.data.features.item_metadata import ItemMetadata
+from recbole_hellm.data.interactions.splits import POSITION
+from recbole_hellm.errors import ConfigError, DataError, RunError
+from recbole_hellm.registry import nearest
+from recbole_hellm.runs.restoring import ReopenedRun
+from recbole_hellm.runs.results import RunResult, load_run
+
+COLUMNS = ("user", "rank", "item", "title", "categories", "score")
+ALL_USERS = "all"
+
+
+def recommend(
+    run: str | Path | RunResult,
+    users: str | Iterable[str] | None = None,
+    *,
+    history: Sequence[str] | None = None,
+    topk: int = 10,
+    exclude_seen: bool = True,
+    data_path: str | Path | None = None,
+    backbone: str | None = None,
+    show_progress: bool = False,
+) -> pd.DataFrame:
+    """The items that a finished run's model recommends.
+
+    A known user is scored with everything known of them: a sequential or LLM model reads their
+    training, validation and test items, and seen items, which are left out, are all of these. An
+    evaluation, in contrast, shows the model what came before the held-out item only, and always
+    ranks that item. A general model's vectors of users come from training interactions, whatever
+    is known since.
+
+    Parameters
+    ----------
+    run : path or RunResult
+        A finished run of any model, or a model's folder of runs for the newest; it is restored
+        once.
+    users : str or iterable of str, optional
+        User tokens, or ``"all"``.
+    history : sequence of str, optional
+        Item tokens, oldest first, of a user that the model has not seen; in place of `users`, for
+        sequential and LLM models. Only the last ``MAX_ITEM_LIST_LENGTH`` are read.
+    topk : int
+        Items for each user; fewer where fewer are left.
+    exclude_seen : bool
+        Leave out items of the user's history.
+    data_path, backbone : optional
+        Where the dataset and a frozen backbone lie if they have moved; see
+        :meth:`RunResult.restore`.
+
+    Returns
+    -------
+    DataFrame
+        Columns user, rank (from 1), item, title, categories, score; users in the given order.
+        Equal scores are ranked by item id. ``user`` is '' for an ad-hoc history.
+
+    Raises
+    ------
+    ConfigError
+        If neither or both of `users` and `history` are given, or the model cannot score a history.
+    DataError
+        If a user or an item is unknown.
+    RunError
+        If the run cannot be restored.
+
+    Examples
+    --------
+    >>> from recbole_hellm import recommend, run
+    >>> result = run("Pop", "sample", show_progress=False)
+    >>> recommend(result, "U0001", topk=3)["rank"].tolist()
+    [1, 2, 3]
+    """
+    if (users is None) == (history is None):
+        raise ConfigError("Give either users or a history of item tokens to recommend for.")
+    recommender = Recommender.open(run, data_path, backbone)
+    if history is not None:
+        return recommender.for_history(history, topk, exclude_seen)
+    if users == ALL_USERS:
+        tokens = [str(token) for token in recommender.dataset.user_tokens]
+    else:
+        tokens = [users] if isinstance(users, str) else [str(token) for token in users or ()]
+    return recommender.for_users(tokens, topk, exclude_seen, show_progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommender:
+    """A restored run that recommends for many users.
+
+    Attributes
+    ----------
+    opened : ReopenedRun
+    metadata : ItemMetadata
+        Titles and categories of the dataset's items.
+    """
+
+    opened: ReopenedRun
+    metadata: ItemMetadata
+
+    @classmethod
+    def open(
+        cls,
+        run: str | Path | RunResult,
+        data_path: str | Path | None = None,
+        backbone: str | None = None,
+        images: Path | None = None,
+    ) -> Recommender:
+        """Restore a finished run; see :func:`recommend`."""
+        result = run if isinstance(run, RunResult) else load_run(run)
+        opened = result.reopen(data_path, backbone)
+        config = opened.config
+        place, field = Path(config["data_path"]), config["ITEM_ID_FIELD"]
+        return cls(opened, ItemMetadata.read(place, config["dataset"], field, images))
+
+    @property
+    def dataset(self) -> Any:
+        """All interactions; its tokens name the model's ids."""
+        return self.opened.dataset
+
+    @property
+    def reads_histories(self) -> bool:
+        """Whether the model scores a history rather than a user it was trained on."""
+        return self.opened.config["ITEM_LIST_LENGTH_FIELD"] in self.opened.evaluator.inputs["test"]
+
+    def for_users(
+        self,
+        tokens: Iterable[str],
+        topk: int = 10,
+        exclude_seen: bool = True,
+        show_progress: bool = False,
+    ) -> pd.DataFrame:
+        """Recommendations for known users, each once; see :func:`recommend`."""
+        users = self.ids("user", dict.fromkeys(tokens))
+        size = max(1, self.opened.config["eval_users"])
+        bar = tqdm(total=len(users), unit="user", disable=not show_progress, leave=False)
+        parts = []
+        for start in range(0, len(users), size):
+            chunk = users[start : start + size]
+            # Users of one interaction have no row of other columns than items; see `_rows`.
+            for group in (chunk[self._last_rows[chunk] >= 0], chunk[self._last_rows[chunk] < 0]):
+                if len(group):
+                    histories = [self._history(user) for user in group]
+                    scores = self._scores(self._rows(group, histories))
+                    ranked = _best(scores, histories if exclude_seen else None, topk)
+                    parts.append((group, *ranked))
+            bar.update(len(chunk))
+        bar.close()
+        names = self.dataset.field2id_token[self.dataset.uid_field]
+        frames = [self._frame(names[group[rows]], *found) for group, rows, *found in parts]
+        if not frames:
+            raise ConfigError("There are no users to recommend for; name at least one.")
+        order = {names[user]: place for place, user in enumerate(users)}
+        return pd.concat(frames).sort_values(
+            "user", kind="stable", key=lambda column: column.map(order), ignore_index=True
+        )
+
+    def for_history(
+        self, items: Sequence[str], topk: int = 10, exclude_seen: bool = True
+    ) -> pd.DataFrame:
+        """Recommendations for a history of item tokens, oldest first; see :func:`recommend`."""
+        model = self.opened.config["model"]
+        if not self.reads_histories:
+            raise ConfigError(
+                f"{model} scores users that it was trained on and reads no histories; name a known "
+                "user, or take a sequential or LLM model."
+            )
+        ids = self.ids("item", items)
+        if len(ids) == 0:
+            raise ConfigError("The history is empty; name at least one item.")
+        rows, *found = _best(
+            self._scores(self._rows(None, [ids])), [ids] if exclude_seen else None, topk
+        )
+        return self._frame(np.full(len(rows), "", dtype=object), *found)
+
+    def recent(self, user: str, count: int = 5) -> list[str]:
+        """The last `count` items of a known user, newest first."""
+        (found,) = self.ids("user", [user])
+        return self._tokens(self._history(found)[::-1][:count]).tolist()
+
+    def ids(self, what: Literal["user", "item"], tokens: Iterable[str]) -> np.ndarray:
+        """Internal ids of tokens.
+
+        Raises
+        ------
+        DataError
+            If one is unknown; the sentence names those that are nearest.
+        """
+        field = self.dataset.uid_field if what == "user" else self.dataset.iid_field
+        known = self.dataset.field2token_id[field]
+        found = []
+        for token in map(str, tokens):
+            number = known.get(token, 0)
+            if number == 0:
+                # Comparing with every token takes long where there are millions.
+                like = [name for name in known if abs(len(name) - len(token)) <= 2]
+                raise DataError(
+                    f"The dataset '{self.opened.config['dataset']}' has no {what} '{token}'"
+                    f"{nearest(token, like)} name one that is in its files."
+                )
+            found.append(number)
+        return np.array(found, dtype=np.int64)
+
+    # Inputs -------------------------------------------------------------------------------------
+
+    def _tokens(self, items: np.ndarray) -> np.ndarray:
+        return self.dataset.field2id_token[self.dataset.iid_field][items]
+
+    def _history(self, user: int) -> np.ndarray:
+        histories = self.dataset.histories
+        return histories.items[histories.offsets[user] : histories.offsets[user + 1]]
+
+    def _rows(self, users: np.ndarray | None, histories: list[np.ndarray]) -> Interaction:
+        """What the model is given: users, or also histories, as in evaluation.
+
+        What is unknown is left out: users and other columns of an ad-hoc history, and other columns
+        of a user whose one interaction is no row of RecBole's sequential data.
+        """
+        config, columns = self.opened.config, {}
+        if users is not None:
+            columns[self.dataset.uid_field] = torch.from_numpy(users)
+        if not self.reads_histories:
+            return self.dataset.join(Interaction(columns))
+        limit, suffix = config["MAX_ITEM_LIST_LENGTH"], config["LIST_SUFFIX"]
+        items = torch.zeros(len(histories), limit, dtype=torch.int64)
+        lengths = torch.tensor([min(len(history), limit) for history in histories])
+        for row, history in enumerate(histories):
+            items[row, : lengths[row]] = torch.from_numpy(history[-limit:])
+        columns[config["ITEM_LIST_LENGTH_FIELD"]] = lengths
+        if users is not None and (self._last_rows[users] >= 0).all():
+            columns |= self._other_lists(self._last_rows[users])
+        columns[self.dataset.iid_field + suffix] = items
+        return self.dataset.join(Interaction(columns))
+
+    def _other_lists(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """List columns of whole histories: those before the last interaction, and its own value."""
+        config, feat = self.opened.config, self.dataset.inter_feat
+        suffix, lengths = config["LIST_SUFFIX"], feat[config["ITEM_LIST_LENGTH_FIELD"]][rows]
+        found = {}
+        for name in feat.columns:
+            if not name.endswith(suffix):
+                continue
+            lists, own = feat[name][rows], name.removesuffix(suffix)
+            longer = torch.cat([lists, torch.zeros_like(lists[:, :1])], dim=1)
+            if own in feat:  # drawn negatives have no column of their own
+                longer[torch.arange(len(rows)), lengths] = feat[own][rows].to(longer.dtype)
+            full = (lengths == lists.shape[1]).view(-1, *[1] * (lists.dim() - 1))
+            found[name] = torch.where(full, longer[:, 1:], longer[:, :-1])
+        return found
+
+    @functools.cached_property
+    def _last_rows(self) -> np.ndarray:
+        """Row of each user's last interaction in RecBole's data, or -1, shape [n_users]."""
+        rows = np.full(self.dataset.user_num, -1, dtype=np.int64)
+        if not self.reads_histories:
+            rows[:] = 0  # not looked at
+            return rows
+        feat = self.dataset.inter_feat
+        users = feat[self.dataset.uid_field].numpy()
+        order = np.argsort(feat[POSITION].numpy(), kind="stable")
+        rows[users[order]] = order  # the last assignment stays
+        return rows
+
+    # Scores -------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _scores(self, rows: Interaction) -> Tensor:
+        config = self.opened.config
+        try:
+            scores = self.opened.evaluator.score(self.opened.model, rows.to(config["device"]))
+        except KeyError as error:
+            column = error.args[0] if error.args else None
+            if column in rows.columns or column not in self.opened.evaluator.inputs["test"]:
+                raise
+            raise ConfigError(
+                f"{config['model']} reads '{column}', which is not known of this history; name a "
+                "user with several interactions."
+            ) from error
+        if bool(scores[:, 1:].isnan().any()):
+            raise RunError(f"{config['model']} gives NaN scores; train it with a lower rate.")
+        return scores.float().cpu()
+
+    def _frame(self, users: np.ndarray, ranks: Any, items: Any, scores: Any) -> pd.DataFrame:
+        described = self.metadata.describe(self._tokens(items).tolist())
+        frame = described.assign(user=users, rank=ranks, score=scores)
+        return frame[list(COLUMNS)]
+
+
+def _best(
+    scores: Tensor, seen: list[np.ndarray] | None, topk: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, ranks, items and scores of the best items of each row; equal scores by item id.
+
+    Parameters
+    ----------
+    scores : Tensor, shape [B, N + 1]
+    seen : list of B arrays of item ids, optional
+        Left out, as is padding.
+    topk : int
+    """
+    if topk < 1:
+        raise ConfigError(f"topk={topk} must be at least 1.")
+    masked = scores.clone()
+    masked[:, 0] = -torch.inf
+    for row, items in enumerate(seen or ()):
+        masked[row, torch.from_numpy(items)] = -torch.inf
+    least = masked.topk(min(topk, masked.shape[1])).values[:, -1:]
+    rows, items = (
+        found.numpy() for found in torch.where((masked >= least) & (masked > -torch.inf))
+    )
+    values = masked.numpy()[rows, items]
+    order = np.lexsort((items, -values, rows))
+    rows, items, values = rows[order], items[order], values[order]
+    starts = np.searchsorted(rows, np.arange(len(scores)))
+    ranks = np.arange(len(rows)) - starts[rows] + 1
+    kept = ranks <= topk
+    return rows[kept], ranks[kept], items[kept], values[kept]

@@ -1,0 +1,126 @@
+"""Finished runs: their records, and their trained models again."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from recbole_hellm.errors import RunError
+from recbole_hellm.runs.directory import RunDirectory
+from recbole_hellm.runs.restoring import ReopenedRun, reopen
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a finished run tells, and the way to its model.
+
+    Attributes
+    ----------
+    path : Path
+        The run directory.
+    record : dict
+        Content of its ``metrics.json``.
+    stages : tuple of RunResult
+        The runs it stands on, where they are beside it.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    stages: tuple[RunResult, ...] = ()
+
+    def metrics(self, phase: str = "test", masking: str | None = None) -> dict[str, float]:
+        """Metrics of `phase`, under the run's masking or another one."""
+        return self.record[phase][masking or self.record["masking"]]
+
+    def restore(self, data_path: str | Path | None = None, backbone: str | None = None) -> Any:
+        """The trained model, in evaluation mode.
+
+        Parameters
+        ----------
+        data_path : path, optional
+            The folder that holds the run's dataset, if it is no longer where it was.
+        backbone : str, optional
+            Name or folder of a frozen backbone, if it has moved.
+
+        Returns
+        -------
+        AbstractRecommender
+            RecBole's interface; :meth:`reopen` gives the dataset whose ids it speaks with it.
+
+        Raises
+        ------
+        RunError
+            If a file of the run is missing or damaged, or the dataset is another one.
+        BackboneError
+            If a frozen backbone cannot be had.
+        """
+        return self.reopen(data_path, backbone).model
+
+    def evaluate(
+        self,
+        phase: str = "test",
+        data_path: str | Path | None = None,
+        backbone: str | None = None,
+    ) -> dict[str, dict[str, float]]:
+        """Score a split again with the restored model; see :meth:`restore`.
+
+        Returns
+        -------
+        dict
+            masking -> metric -> value, as in ``metrics.json``.
+        """
+        return self.reopen(data_path, backbone).evaluate(phase)
+
+    def reopen(
+        self, data_path: str | Path | None = None, backbone: str | None = None
+    ) -> ReopenedRun:
+        """Configuration, dataset, model and evaluator; see :meth:`restore`.
+
+        Returns
+        -------
+        ReopenedRun
+        """
+        return reopen(RunDirectory(self.path), data_path, backbone)
+
+
+def load_run(path: str | Path) -> RunResult:
+    """Read a finished run, and the stages it stands on, from its directory.
+
+    Stages that do not lie where they did are passed over: the run's own files hold all it needs.
+
+    Parameters
+    ----------
+    path : path
+        A run directory, or the folder of a model's runs (``runs/<dataset>/<model>``), of which the
+        one that was finished last is taken.
+
+    Raises
+    ------
+    RunError
+        If there is no finished run.
+    """
+    directory = RunDirectory(Path(path))
+    if not directory.finished:
+        directory = _newest(directory.path)
+    record = directory.read_json("metrics.json")
+    # Relative to this directory, so that a folder of runs can be moved.
+    places = (os.path.normpath(directory.path / stage) for stage in record["stages"].values())
+    stages = tuple(load_run(place) for place in places if RunDirectory(Path(place)).finished)
+    return RunResult(directory.path, record, stages)
+
+
+def _newest(folder: Path) -> RunDirectory:
+    finished = sorted(
+        folder.glob("*/metrics.json"), key=lambda file: (file.stat().st_mtime_ns, file)
+    )
+    if not finished:
+        raise RunError(f"{folder} holds no finished run (metrics.json is missing).")
+    newest = finished[-1].parent
+    if len(finished) > 1:
+        logger.info("%s is the newest of %d finished runs in %s.", newest, len(finished), folder)
+    return RunDirectory(newest)

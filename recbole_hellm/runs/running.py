@@ -1,0 +1,166 @@
+"""Run a model by name: prepare data, train (stages included), evaluate once, record everything."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from recbole_hellm.config.resolution import HellmConfig, check_addressed
+from recbole_hellm.runs.directory import RunDirectory
+from recbole_hellm.runs.opening import open_run
+from recbole_hellm.runs.restoring import add_lists
+from recbole_hellm.runs.results import RunResult, load_run
+from recbole_hellm.runs.scoring import score
+from recbole_hellm.runs.training import train
+from recbole_hellm.training.distributed import alone, current, process_group
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What a training tells before its test split is scored.
+
+    Attributes
+    ----------
+    path : Path
+        The run directory.
+    score : float
+        The best value of ``valid_metric``, under the run's masking.
+    metrics : dict
+        All validation metrics of that epoch.
+    best_epoch, epochs : int
+        The epoch that validation chose, from 1, and how many were trained.
+    seconds : float
+        Training time.
+    """
+
+    path: Path
+    score: float
+    metrics: dict[str, float]
+    best_epoch: int
+    epochs: int
+    seconds: float
+
+
+def run(
+    model: str = "HeLLM",
+    dataset: str = "sample",
+    config_files: Iterable[Path] = (),
+    **overrides: Any,
+) -> RunResult:
+    """Train and evaluate `model` on `dataset`, or return the same run if it is finished.
+
+    Parameters
+    ----------
+    model, dataset : str
+        Names as on the command line.
+    config_files : iterable of path
+        YAML files with settings.
+    **overrides
+        Settings that win over every file.
+
+    Returns
+    -------
+    RunResult
+
+    Raises
+    ------
+    HellmError
+        For every mistake a user can make, in one sentence.
+
+    Examples
+    --------
+    >>> from recbole_hellm import run
+    >>> result = run("Pop", "sample", show_progress=False)
+    >>> result.record["users"]
+    1000
+    """
+    config = HellmConfig(model, dataset, overrides, config_files)
+    check_addressed([config])
+    return execute(config)
+
+
+def execute(config: HellmConfig) -> RunResult:
+    """Carry out the run that `config` describes; see :func:`run`.
+
+    Several processes share the training of a model with ``data_parallel``. Any other one is trained
+    by the first of them.
+    """
+    with process_group() as processes:
+        if processes.size == 1 or getattr(config.model_class, "data_parallel", False):
+            return _execute_here(config)
+        path = None
+        if processes.first:
+            logger.info("%s runs in one process while the others wait.", config["model"])
+            with alone():
+                path = _execute_here(config).path
+        return load_run(processes.broadcast(path))
+
+
+def _execute_here(config: HellmConfig) -> RunResult:
+    """Find the finished run, or train it and score its test split once."""
+    dataset, directory = open_run(config)
+    if current().broadcast(directory.finished and not config["force"]):
+        logger.info("%s is finished; --force trains it again.", directory.path)
+        if current().first and config["save_topk"]:
+            with alone():
+                data_path = Path(config["data_path"]).parent
+                add_lists(directory, config["save_topk"], data_path, config["show_progress"])
+    else:
+        with directory.locked():
+            score(train(config, dataset, directory, _train_stage))
+    current().barrier()
+    return load_run(directory.path)
+
+
+def _train_stage(config: HellmConfig) -> RunDirectory:
+    """The finished run of a stage, trained now where it was not."""
+    return RunDirectory(execute(config).path)
+
+
+def validate(
+    config: HellmConfig, on_validation: Callable[[int, float], None] | None = None
+) -> Validation:
+    """Train the run that `config` describes and leave its test split unscored.
+
+    The run directory is that of the run itself: :func:`execute` with ``resume`` finds the training
+    done there and only scores the test split.
+
+    Parameters
+    ----------
+    config : HellmConfig
+        ``resume`` goes on with a training that was broken off.
+    on_validation : callable, optional
+        Called with the epoch, from 0, and the validation score after each evaluation; what it
+        raises ends the training.
+
+    Returns
+    -------
+    Validation
+    """
+    dataset, directory = open_run(config)
+    if directory.finished and not config["force"]:
+        record = load_run(directory.path).record
+        scores = record["valid"][record["masking"]]
+        return Validation(
+            directory.path,
+            scores[config["valid_metric"].lower()],
+            scores,
+            record["best_epoch"],
+            record["epochs"],
+            record["cost"]["train_seconds"],
+        )
+    with directory.locked():
+        trainer = train(config, dataset, directory, _train_stage, on_validation).trainer
+    return Validation(
+        directory.path,
+        float(trainer.best_valid_score),
+        dict(trainer.best_valid_result),
+        trainer.best_epoch + 1,
+        trainer.history[-1]["epoch"] + 1,
+        trainer.train_seconds,
+    )

@@ -1,0 +1,115 @@
+"""Score the test split of a trained model, once, and write the run's record."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from recbole_hellm import registry
+from recbole_hellm.config.training_settings import TrainingSettings
+from recbole_hellm.runs import tensorboard
+from recbole_hellm.runs.directory import ARTEFACTS, environment
+from recbole_hellm.runs.rankings import maskings, write_lists, write_ranks
+from recbole_hellm.runs.training import Trained
+from recbole_hellm.training.distributed import current
+from recbole_hellm.training.memory import peak_memory_mb
+from recbole_hellm.training.model_state import embedding_tables, item_vectors, parameter_counts
+
+
+def score(trained: Trained) -> None:
+    """Score the test split on the selected epoch, once, and write the run's record."""
+    config, dataset, directory = trained.config, trained.dataset, trained.directory
+    model, trainer = trained.model, trained.trainer
+    trainer.load_best()
+    own = config["mask_history"]
+    tested = time.perf_counter()
+    test = trainer.evaluate_phase("test", maskings(config), show_progress=config["show_progress"])
+    test_seconds = time.perf_counter() - tested
+    write_ranks(dataset, directory, test)
+    write_lists(dataset, directory, test)
+    tables = embedding_tables(model)
+    names = {"user": dataset.user_tokens, "item": dataset.item_tokens}
+    if tables:
+        # Row 0 is padding; some of RecBole's models keep a mask token after the last item.
+        rows = {name: table[1 : len(names[name]) + 1] for name, table in tables.items()}
+        directory.write_embeddings(rows, names, dataset.fingerprint)
+    weights = trainer.parallel.weights()  # all processes' part, where they share them
+    if config["projector"] and current().first:
+        vectors = item_vectors(model, tables, weights)
+        if vectors is not None:
+            shown = vectors[1 : len(names["item"]) + 1]
+            tensorboard.write_projector(directory, config, dataset, shown)
+    record = {
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "masking": own,
+        "split": dataset.fingerprint,
+        "candidates": dataset.candidates_hash,
+        "users": len(dataset.histories.evaluated_users),
+        "items": len(dataset.item_tokens),
+        "seed": config["seed"],
+        "best_epoch": trainer.best_epoch + 1,
+        "epochs": trainer.history[-1]["epoch"] + 1 if trainer.history else 0,
+        "valid": {own: trainer.best_valid_result},
+        "test": test.metrics,
+        "cost": {
+            "train_seconds": trainer.train_seconds,
+            # Of all threads together; other work on the machine hardly moves it.
+            "train_cpu_seconds": sum(current().gather(trainer.train_cpu_seconds)),
+            "test_seconds": test_seconds,
+            "total_seconds": time.perf_counter() - trained.started,
+            "samples_per_second": trainer.seen_samples / max(trainer.train_seconds, 1e-9),
+            "processes": current().size,
+            "peak_memory_mb": max(current().gather(peak_memory_mb(config["device"]))),
+            **trainer.seen_tokens.costs(trainer.train_seconds),
+            **parameter_counts(model),
+        },
+        "stages": {
+            role: os.path.relpath(place, directory.path) for role, place in trained.stages.items()
+        },
+        "imported": {
+            role: {"file": file.path.name, "sha256": file.sha256}
+            for role, file in config.imported.items()
+        },
+    }
+    _write_artefacts(trained, record, weights)
+    tensorboard.write_results(trainer.tensorboard, record, config["valid_metric"])
+    directory.write_json("metrics.json", record)
+
+
+def _write_artefacts(
+    trained: Trained, record: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
+) -> None:
+    """What it takes to have a fine-tuned model again, in any process; a folder of its own."""
+    config = trained.config
+    entry = registry.OWN_MODELS.get(config["model"])
+    if entry is None or entry.kind != "LLM":
+        return
+    from recbole_hellm.models.llm.artefacts import save_artefacts
+    from recbole_hellm.models.llm.model_card import CardFacts
+
+    training = TrainingSettings.from_config(config).to_dict() | {
+        "train_batch_size": config["train_batch_size"],
+        "seed": record["seed"],
+        "epochs_trained": record["epochs"],
+        "best_epoch": record["best_epoch"],
+    }
+    facts = CardFacts(
+        model=config["model"],
+        dataset=config["dataset"],
+        split=record["split"],
+        masking=record["masking"],
+        metrics=record["test"],
+        training=training,
+        versions=environment()["packages"],
+    )
+    if not current().first:
+        return
+    state = {name.removeprefix("network."): value for name, value in weights.items()}
+    folder = trained.directory.file(ARTEFACTS)
+    tokens = list(trained.dataset.item_tokens)
+    save_artefacts(trained.model.network, folder, tokens, facts=facts, state=state)

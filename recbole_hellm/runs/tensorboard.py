@@ -1,0 +1,226 @@
+"""What a run shows in TensorBoard beside its curves: settings, results and item embeddings.
+
+Settings and results go into the run's own events, so that TensorBoard counts one run where there
+is one, and can pick curves by settings.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from google.protobuf import text_format
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+from torch import Tensor
+
+from recbole_hellm.data.features.item_metadata import ItemMetadata
+from recbole_hellm.errors import DataError
+from recbole_hellm.runs.directory import RunDirectory
+from recbole_hellm.training.distributed import current
+
+logger = logging.getLogger(__name__)
+
+SHOWN_SETTINGS = (
+    "seed",
+    "mask_history",
+    "valid_metric",
+    "MAX_ITEM_LIST_LENGTH",
+    "train_batch_size",
+    "bucket_by_length",
+)
+"""Settings of no model in particular that the HPARAMS view tells."""
+MOST_ITEMS = 100_000
+"""Most items that are written for the projector; a browser draws no more."""
+WIDTH = 80
+"""Most characters of a text in the projector."""
+COLOURS = 50
+"""Most different texts of a column that the projector offers to colour by."""
+PROJECTOR_CONFIG = "projector_config.pbtxt"  # TensorBoard looks for this name
+ITEM_VECTORS, ITEM_TEXTS = "projector-items.bytes", "projector-items.tsv"
+
+
+def write_settings(writer: Any, config: Any, stages: Mapping[str, str]) -> None:
+    """Open the run's row in the HPARAMS view: its settings, and the runs it stands on.
+
+    Parameters
+    ----------
+    writer : SummaryWriter
+    config : HellmConfig
+    stages : Mapping of str to str
+        Run directories of the stages, by role.
+    """
+    if not current().first:
+        return
+    started = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
+    # The view opens with the first five settings that differ; capitals come before other letters.
+    names = {"Dataset": config["dataset"], "Model": config["model"]}
+    settings = {key: config[key] for key in SHOWN_SETTINGS} | config.model_settings()
+    runs = {f"{role}_stage": "/".join(Path(place).parts[-2:]) for role, place in stages.items()}
+    for key, value in (names | settings | runs).items():
+        # Truth values are numbers in Python, and would be shown as such.
+        if isinstance(value, bool):
+            started.hparams[key].bool_value = value
+        elif isinstance(value, (int, float)):
+            started.hparams[key].number_value = value
+        else:
+            listed = list(value) if isinstance(value, tuple) else value
+            started.hparams[key].string_value = "none" if value is None else str(listed)
+    _add(writer, metadata.SESSION_START_INFO_TAG, session_start_info=started)
+
+
+def write_results(writer: Any, record: Mapping[str, Any], valid_metric: str) -> None:
+    """Close the run's row: test metrics, what validation chose, and what the run cost.
+
+    They stand at the epoch that validation chose. The view opens with the first five metrics in the
+    order of their names, so the run's result is told once more under ``best/``.
+
+    Parameters
+    ----------
+    writer : SummaryWriter
+        Closed at the end.
+    record : Mapping
+        The content of ``metrics.json``.
+    valid_metric : str
+        The metric that chose the epoch.
+    """
+    own, metric = record["masking"], valid_metric.lower()
+    scalars = {
+        f"test-{masking}/{name}": value
+        for masking, metrics in record["test"].items()
+        for name, value in metrics.items()
+    }
+    scalars |= {
+        "best/epoch": record["best_epoch"],
+        f"best/test-{metric}": record["test"][own][metric],
+        f"best/valid-{metric}": record["valid"][own][metric],
+    }
+    scalars |= {f"cost-of-run/{name}": value for name, value in record["cost"].items()}
+    for name, value in scalars.items():
+        writer.add_scalar(name, value, record["best_epoch"] - 1)
+    if current().first:
+        ended = plugin_data_pb2.SessionEndInfo(
+            status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time()
+        )
+        _add(writer, metadata.SESSION_END_INFO_TAG, session_end_info=ended)
+    writer.close()
+
+
+def _add(writer: Any, tag: str, **content: Any) -> None:
+    """Write a part of the row as ``add_hparams`` does, but for its list of columns.
+
+    TensorBoard takes that list from one run and shows no setting of another model beside it; where
+    no run has one it collects the columns of all.
+    """
+    described = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
+    value = Summary.Value(tag=tag, metadata=described, tensor=metadata.NULL_TENSOR)
+    writer.file_writer.add_summary(Summary(value=[value]))
+
+
+def write_projector(directory: RunDirectory, config: Any, dataset: Any, vectors: Tensor) -> None:
+    """Write item embeddings and what is known of the items for the PROJECTOR view.
+
+    Parameters
+    ----------
+    directory : RunDirectory
+    config : HellmConfig
+        Says where the item table is.
+    dataset : Dataset
+        All interactions.
+    vectors : Tensor
+        [N, d], in the order of the dataset's item tokens.
+    """
+    if len(vectors) > MOST_ITEMS:
+        logger.info(
+            "%d items are too many for TensorBoard's projector, which gets at most %d.",
+            len(vectors),
+            MOST_ITEMS,
+        )
+        return
+    counts = np.bincount(
+        dataset.histories.training(np.arange(len(dataset.histories.lengths)))[1],
+        minlength=len(vectors) + 1,
+    )
+    try:
+        place = Path(config["data_path"])
+        item_metadata = ItemMetadata.read(place, config["dataset"], dataset.iid_field)
+    except DataError as error:  # no reason to lose a trained run
+        logger.warning("The projector shows no titles: %s", error)
+        item_metadata = ItemMetadata({}, {})
+    texts = item_texts(dataset.item_tokens, item_metadata, counts[1 : len(vectors) + 1])
+    lines = ["\t".join(row) for row in [list(texts), *texts.to_numpy().tolist()]]
+    shown = ProjectorConfig()
+    shown.embeddings.add(
+        tensor_name=f"{config['model']} items",
+        tensor_path=ITEM_VECTORS,
+        metadata_path=ITEM_TEXTS,
+        tensor_shape=vectors.shape,
+    )
+    directory.write_bytes(ITEM_VECTORS, _raw(vectors))
+    directory.write_text(ITEM_TEXTS, "\n".join(lines) + "\n")
+    directory.write_text(PROJECTOR_CONFIG, text_format.MessageToString(shown))
+
+
+def item_texts(
+    tokens: Iterable[str], item_metadata: ItemMetadata, popularity: np.ndarray
+) -> pd.DataFrame:
+    """What the projector tells of each item, as texts of one line.
+
+    Parameters
+    ----------
+    tokens : iterable of str
+    item_metadata : ItemMetadata
+    popularity : ndarray of int
+        Training interactions of each item.
+
+    Returns
+    -------
+    DataFrame
+        Columns title and categories, where any are known, item and popularity. The first one
+        is the projector's label, so an item without a title has its token there. Where categories
+        are too many to colour by, ``category`` has as much of their paths as is not.
+    """
+    known = item_metadata.describe(str(token) for token in tokens)
+    columns = {"item": known["item"]}
+    if item_metadata.titles:
+        columns = {
+            "title": known["title"].where(known["title"].str.strip() != "", known["item"])
+        } | columns
+    if item_metadata.categories:
+        columns["categories"] = known["categories"]
+        columns |= _colours(known["categories"])
+    columns["popularity"] = pd.Series(popularity).astype(str)
+    return pd.DataFrame({name: texts.map(_line) for name, texts in columns.items()})
+
+
+def _colours(categories: pd.Series) -> dict[str, pd.Series]:
+    """The longest beginnings of category paths that are few enough to colour by, if need be."""
+    paths = [path.split(" > ") for path in categories]
+    deepest = max(map(len, paths))
+    for depth in range(deepest, 0, -1):
+        cut = [" > ".join(path[:depth]) for path in paths]
+        if len(set(cut)) <= COLOURS:
+            return {} if depth == deepest else {"category": pd.Series(cut)}
+    return {}
+
+
+def _line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
+
+
+def _raw(vectors: Tensor) -> bytes:
+    """Float32 values, row by row; less than half the size of a table of texts.
+
+    TensorBoard takes a file for raw values if it cannot be read as UTF-8. The last bits of the
+    first value are set to a byte that UTF-8 does not have.
+    """
+    raw = bytearray(vectors.detach().float().cpu().numpy().astype("<f4").tobytes())
+    raw[0] = 0xFF
+    return bytes(raw)

@@ -1,0 +1,118 @@
+"""Build and train the model of a run, its stages first."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from recbole.utils import init_seed
+
+from recbole_hellm import compat, registry
+from recbole_hellm.data.interactions.loaders import training_loader
+from recbole_hellm.errors import ConfigError
+from recbole_hellm.runs import tensorboard
+from recbole_hellm.runs.directory import RunDirectory, environment
+from recbole_hellm.runs.identity import run_identity
+from recbole_hellm.runs.opening import build_model, open_splits
+from recbole_hellm.training.distributed import current
+from recbole_hellm.training.memory import keep_freed_memory
+from recbole_hellm.training.parallel import check_shareable
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A training that has come to its end, before its test split is scored."""
+
+    config: Any
+    dataset: Any
+    directory: RunDirectory
+    model: Any
+    trainer: Any
+    stages: dict[str, str]
+    started: float
+
+
+def train(
+    config: Any,
+    dataset: Any,
+    directory: RunDirectory,
+    train_stage: Callable[[Any], RunDirectory],
+    on_validation: Callable[[int, float], None] | None = None,
+) -> Trained:
+    """Build and train the model that `config` names, its stages first.
+
+    Parameters
+    ----------
+    config : HellmConfig
+    dataset : Dataset
+        All interactions.
+    directory : RunDirectory
+    train_stage : callable
+        Trains, or finds, the run that a stage's configuration describes.
+    on_validation : callable, optional
+        Called with the epoch, from 0, and the score after each validation.
+
+    Raises
+    ------
+    ConfigError
+        If the model cannot be built, or needs a package that is not installed.
+    """
+    resuming = config["resume"] and not config["force"] and directory.last_checkpoint.is_file()
+    if not resuming:
+        directory.clear()
+    resuming = current().broadcast(resuming)
+    started = time.perf_counter()
+    _write_description(config, dataset, directory)
+    with _needed_packages(config):
+        compat.stop_anomaly_detection()
+        if config["device"].type == "cpu":
+            keep_freed_memory()
+        init_seed(config["seed"], config["reproducibility"])
+        splits, evaluator = open_splits(config, dataset)
+        model = build_model(config, splits[0])
+        check_shareable(config, model)
+        loader = training_loader(config, dataset, splits, model)
+        trainer = registry.trainer_class(config["model"], config["MODEL_TYPE"])(
+            config,
+            model,
+            directory,
+            evaluator,
+            train_stage=train_stage,
+        )
+        stages = trainer.prepare(dataset)
+        tensorboard.write_settings(trainer.tensorboard, config, stages)
+        trainer.distribute()
+        if resuming:
+            trainer.resume_checkpoint(directory.last_checkpoint, loader)
+        if config["device"].type == "cuda":
+            torch.cuda.reset_peak_memory_stats(config["device"])
+        trainer.fit(
+            loader, "valid", show_progress=config["show_progress"], callback_fn=on_validation
+        )
+        return Trained(config, dataset, directory, model, trainer, stages, started)
+
+
+@contextlib.contextmanager
+def _needed_packages(config: Any) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"Model '{config['model']}' needs the package '{error.name}', which is not installed."
+        ) from error
+
+
+def _write_description(config: Any, dataset: Any, directory: RunDirectory) -> None:
+    settings = {
+        key: value
+        if isinstance(value, (str, int, float, bool, list, dict, type(None)))
+        else str(value)
+        for key, value in config.final_config_dict.items()
+    }
+    directory.write_yaml("config.yaml", settings)
+    directory.write_json("environment.json", environment())
+    directory.write_json("identity.json", run_identity(config, dataset))

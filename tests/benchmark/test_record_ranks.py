@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_hellm.benchmark.record_ranks import (
+    CLIP,
+    compress_ranks,
+    in_token_order,
+    read_kept_ranks,
+    read_run_ranks,
+    write_kept_ranks,
+)
+from recbole_hellm.errors import DataError, RunError
+from recbole_hellm.evaluation.ranking import GAINS, Ranks, per_user
+from recbole_hellm.runs.directory import RunDirectory
+
+MASKINGS = ("seen", "train", "none")
+
+
+def random_ranks(seed: int, users: int = 400) -> Ranks:
+    """Ranks around the clip, and ties beyond what 8 or 16 bits hold."""
+    rng = np.random.default_rng(seed)
+    higher = rng.choice([0, 1, 5, 19, 20, 254, 255, 256, 300, 100_000], users)
+    tied = rng.choice([0, 0, 0, 1, 3, 255, 256, 70_000], users)
+    return Ranks(np.arange(1, users + 1), higher, tied, np.full(users, 200_000))
+
+
+@pytest.fixture
+def ranks() -> dict[str, Ranks]:
+    return {masking: random_ranks(seed) for seed, masking in enumerate(MASKINGS)}
+
+
+@pytest.fixture
+def tokens() -> list[str]:
+    return [f"U{number}" for number in np.random.default_rng(9).permutation(400)]
+
+
+def write_run(folder: Path, ranks: dict[str, Ranks], tokens: list[str]) -> None:
+    for masking, found in ranks.items():
+        columns = {name: getattr(found, name) for name in ("higher", "tied", "candidates")}
+        frame = pd.DataFrame({"user": tokens, "item": "i1", **columns})
+        RunDirectory(folder).write_table(f"ranks-{masking}.parquet", frame)
+
+
+def assert_same(found: dict[str, Ranks], wanted: dict[str, Ranks]) -> None:
+    assert sorted(found) == sorted(wanted)
+    for masking, ranks in wanted.items():
+        for name in ("users", "higher", "tied", "candidates"):
+            np.testing.assert_array_equal(getattr(found[masking], name), getattr(ranks, name))
+
+
+def test_metrics_of_kept_ranks_are_exact(
+    ranks: dict[str, Ranks], tokens: list[str], tmp_path: Path
+) -> None:
+    write_kept_ranks(tmp_path / "ranks.parquet", compress_ranks(in_token_order(ranks, tokens)))
+    kept = read_kept_ranks(tmp_path / "ranks.parquet")
+    assert tuple(kept) == MASKINGS
+    order = sorted(range(400), key=lambda row: tokens[row])
+    for masking in MASKINGS:
+        for metric in GAINS:
+            for k in (1, 2, 10, 20, CLIP):
+                wanted = per_user(ranks[masking], metric, k)[order]
+                assert (per_user(kept[masking], metric, k) == wanted).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["ranks.parquet"]
+
+
+def test_what_is_not_kept(tmp_path: Path) -> None:
+    ranks = Ranks(
+        *(np.array(values) for values in ([1, 2], [900, 254], [7, 70_000], [999, 99_999]))
+    )
+    write_kept_ranks(tmp_path / "a" / "r.parquet", compress_ranks({"none": ranks}))
+    kept = read_kept_ranks(tmp_path / "a" / "r.parquet")["none"]
+    assert kept.higher.tolist() == [255, 254]
+    assert kept.tied.tolist() == [0, 70_000]
+    assert kept.candidates.tolist() == [0, 0]
+
+
+def test_runs_with_other_ids_agree(ranks: dict[str, Ranks], tokens: list[str]) -> None:
+    order = np.random.default_rng(1).permutation(400)
+    moved = {
+        masking: Ranks(
+            np.arange(1, 401), found.higher[order], found.tied[order], found.candidates[order]
+        )
+        for masking, found in ranks.items()
+    }
+    renamed = np.array(tokens, dtype=object)[order]
+    assert_same(in_token_order(moved, renamed), in_token_order(ranks, tokens))
+    pd.testing.assert_frame_equal(
+        compress_ranks(in_token_order(moved, renamed)),
+        compress_ranks(in_token_order(ranks, tokens)),
+    )
+
+
+def test_a_run_directory_is_read_in_token_order(
+    ranks: dict[str, Ranks], tokens: list[str], tmp_path: Path
+) -> None:
+    write_run(tmp_path, ranks, tokens)
+    found = read_run_ranks(tmp_path)
+    assert_same(found, in_token_order(ranks, tokens))
+    assert found["seen"].users.tolist() == list(range(400))
+    wanted = compress_ranks(in_token_order(ranks, tokens))
+    pd.testing.assert_frame_equal(compress_ranks(found)[[*wanted]], wanted)
+
+
+def test_nothing_names_users_or_items(
+    ranks: dict[str, Ranks], tokens: list[str], tmp_path: Path
+) -> None:
+    frame = compress_ranks(in_token_order(ranks, tokens))
+    assert {str(kind) for kind in frame.dtypes} == {"uint8", "uint32"}
+    assert list(frame)[:2] == ["seen.higher", "seen.tied"]
+    write_kept_ranks(tmp_path / "ranks.parquet", frame)
+    content = (tmp_path / "ranks.parquet").read_bytes()
+    assert not any(token.encode() in content for token in tokens if len(token) > 3)
+
+
+def test_files_are_small(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    higher = np.exp(rng.normal(6.5, 2.3, 22_363)).astype(np.int64)  # half are above 600
+    ranks = Ranks(np.arange(22_363), higher, np.zeros_like(higher), higher + 9)
+    write_kept_ranks(tmp_path / "r.parquet", compress_ranks({"seen": ranks}))
+    assert (tmp_path / "r.parquet").stat().st_size < 30_000
+
+
+def test_mistakes(ranks: dict[str, Ranks], tokens: list[str], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="3 user tokens do not fit 400 ranks under seen"):
+        in_token_order(ranks, ["a", "b", "c"])
+    with pytest.raises(RunError, match="no per-user ranks"):
+        read_run_ranks(tmp_path)
+    write_run(tmp_path, {"seen": ranks["seen"]}, tokens)
+    write_run(tmp_path, {"none": ranks["none"]}, tokens[::-1])
+    with pytest.raises(RunError, match="different users"):
+        read_run_ranks(tmp_path)
+    with pytest.raises(RunError, match="cannot be read"):
+        read_kept_ranks(tmp_path / "absent.parquet")
+    (tmp_path / "ranks-seen.parquet").write_bytes(b"PAR1 and nothing")
+    with pytest.raises(RunError, match=r"ranks-seen\.parquet cannot be read"):
+        read_run_ranks(tmp_path)
+    for frame in (pd.DataFrame({"seen.higher": [1]}), pd.DataFrame({"a": [1]}), pd.DataFrame()):
+        RunDirectory(tmp_path).write_table("other.parquet", frame)
+        with pytest.raises(RunError, match="holds no kept ranks"):
+            read_kept_ranks(tmp_path / "other.parquet")

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recbole_hellm.data.interactions import batches as batches_module
+from recbole_hellm.data.interactions.batches import BucketedBatches
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 5000])
+def test_buckets_hold_every_row_once_an_epoch(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches_module, "POOL_BATCHES", 4)
+    lengths = np.random.default_rng(0).integers(1, 50, 1003)
+    batches = BucketedBatches(lengths, size, seed=1)
+    epochs = [list(batches), list(batches)]
+    for epoch in epochs:
+        assert len(epoch) == len(batches) == max(1, 1003 // size)
+        assert sorted(np.concatenate(epoch)) == list(range(1003))
+        sizes = [len(rows) for rows in epoch]
+        assert max(sizes) - min(sizes) <= 1
+    if size < 1003:
+        assert [rows.tolist() for rows in epochs[0]] != [rows.tolist() for rows in epochs[1]]
+
+
+@pytest.mark.parametrize("size", [1, 30, 200, 10**6])
+def test_buckets_of_equal_weight_hold_every_row_once_and_are_never_empty(size: int) -> None:
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(2, 50, 400)
+    lengths[:3] = 300
+    weights = lengths - 1
+    batches = BucketedBatches(lengths, size, seed=1, weights=weights)
+    epoch = list(batches)
+    assert len(epoch) == len(batches)
+    assert sorted(np.concatenate(epoch)) == list(range(400))
+    mean = weights.sum() / len(batches)
+    assert mean >= min(size, weights.sum())
+    for rows in epoch:
+        assert len(rows)
+        assert abs(weights[rows].sum() - mean) <= weights.max() + 1
+
+
+def test_rows_are_only_shuffled_if_lengths_shall_not_matter() -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, 4000)
+    epoch = list(BucketedBatches(lengths, 100, seed=1, similar=False))
+    assert sorted(np.concatenate(epoch).tolist()) == list(range(4000))
+    spreads = [lengths[batch].std() for batch in epoch]
+    assert min(spreads) > 0.7 * lengths.std()
+
+
+def test_buckets_have_similar_lengths_in_random_order() -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, 3200)
+    epoch = list(BucketedBatches(lengths, 100, seed=1))
+    spread = np.mean([np.ptp(lengths[rows]) for rows in epoch])
+    assert spread < 4  # 48 without buckets
+    means = [lengths[rows].mean() for rows in epoch]
+    assert means != sorted(means)

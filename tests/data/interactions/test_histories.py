@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recbole_hellm.data.interactions.histories import Histories
+
+LISTS = {1: [5, 6], 2: [7], 3: [8, 9, 8, 5], 4: [], 5: [1, 2, 3]}
+
+
+@pytest.fixture
+def histories() -> Histories:
+    """Rows of users interleaved; within a user in order. User 4 has nothing."""
+    rows = [(3, 8), (1, 5), (5, 1), (3, 9), (5, 2), (2, 7), (3, 8), (1, 6), (5, 3), (3, 5)]
+    users, items = (np.array(column) for column in zip(*rows, strict=True))
+    return Histories.from_pairs(users, items, 6)
+
+
+def test_every_user_gets_its_own_items_in_order(histories: Histories) -> None:
+    assert histories.lengths.tolist() == [0, 2, 1, 4, 0, 3]
+    for user, items in LISTS.items():
+        start, end = histories.offsets[user], histories.offsets[user + 1]
+        assert histories.items[start:end].tolist() == items
+
+
+def test_targets_are_the_last_two_of_users_with_three(histories: Histories) -> None:
+    assert histories.evaluated_users.tolist() == [3, 5]
+    assert histories.targets("test").tolist() == [5, 3]
+    assert histories.targets("valid").tolist() == [8, 2]
+
+
+@pytest.mark.parametrize(
+    ("masking", "phase", "masked"),
+    [
+        ("seen", "test", {(0, 1), (0, 2), (1, 8), (1, 9)}),
+        ("seen", "valid", {(0, 1), (1, 8), (1, 9)}),
+        ("train", "test", {(0, 1), (1, 8), (1, 9)}),
+        ("train", "valid", {(0, 1), (1, 8), (1, 9)}),
+        ("none", "test", set()),
+        ("none", "valid", set()),
+    ],
+)
+def test_known_items(
+    histories: Histories, masking: str, phase: str, masked: set[tuple[int, int]]
+) -> None:
+    rows, items = histories.masked_items(np.array([5, 3]), masking, phase)
+    assert set(zip(rows.tolist(), items.tolist(), strict=True)) == masked
+    assert (rows.dtype, items.dtype) == (np.int64, np.int64)
+
+
+def test_training_leaves_the_targets_out_and_keeps_short_users_whole(histories: Histories) -> None:
+    assert histories.training_lengths.tolist() == [0, 2, 1, 2, 0, 1]
+    rows, items = histories.training(np.array([1, 4, 3, 2, 5]))
+    assert rows.tolist() == [0, 0, 2, 2, 3, 4]
+    assert items.tolist() == [5, 6, 8, 9, 7, 1]

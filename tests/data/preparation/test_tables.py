@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from recbole_hellm.data.preparation.tables import column_names, keeper, read_table
+from recbole_hellm.errors import DataError
+
+FRAME = pd.DataFrame({"user": ["a", "b"], "item": ["007", "8"], "extra": ["x", None]})
+
+
+def write(path: Path, content: str | bytes, packed: bool) -> Path:
+    data = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(data) if packed else data)
+    return path
+
+
+def named(*names: str):
+    return set(names).__contains__
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("mark", [",", "\t", ";", "|"])
+def test_delimited_text(tmp_path: Path, mark: str, packed: bool) -> None:
+    # Whatever the name says; with a byte-order mark, line ends of Windows and RecBole's types.
+    rows = ["user:token,item:token,extra:token_seq", "a,007,x", "", "b,8,"]
+    content = "\ufeff" + "".join(f"{row}\r\n" for row in rows).replace(",", mark)
+    path = write(tmp_path / "data", content, packed)
+    assert column_names(path) == ("user", "item", "extra")
+    table = read_table(path, named("user", "extra"))
+    assert table.columns == ("user", "item", "extra")
+    assert table.frame.columns.tolist() == ["user", "extra"]
+    assert table.frame["user"].tolist() == ["a", "b"]
+    assert table.frame["extra"].isna().tolist() == [False, True]
+    assert read_table(path, named("item")).frame["item"].tolist() == ["007", "8"]
+    assert [table.where(row) for row in (0, 1)] == [f"{path}, line 2", f"{path}, line 4"]
+
+
+def test_lines_of_quoted_cells_are_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "f.csv", 'a,b\n"1\n2",x\n\n"3,4",NA\n5\n', False)
+    table = read_table(path, named("a", "b"))
+    assert table.frame["a"].tolist() == ["1\n2", "3,4", "5"]
+    assert table.frame["b"].isna().tolist() == [False, False, True]  # NA is a word
+    assert [table.where(row)[-1] for row in range(3)] == ["2", "5", "6"]
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_parquet(tmp_path: Path, index: bool) -> None:
+    path = tmp_path / "data"
+    frame = FRAME.assign(time=pd.to_datetime(["2014-07-23", "2014-07-24"]))
+    (frame.set_index("user") if index else frame).to_parquet(path)
+    assert set(column_names(path)) == {"user", "item", "extra", "time"}
+    table = read_table(path, named("user", "time"))
+    assert table.frame["user"].tolist() == ["a", "b"]
+    assert table.frame["time"].dt.day.tolist() == [23, 24]
+    assert table.where(1) == f"{path}, row 2"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_objects(tmp_path: Path, packed: bool) -> None:
+    lines = ['{"user": "a", "n": 1}', "", "{'user': 'b', 'tags': ['x', None]}", '{"n": 2}']
+    path = write(tmp_path / "data.csv", "\n".join(lines), packed)
+    assert column_names(path) == ("user", "n")
+    table = read_table(path, named("user", "tags"), progress=False)
+    assert table.frame.to_dict("list") == {
+        "user": ["a", "b", None],
+        "tags": [None, ["x", None], None],
+    }
+    assert [table.where(row)[-6:] for row in range(3)] == ["line 1", "line 3", "line 4"]
+
+
+def test_lines_are_left_out_only_if_they_cannot_matter(tmp_path: Path) -> None:
+    keep = keeper("id", {"A", "é", "7"})
+    for wanted in (
+        '{"id": "A"}',
+        "{'x': 1, 'id': 'A'}",
+        '{"id": "\\u00e9"}',  # only a parser knows
+        '{"id": 7}',
+        '{"parts": [{"id": "B"}], "id": "A"}',
+        '{"parts": [{"id": "B"}], "id": "\\u00e9"}',
+        '{"name": "B"}',
+    ):
+        assert keep(wanted.encode())
+    for other in ('{"id": "B"}', '{"id":"B", "x": "\\"id\\": \\"A\\""}'):
+        assert json.loads(other)["id"] == "B"
+        assert not keep(other.encode())
+    lines = ['{"id": "B"}', '{"id": "C", "broken', '{"id": "A"}']
+    path = write(tmp_path / "f", "\n".join(lines), False)
+    table = read_table(path, named("id"), keeper("id", {"A"}), progress=False)
+    assert table.frame["id"].tolist() == ["B", "A"]  # the first gives the columns
+    assert table.where(1).endswith("line 3")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"[1, 2]", "holds one JSON array; write one JSON object a line"),
+        (b"a,b\n1,2\n1,2,3\n", r"\(Expected 2 fields in line 3, saw 3\)"),
+        (b"a,b\n1,2,3\n", "line 2 has more columns than line 1 names"),
+        (b"a,b,a\n1,2,3\n", "line 1 names the column 'a' twice"),
+        (b"a,b\n1,\xff\n", "no table of delimited columns"),
+        (b"\xff,b\n1,2\n", "line 1 names no columns"),
+        (b'a,b\n1,"2\n', "no table of delimited columns"),
+        (b'{"a": 1}\n{"a": }\n', "line 2 is neither JSON nor a Python literal"),
+        (b'{"a": 1}\n[1]\n', "line 2 is a list, not an object"),
+        (b'{"a": 1}\n{"a": open("/x")}\n', "line 2 is neither JSON nor a Python literal"),
+        (b'{"a": "\xff"}\n', "line 1 is neither JSON nor a Python literal"),
+        (b"PAR1 and nothing more", "is no Parquet file"),
+        (b"\x1f\x8b and nothing more", "cannot be read"),
+    ],
+)
+def test_unusable_files(tmp_path: Path, content: bytes, message: str) -> None:
+    path = write(tmp_path / "f", content, False)
+    with pytest.raises(DataError, match=message) as caught:
+        read_table(path, lambda _: True, progress=False)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(DataError, match=rf"{path.name} cannot be read \("):
+            read_table(path, lambda _: True)
+    path = write(tmp_path / "f.gz", '{"a": 1}\n' * 100_000, True)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"cannot be read beyond line \d+"):
+        read_table(path, lambda _: True, progress=False)

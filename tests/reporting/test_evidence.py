@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from recbole_hellm.benchmark.methods import Method, methods
+from recbole_hellm.benchmark.paper import TABLE_1
+from recbole_hellm.benchmark.plans import Family, Table
+from recbole_hellm.benchmark.records import KeptRun
+from recbole_hellm.errors import RunError
+from recbole_hellm.reporting import evidence
+from recbole_hellm.reporting.sheets import Cell, Sheet
+
+Make = Callable[..., KeptRun]
+TABLE = Table("t", "Title", (Family("HeLLM", ("LightGCN", "SASRec", "HeLLM")),), printed=TABLE_1)
+
+
+@pytest.fixture
+def three(make_kept: Make, good: list[int], poor: list[int]) -> list[Method]:
+    nearly = [0, *good[1:]]
+    return methods(
+        {
+            "LightGCN": [make_kept("LightGCN", poor, dataset="Beauty")],
+            "SASRec": [make_kept("SASRec", nearly, dataset="Beauty")],
+            "HeLLM": [
+                make_kept("HeLLM", good, seed=1, dataset="Beauty"),
+                make_kept("HeLLM", nearly, seed=2, dataset="Beauty"),
+            ],
+        }
+    )
+
+
+def row(sheet: Sheet, name: str) -> list[Cell]:
+    return next(cells for cells in sheet.cells() if cells[0].text == name)
+
+
+def test_results_have_means_spread_marks_and_cost(three: list[Method]) -> None:
+    tests, _ = evidence.tested(TABLE, three, "seen")
+    sheet = evidence.results(TABLE, three, "seen", tests)
+    assert sheet.title == "Title: Beauty, mask_history=seen"
+    assert list(sheet.head[:3]) == ["", "seeds", "R@10"]
+    values = np.array([40 / 60, 41 / 60])
+    ours = row(sheet, "HeLLM")
+    assert ours[1].text == "2"
+    expected = f"{values.mean():.4f} ± {values.std(ddof=1):.4f}".replace("0.", ".")
+    assert (ours[2].text, ours[2].best, ours[2].second) == (expected, False, True)
+    assert row(sheet, "SASRec")[2] == Cell(".6833", best=True)
+    assert row(sheet, "LightGCN")[2] == Cell(".1000†")
+    by_name = dict(zip(sheet.head, (cell.text for cell in ours), strict=True))
+    assert by_name["training, s"] == "90 (190)"
+    assert by_name["trained, M"] == "2.00 of 3.00"
+    assert by_name["memory, GB"] == "1.0"
+    assert by_name["best epoch"] == "4"
+    notes = " ".join(sheet.notes)
+    assert "processor time of all threads" in notes
+    assert "split ssssssssssss, mask_history=seen" in notes
+    assert "Holm's correction over the 2 comparisons" in notes
+    assert sheet.data is not None
+    assert set(sheet.data["method"]) == {"LightGCN", "SASRec", "HeLLM"}
+    inside = sheet.data.eval("users_ci_low <= mean <= users_ci_high")
+    assert inside.all()
+
+
+def test_the_papers_figures_stand_beside_ours(three: list[Method]) -> None:
+    sheet = evidence.beside_the_paper(TABLE, three)
+    assert sheet is not None
+    texts = [cell.text for cell in row(sheet, "LightGCN")]
+    # Under the masking of the paper's general rows every rank is one lower, and 5 is still found.
+    assert texts[:6] == ["LightGCN", "train", "1", ".1000", ".0426", "+.0574"]
+    assert [cell.text for cell in row(sheet, "SASRec")][:6] == [
+        *("SASRec", "none", "1", ".6833", "–", "–"),
+    ]
+
+
+def test_no_table_beside_a_paper_that_has_no_figures(make_kept: Make, good: list[int]) -> None:
+    found = methods({"Pop": [make_kept("Pop", good)]})
+    assert evidence.beside_the_paper(TABLE, found) is None
+
+
+def test_the_reference_is_tested_against_each(three: list[Method]) -> None:
+    tests, (sheet,) = evidence.tested(TABLE, three, "seen")
+    (found,) = tests
+    ours = three[2].per_user("ndcg@10", "seen").mean(axis=0)
+    theirs = three[0].per_user("ndcg@10", "seen")[0]
+    against = found["ndcg@10"]["LightGCN"]
+    assert against.difference == pytest.approx((ours - theirs).mean())
+    # Holm: the smaller of two p-values is doubled.
+    assert against.p_t_holm == pytest.approx(2 * stats.ttest_rel(ours, theirs).pvalue)
+    rows = [[cell.text for cell in cells] for cells in sheet.cells()]
+    assert len(rows) == 2 * 4
+    shown = next(cells for cells in rows if cells[:2] == ["LightGCN", "N@10"])
+    assert shown[2] == "2 / 1"
+    assert shown[3].startswith("+.")
+    assert shown[5] == "<.001"
+    worse = next(cells for cells in rows if cells[:2] == ["SASRec", "R@10"])
+    assert worse[3].startswith("−")
+    assert any("take as many of each, the first ones" in note for note in sheet.notes)
+    assert not any("d_z is larger" in note for note in sheet.notes)  # all rows have 2 / 1
+
+
+def test_rows_of_different_numbers_of_seeds_are_told_apart(
+    make_kept: Make, good: list[int], poor: list[int], three: list[Method]
+) -> None:
+    again = make_kept("LightGCN", poor, seed=2, dataset="Beauty")
+    found = methods(
+        {"LightGCN": [*three[0].runs, again], "SASRec": three[1].runs} | {"HeLLM": three[2].runs}
+    )
+    _, (sheet,) = evidence.tested(TABLE, found, "seen")
+    assert {cells[0].text: cells[2].text for cells in sheet.cells()} == {
+        "LightGCN": "2 / 2",
+        "SASRec": "2 / 1",
+    }
+    assert any("d_z is larger with more seeds" in note for note in sheet.notes)
+
+
+def test_families_without_their_reference_are_not_tested(three: list[Method]) -> None:
+    tests, sheets = evidence.tested(TABLE, three[:2], "seen")
+    assert tests == [{}]
+    assert sheets == []
+    sheet = evidence.results(TABLE, three[:2], "seen", tests)
+    assert not any("Holm" in note for note in sheet.notes)
+    assert "HeLLM is not shown, so nothing is tested against it." in sheet.notes
+
+
+def test_a_method_that_is_worse_is_marked_so(
+    make_kept: Make, good: list[int], poor: list[int]
+) -> None:
+    found = methods({"SASRec": [make_kept("SASRec", good)], "HeLLM": [make_kept("HeLLM", poor)]})
+    tests, _ = evidence.tested(TABLE, found, "seen")
+    sheet = evidence.results(TABLE, found, "seen", tests)
+    assert row(sheet, "SASRec")[2].text.endswith("‡")
+
+
+def test_slices_are_means_over_seeds_by_group(three: list[Method]) -> None:
+    sheet = evidence.slices(TABLE, three, "history_length", "seen")
+    assert list(sheet.head) == ["", "few (30)", "many (30)"]
+    even = np.arange(0, 60, 2)
+    expected = three[2].per_user("ndcg@10", "seen")[:, even].mean()
+    assert row(sheet, "HeLLM")[1].text == evidence.number(float(expected))
+    assert sheet.data is not None
+    assert set(sheet.data["grouping"]) == {"history_length"}
+    assert set(sheet.data["metric"]) == {"recall@10", "recall@20", "ndcg@10", "ndcg@20"}
+
+
+def test_a_record_that_lacks_a_group_is_named(three: list[Method]) -> None:
+    path = three[0].runs[0].path / "slices.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if ",many," not in line))
+    with pytest.raises(RunError, match=r"LightGCN.*slices.csv lacks the group 'many'"):
+        evidence.slices(TABLE, three, "history_length", "seen")
+
+
+def test_costs_of_stages_that_are_not_known_are_marked(
+    make_kept: Make, good: list[int], poor: list[int]
+) -> None:
+    found = methods(
+        {
+            "LightGCN": [make_kept("LightGCN", poor, cost_with_stages={})],
+            "HeLLM": [make_kept("HeLLM", good, stages={"graph": "x"}, cost_with_stages={})],
+        }
+    )
+    sheet = evidence.results(TABLE, found, "seen", [{}])
+    column = list(sheet.head).index("training, s")
+    assert row(sheet, "LightGCN")[column].text == "90"
+    assert row(sheet, "HeLLM")[column].text == "90 (?)"
+    assert any("so the plot of cost lacks HeLLM" in note for note in sheet.notes)
+
+
+def test_lists_are_shown_where_they_were_kept(
+    make_kept: Make, good: list[int], three: list[Method]
+) -> None:
+    assert evidence.lists(three) is None
+    run = make_kept("Pop", good)
+    values = {f"{key}@10": 0.5 for key, _ in evidence._LISTS.values()}
+    (run.path / "lists.json").write_text(str(values).replace("'", '"'))
+    sheet = evidence.lists([*three, Method("Pop", (run,))])
+    assert sheet is not None
+    assert [cells[0].text for cells in sheet.cells()] == ["LightGCN", "SASRec", "HeLLM", "Pop"]
+    assert row(sheet, "Pop")[1].text == ".5000"
+    assert {cell.text for cell in row(sheet, "HeLLM")[1:]} == {"–"}
+    del values["diversity@10"]  # as without item features
+    (run.path / "lists.json").write_text(str(values).replace("'", '"'))
+    sheet = evidence.lists([Method("Pop", (run,))])
+    assert sheet is not None
+    by_name = dict(zip(sheet.head, (cell.text for cell in row(sheet, "Pop")), strict=True))
+    assert (by_name["diversity"], by_name["Gini"]) == ("–", ".5000")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0426, ".0426"), (1.0, "1.0000"), (0.0, ".0000"), (None, "–"), (0.99996, "1.0000")],
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert evidence.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.001, "+.0010"), (-0.02, "−.0200"), (0.0, ".0000"), (-0.00001, ".0000"), (None, "–")],
+)
+def test_signed_numbers(value: float | None, text: str) -> None:
+    assert evidence.signed(value) == text
+
+
+def test_p_values() -> None:
+    assert [evidence.p_value(p) for p in (0.0004, 0.049, 1.0)] == ["<.001", ".049", "1.000"]
+    # What is significant does not look as if it were not.
+    assert [evidence.p_value(p) for p in (0.0499, 0.0501)] == [".04990", ".050"]
+
+
+def test_every_family_has_its_own_best(three: list[Method]) -> None:
+    table = Table("t", "T", (Family("HeLLM", ("HeLLM",)), Family("A", ("SASRec", "LightGCN", "A"))))
+    sheet = evidence.results(table, three, "seen", [{}, {}])
+    # Alone it is best of nothing, and another family's figure does not make it second.
+    assert [
+        (row(sheet, name)[2].best, row(sheet, name)[2].second)
+        for name in ("HeLLM", "SASRec", "LightGCN")
+    ] == [(False, False), (True, False), (False, True)]
+    assert any("of each family" in note for note in sheet.notes)
+    one = evidence.results(TABLE, three, "seen", [{}])
+    assert not any("of each family" in note for note in one.notes)
+
+
+def test_the_family_is_that_of_the_comparisons_made(three: list[Method]) -> None:
+    tests, _ = evidence.tested(TABLE, three[1:], "seen")
+    sheet = evidence.results(TABLE, three[1:], "seen", tests)
+    assert any("over the 1 comparisons" in note for note in sheet.notes)
+    assert any("is about the models as trained" in note for note in sheet.notes)
+
+
+def test_costs_of_gpus_are_by_the_clock_and_hardware_is_named(
+    make_kept: Make, good: list[int], poor: list[int]
+) -> None:
+    runs = {"A": [make_kept("A", good)], "B": [make_kept("B", poor)]}
+    (runs["A"][0].path / "environment.json").write_text('{"gpu": "H100"}')
+    found = methods(runs)
+    table = Table("t", "T", (Family("A", ("A", "B")),))
+    sheet = evidence.results(table, found, "seen", [{}])
+    by_name = dict(zip(sheet.head, (cell.text for cell in row(sheet, "A")), strict=True))
+    assert by_name["training, s"] == "120 (220)"
+    notes = " ".join(sheet.notes)
+    assert "Trained on: CPU, H100." in notes
+    assert "Costs of different hardware do not compare." in notes
+
+
+def test_a_tables_notes_are_told_where_they_are_true(make_kept: Make, good: list[int]) -> None:
+    table = Table(
+        "t", "T", (Family("A", ("A", "B")),), settings={"A": {"patience": 9}}, notes=("Waits.",)
+    )
+    own = make_kept("A", good, settings={"patience": 9})
+    other = make_kept("A", good, settings={"patience": 3})
+    plain = make_kept("B", good)
+    for runs, told in (([own], True), ([other], False), ([], False)):
+        found = methods({"A": runs, "B": [plain]})
+        assert ("Waits." in evidence.results(table, found, "seen", [{}]).notes) == told

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from recbole_hellm.errors import RunError
+from recbole_hellm.runs import directory
+from recbole_hellm.runs.directory import RunDirectory, content_hash, environment
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(tmp_path / "run")
+
+
+def test_hash_depends_on_content_and_not_on_order() -> None:
+    first = content_hash({"a": 1, "b": {"c": [1, 2], "d": None}})
+    assert first == content_hash({"b": {"d": None, "c": [1, 2]}, "a": 1})
+    assert first != content_hash({"a": 1, "b": {"c": [2, 1], "d": None}})
+    assert len(first) == 12
+
+
+def test_environment_can_be_written() -> None:
+    found = json.loads(json.dumps(environment()))
+    assert found["packages"]["torch"] == torch.__version__
+    assert found["packages"]["numpy"] == np.__version__
+
+
+def test_files_come_back(run: RunDirectory) -> None:
+    run.write_json("a.json", {"x": [1, 2.5, None]})
+    run.write_yaml("b.yaml", {"y": "é"})
+    run.write_table("c.parquet", pd.DataFrame({"user": ["u1"], "higher": [3]}))
+    assert run.read_json("a.json") == {"x": [1, 2.5, None]}
+    assert run.file("b.yaml").read_text(encoding="utf-8") == "y: é\n"
+    table = pd.read_parquet(run.file("c.parquet"))
+    assert table.to_dict("records") == [{"user": "u1", "higher": 3}]
+    assert not [path for path in run.path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_finished_once_the_metrics_are_there(run: RunDirectory) -> None:
+    run.write_json("environment.json", {})
+    assert not run.finished
+    run.write_json("metrics.json", {})
+    assert run.finished
+    run.file("hparams").mkdir()
+    run.file("hparams/events").write_text("old")
+    run.clear()
+    assert not run.path.exists()
+
+
+def test_missing_or_broken_json_is_told(run: RunDirectory) -> None:
+    with pytest.raises(RunError, match=r"metrics.json cannot be read"):
+        run.read_json("metrics.json")
+    run.path.mkdir()
+    run.file("metrics.json").write_text('{"a": ')
+    with pytest.raises(RunError, match=r"metrics\.json cannot be read"):
+        run.read_json("metrics.json")
+
+
+def fail_half_way(writes: bytes) -> Any:
+    def write(*arguments: Any, **_: Any) -> None:
+        target = next(part for part in arguments if isinstance(part, (str, Path)))
+        with Path(target).open("wb") as file:
+            file.write(writes)
+        raise OSError("disk full")
+
+    return write
+
+
+@pytest.mark.parametrize("kind", ["json", "yaml", "table", "checkpoint", "embeddings"])
+def test_a_failing_write_leaves_the_old_file(
+    run: RunDirectory, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = {"item": np.array(["a", "b"])}
+
+    def write(value: int) -> Path:
+        if kind == "json":
+            run.write_json("f", {"v": value})
+        elif kind == "yaml":
+            run.write_yaml("f", {"v": value})
+        elif kind == "table":
+            run.write_table("f", pd.DataFrame({"v": [value]}))
+        elif kind == "checkpoint":
+            run.save_checkpoint(run.file("f"), {"v": value})
+        else:
+            run.write_embeddings({"item": torch.full((2, 3), float(value))}, tokens, "split")
+            return run.file("embeddings.safetensors")
+        return run.file("f")
+
+    path = write(1)
+    before = path.read_bytes()
+    broken = fail_half_way(before[: len(before) // 2])
+    monkeypatch.setattr(Path, "write_bytes", broken)
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", broken)
+    monkeypatch.setattr(torch, "save", broken)
+    monkeypatch.setattr(directory, "save_file", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write(2)
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    write(2)
+    assert path.read_bytes() != before
+
+
+class Harmful:
+    def __reduce__(self) -> Any:
+        return print, ("a checkpoint ran code",)
+
+
+def test_checkpoints_hold_tensors_and_plain_values(run: RunDirectory) -> None:
+    state = {"model": {"w": torch.arange(6.0).view(2, 3)}, "epoch": 3, "list": [1, 0.5, None, "x"]}
+    run.save_checkpoint(run.last_checkpoint, state)
+    found = run.load_checkpoint(run.last_checkpoint)
+    assert torch.equal(found["model"]["w"], state["model"]["w"])  # type: ignore[index]
+    assert (found["epoch"], found["list"]) == (3, state["list"])
+
+
+def test_missing_checkpoint_is_told(run: RunDirectory) -> None:
+    with pytest.raises(RunError, match="does not exist; run without --resume"):
+        run.load_checkpoint(run.last_checkpoint)
+
+
+@pytest.mark.parametrize("left", [0, 1, 10, 200, 0.5, 0.99])
+def test_truncated_checkpoint_is_told(run: RunDirectory, left: float) -> None:
+    run.save_checkpoint(run.last_checkpoint, {"w": torch.randn(40, 40)})
+    content = run.last_checkpoint.read_bytes()
+    size = left if isinstance(left, int) else int(left * len(content))
+    run.last_checkpoint.write_bytes(content[:size])
+    with pytest.raises(RunError, match="is damaged; run again with --force"):
+        run.load_checkpoint(run.last_checkpoint)
+
+
+@pytest.mark.parametrize("content", [b"not a checkpoint", b"\x80\x04garbage", b"PK\x03\x04"])
+def test_foreign_files_are_told(run: RunDirectory, content: bytes) -> None:
+    run.path.mkdir()
+    run.last_checkpoint.write_bytes(content)
+    with pytest.raises(RunError, match="is damaged"):
+        run.load_checkpoint(run.last_checkpoint)
+
+
+def test_code_in_a_checkpoint_is_never_run(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.path.mkdir()
+    torch.save({"model": Harmful()}, run.last_checkpoint)
+    with pytest.raises(RunError):
+        run.load_checkpoint(run.last_checkpoint)
+    run.last_checkpoint.write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(RunError):
+        run.load_checkpoint(run.last_checkpoint)
+    assert capsys.readouterr().out == ""
+
+
+def test_embeddings_travel_by_token(run: RunDirectory) -> None:
+    table = torch.arange(12.0).view(4, 3)
+    run.write_embeddings({"item": table}, {"item": np.array(["d", "b", "a", "c"])}, "s1")
+    found = run.read_embeddings("item", np.array(["a", "b", "c"]), "s1")
+    assert torch.equal(found, table[[2, 1, 3]])
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "split", "sentence"),
+    [
+        ("item", ["a", "z"], "s1", "no embedding of item 'z'"),
+        ("item", ["a"], "s2", "another split .*run that stage again"),
+        ("user", ["u"], "s1", "holds no user embeddings"),
+    ],
+)
+def test_unfit_embeddings_are_told(
+    run: RunDirectory, name: str, tokens: list[str], split: str, sentence: str
+) -> None:
+    run.write_embeddings({"item": torch.ones(2, 3)}, {"item": np.array(["a", "b"])}, "s1")
+    with pytest.raises(RunError, match=sentence):
+        run.read_embeddings(name, np.array(tokens), split)
+
+
+def test_missing_and_damaged_embeddings_are_told(run: RunDirectory) -> None:
+    with pytest.raises(RunError, match="holds no embeddings"):
+        run.read_embeddings("item", np.array(["a"]), "s1")
+    run.write_embeddings({"item": torch.ones(2, 3)}, {"item": np.array(["a", "b"])}, "s1")
+    run.file("embeddings.safetensors").write_bytes(b"broken")
+    with pytest.raises(RunError, match="damaged"):
+        run.read_embeddings("item", np.array(["a"]), "s1")
+
+
+def test_a_run_is_claimed_by_one_process_and_leaves_no_lock(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "model" / "id")
+    told = "is being trained by another process"
+    with directory.locked():
+        directory.write_json("a.json", {})
+        directory.clear()
+        with pytest.raises(RunError, match=told), RunDirectory(directory.path).locked():
+            pass
+    assert list((tmp_path / "model").iterdir()) == []
+    with directory.locked():
+        pass

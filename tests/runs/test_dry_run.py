@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recbole_hellm.cli.main import main
+from recbole_hellm.config.resolution import HellmConfig
+from recbole_hellm.data.interactions.dataset import create_dataset
+from recbole_hellm.data.interactions.loaders import training_loader
+from recbole_hellm.runs.dry_run import describe_needs
+from recbole_hellm.runs.opening import build_model
+
+
+def figures(text: str) -> dict[str, str]:
+    rows = [line.split("  ", 1) for line in text.splitlines()[1:]]
+    return {name.strip(): value.strip() for name, value in rows}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"targets": "last"}, {"targets": "last", "prefix": "none", "prompt": "alpaca"}],
+    ids=["every", "last", "several"],
+)
+def test_counts_are_those_of_the_run(
+    make_config: Callable[..., HellmConfig], small_model: dict[str, Any], options: dict[str, Any]
+) -> None:
+    config = make_config("HeLLM", **small_model, **options)
+    told = figures(describe_needs(config))
+    dataset = create_dataset(config)
+    parts = dataset.build()
+    model = build_model(config, parts[0])
+    loader = training_loader(config, dataset, parts, model)
+    batches = list(loader)
+    samples = sum(int(model.target_counts(batch).sum()) for batch in batches)
+    tokens = sum(model.pass_tokens(model.sample_tokens(batch).numpy())[0] for batch in batches)
+    parameters = sum(p.numel() for p in model.parameters())
+    assert told["samples"].startswith(f"{samples:,} an epoch, 2 epochs at most")
+    assert told["steps"] == f"{len(loader):,} an epoch"
+    assert told["tokens"].startswith(f"{tokens:,} an epoch")
+    assert told["parameters"].startswith(f"{parameters:,}, of which")
+    assert told["graph stage"] == "HeLLMPre: to be trained"
+    assert not Path(config["runs_dir"]).exists()
+
+
+def test_a_token_budget_lowers_the_memory(
+    make_config: Callable[..., HellmConfig], small_model: dict[str, Any]
+) -> None:
+    options = small_model | {"targets": "last", "train_batch_size": 64}
+    whole = figures(describe_needs(make_config("HeLLM", **options)))["memory"]
+    parts = figures(describe_needs(make_config("HeLLM", **options, max_tokens=12)))["memory"]
+    assert "(2 rows of 6 tokens" in parts
+    assert "(2 rows of 6 tokens" not in whole
+
+
+def test_the_command_line_tells_of_each_model_and_trains_none(
+    quick: dict[str, Any], small_model: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = {k: v for k, v in small_model.items() if k.startswith("SASRec.")}
+    arguments = [f"--{key}={value}" for key, value in {**quick, **keys}.items()]
+    assert main(["run", "--model=SASRec", "--dataset=tiny", *arguments, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "SASRec on tiny would need (nothing was trained)" in told
+    assert "not estimated" in told
+    assert not Path(quick["runs_dir"]).exists()
+    assert torch.is_grad_enabled()

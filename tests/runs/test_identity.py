@@ -1,0 +1,118 @@
+"""A run's id and recipe stay what they were: ``recipes.json`` was written before the folders were
+rearranged, by ``python tests/runs/test_identity.py`` in a checkout of commit 7dbcead."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recbole_hellm import registry
+from recbole_hellm.config.resolution import HellmConfig
+from recbole_hellm.errors import ConfigError
+from recbole_hellm.runs.directory import content_hash
+from recbole_hellm.runs.identity import recipe, recipe_of, run_path
+from recbole_hellm.runs.restoring import DERIVED
+
+GOLDEN = Path(__file__).with_name("recipes.json")
+RECORDS = Path(__file__).parents[2] / "docs/records"
+DATASETS = ("sample", "Beauty", "Toys", "Sports", "another")
+SPECIAL: list[tuple[str, str, dict[str, Any]]] = [
+    ("HeLLM", "sample", {"backbone": "some/model", "max_tokens": 512, "HeLLMPre.epochs": 3}),
+    ("CoLLM", "sample", {"backbone": "some/model"}),
+    ("LLaRA", "sample", {"backbone": "some/model"}),
+    ("HeLLM", "sample", {"prefix": "none", "graph_model": None, "item_inputs": ["sequence"]}),
+    ("HeLLM", "sample", {"sequence_model": "GRU4Rec", "targets": "last", "SASRec.n_heads": 1}),
+    ("FREEDOM", "sample", {"features": ["text-toy"], "modality_weights": {"image": 0.3}}),
+    (
+        "SASRec",
+        "Beauty",
+        {"mask_history": "none", "seed": 3, "topk": [5], "valid_metric": "NDCG@5"},
+    ),
+    ("LightGCN", "Toys", {"learning_rate": 1, "parallel": "ddp", "save_topk": 5, "threads": 1}),
+    ("BPR", "another", {"mirrors": "none", "projector": False, "unload_col": {"inter": ["x"]}}),
+]
+
+
+def configurations() -> dict[str, tuple[str, str, dict[str, Any]]]:
+    cases: list[tuple[str, str, dict[str, Any]]]
+    own = [*registry.OWN_MODELS, *registry.COMPARED_MODELS]
+    cases = [(model, dataset, {}) for model in own for dataset in DATASETS]
+    cases += [(model, "sample", {}) for model in registry.recbole_model_names()]
+    return {json.dumps(case, sort_keys=True): case for case in [*cases, *SPECIAL]}
+
+
+def recipe_hash(model: str, dataset: str, overrides: dict[str, Any]) -> str:
+    try:
+        return content_hash(recipe(HellmConfig(model, dataset, overrides)))
+    except ConfigError:
+        return "refused"
+
+
+def test_recipes_stay_what_they_were() -> None:
+    golden = json.loads(GOLDEN.read_text())
+    cases = configurations()
+    assert cases.keys() == golden.keys()
+    changed = [key for key, case in cases.items() if recipe_hash(*case) != golden[key]]
+    assert not changed
+    assert list(golden.values()).count("refused") < 10
+
+
+def kept_records() -> list[Path]:
+    return sorted(path.parent for path in RECORDS.glob("*/*/*/metrics.json"))
+
+
+@dataclasses.dataclass
+class Hashes:
+    """What a run's identity takes from a dataset."""
+
+    interactions_hash: str
+    fingerprint: str
+    candidates_hash: str
+    features_fingerprint: str | None
+
+
+def settings_of(identity: dict[str, Any]) -> dict[str, Any]:
+    """The recorded settings as a user would give them."""
+    settings = {key: value for key, value in identity["settings"].items() if key not in DERIVED}
+    if (settings.get("train_neg_sample_args") or {}).get("distribution") == "none":
+        settings["train_neg_sample_args"] = None  # RecBole writes it so and does not read it
+    return settings
+
+
+@pytest.mark.parametrize("path", kept_records(), ids=lambda path: "/".join(path.parts[-3:]))
+def test_kept_records_get_the_ids_and_recipes_that_they_have(path: Path) -> None:
+    identity = json.loads((path / "identity.json").read_text())
+    identity["settings"] = yaml.safe_load((path / "config.yaml").read_text())
+    record = json.loads((path / "metrics.json").read_text())
+    overrides = settings_of(identity)
+    for role, stage in identity["stages"].items():
+        model = overrides[f"{role}_model"]
+        overrides |= {f"{model}.{key}": value for key, value in settings_of(stage).items()}
+    config = HellmConfig(record["model"], record["dataset"], overrides)
+    dataset = Hashes(
+        identity["content"],
+        identity["split"],
+        identity["candidates"],
+        # HeLLM-wo-GNN_ID and others without features of their own stand on stages with them.
+        next(features for features in _features(identity)),
+    )
+    assert run_path(config, dataset).name == path.name
+    assert content_hash(recipe(config)) == content_hash(recipe_of(identity)) == record["recipe"]
+
+
+def _features(identity: dict[str, Any]) -> Iterator[str | None]:
+    yield from filter(None, [identity["features"]])
+    for stage in identity["stages"].values():
+        yield from _features(stage)
+    yield None
+
+
+if __name__ == "__main__":
+    hashes = {key: recipe_hash(*case) for key, case in configurations().items()}
+    GOLDEN.write_text(json.dumps(hashes, indent=0, sort_keys=True) + "\n")
