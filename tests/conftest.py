@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from recbole_hellm import compat
 from recbole_hellm.benchmark.record_ranks import compress_ranks, in_token_order, write_kept_ranks
 from recbole_hellm.benchmark.records import KeptRun, read_kept
 from recbole_hellm.data.features.store import save_features
@@ -22,6 +23,10 @@ from recbole_hellm.evaluation.ranking import Ranks, summarise
 from recbole_hellm.evaluation.slices import Grouping, UserSlices, metrics_by_slice
 from recbole_hellm.runs.directory import content_hash
 from recbole_hellm.runs.identity import recipe_of
+
+# Here, for tests that import RecBole's models themselves, in any order.
+with compat.anomaly_mode_kept():
+    import recbole.model.sequential_recommender  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 START = 1_390_000_000  # where float32 keeps a time only to 128 s
@@ -209,8 +214,8 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 # Kept records ----------------------------------------------------------------------------------
 
-RECORDED_USERS = 60
-RECORDED_TOKENS = [f"u{n:02d}" for n in range(RECORDED_USERS)]
+N_USERS = 60
+USERS = [f"u{n:02d}" for n in range(N_USERS)]
 
 
 def ranks_of(higher: Sequence[int], tied: Sequence[int] | None = None) -> Ranks:
@@ -222,9 +227,9 @@ def ranks_of(higher: Sequence[int], tied: Sequence[int] | None = None) -> Ranks:
 
 def groups() -> UserSlices:
     """Two groups under each of the groupings that tables show."""
-    codes = np.arange(RECORDED_USERS) % 2
+    codes = np.arange(N_USERS) % 2
     names = ("history_length", "target_popularity", "target_warmth", "target_ties")
-    return UserSlices(np.arange(RECORDED_USERS), {n: Grouping(("few", "many"), codes) for n in names})
+    return UserSlices(np.arange(N_USERS), {n: Grouping(("few", "many"), codes) for n in names})
 
 
 @pytest.fixture
@@ -255,7 +260,7 @@ def make_kept(tmp_path: Path) -> Callable[..., KeptRun]:
             "masking": "seen",
             "split": "s" * 64,
             "candidates": "c" * 64,
-            "users": RECORDED_USERS,
+            "users": N_USERS,
             "items": 100,
             "seed": seed,
             "best_epoch": 4,
@@ -275,7 +280,7 @@ def make_kept(tmp_path: Path) -> Callable[..., KeptRun]:
             "features": {"text": "toy"},
             "recipe": recipe,
         } | fields
-        write_kept_ranks(folder / "ranks.parquet", compress_ranks(in_token_order(ranks, RECORDED_TOKENS)))
+        write_kept_ranks(folder / "ranks.parquet", compress_ranks(in_token_order(ranks, USERS)))
         rows = [
             metrics_by_slice(of, groups(), ["recall", "ndcg"], [10, 20]).assign(masking=name)
             for name, of in ranks.items()
@@ -293,10 +298,10 @@ def make_kept(tmp_path: Path) -> Callable[..., KeptRun]:
 @pytest.fixture
 def good() -> list[int]:
     """Ranks of a method that finds the targets of two users in three."""
-    return [0 if n % 3 else 40 for n in range(RECORDED_USERS)]
+    return [0 if n % 3 else 40 for n in range(N_USERS)]
 
 
 @pytest.fixture
 def poor() -> list[int]:
     """Ranks of a method that finds every tenth target, lower down."""
-    return [4 if n % 10 == 0 else 50 for n in range(RECORDED_USERS)]
+    return [4 if n % 10 == 0 else 50 for n in range(N_USERS)]
