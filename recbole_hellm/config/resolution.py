@@ -131,7 +131,11 @@ class HellmConfig(Config):
 
     def model_settings(self) -> dict[str, Any]:
         """All values that make the model and its training what they are, defaults included."""
-        keys = registry.recbole_model_keys(self.entry.base)
+        keys = (
+            self._model_file()
+            if self.entry.outside
+            else registry.recbole_model_keys(self.entry.base)
+        )
         values = {key: self.final_config_dict[key] for key in keys if key in self.final_config_dict}
         for settings in self._typed(TrainingSettings):
             values.update(settings.to_dict())
@@ -267,8 +271,6 @@ class HellmConfig(Config):
                 raise ConfigError(f"RecBole's option '{key}' is not offered here: {reason}.")
             self._check_kind(key, value)
             self._check_variant(key, value)
-        for key in self.stage_overrides:
-            registry.model_class(key.partition(".")[0])
 
     def _check_kind(self, key: str, value: Any) -> None:
         """A number or a truth value in RecBole's files must stay one; typed settings say more."""
@@ -360,7 +362,9 @@ def check_addressed(configs: Iterable[HellmConfig]) -> None:
     stages = [stage for config in configs for stage in config.stages().values()]
     models = sorted({config.model for config in (*configs, *stages)})
     for key in (key for config in configs for key in config.stage_overrides):
-        if key.partition(".")[0] not in models:
+        owner = key.partition(".")[0]
+        if owner not in models:
+            registry.describe(owner)  # a misspelt name is told with the nearest ones
             raise ConfigError(
                 f"Option '{key}' is for a model that is not run here; {', '.join(models)} "
                 f"{'is' if len(models) == 1 else 'are'}."
