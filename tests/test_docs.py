@@ -20,7 +20,7 @@ from recbole_hellm.models.llm.settings import LLMSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 METHOD = ROOT / "docs/method.md"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = ("recbole_hellm", "tests", "benchmarks", "docs")
 # Kept and generated files.
 GENERATED = ("docs/records", "docs/results")
