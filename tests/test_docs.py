@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,3 +160,25 @@ def test_the_table_of_variants_is_what_the_settings_say() -> None:
     for key in ("bilinear", "prefix_norm", "prefix_projection"):
         for cell, settings in zip(cells[key], (paper, released), strict=True):
             assert f"`{settings[key]}`" in cell
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_modules_and_functions_exist(page: Path) -> None:
+    text = without_code(read(page))
+    for folder, names, single in re.findall(
+        r"`((?:\w+/)+)(?:\{([\w,]+)\}|(\w+))\.py\b", text.replace("`recbole_hellm/", "`")
+    ):
+        for name in (names or single).split(","):
+            path = f"{folder}{name}.py"
+            assert (ROOT / path).is_file() or (ROOT / "recbole_hellm" / path).is_file(), path
+    for name in re.findall(r"`(recbole_hellm(?:\.\w+)+)", text):
+        assert resolves(name), name
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return hasattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError:
+        return False
