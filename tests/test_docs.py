@@ -26,10 +26,7 @@ FOLDERS = ("recbole_hellm", "tests", "benchmarks", "docs")
 # Kept and generated files.
 GENERATED = ("docs/records", "docs/results")
 # TODO: these still cite a page that is not in the repository; empty this list with them.
-UNRESOLVED: tuple[str, ...] = (
-    "recbole_hellm/config/training_settings.py",
-    "recbole_hellm/properties/model/",
-)
+UNRESOLVED: tuple[str, ...] = ("recbole_hellm/properties/model/",)
 # "docs/method.md, Item images": the name of the section is what a heading says.
 CITATION = re.compile(r"docs/(\w+)\.md, (?=(.{80}))")
 OUTSIDE = re.compile(r"\bMETHOD,? D?\d|\bPROTOCOL, ")
