@@ -157,7 +157,8 @@ _ABLATIONS = {
     for base in ("HeLLMPre", "HeLLM")
 }
 # Without the contrast the first stage begins with content alone, falls and rises again, which the
-# default patience of 6 epochs takes for the end. The authors' is 30 (METHOD 2.8).
+# default patience of 6 epochs takes for the end. The authors' is 30 epochs
+# (docs/method.md, Pre-training schedule).
 _PATIENT = {"stopping_step": 29}
 BENCHMARKS: dict[str, Benchmark] = {
     "table1": Table(

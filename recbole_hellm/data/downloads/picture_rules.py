@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 SMALLEST_SIDE = 10  # pixels; less is a spacer
 MOST_PIXELS = 89_478_485  # 256 MiB in RGB, from where Pillow warns of decompression bombs
-SMALLEST_GIF = 4 << 10  # bytes; less is a shop's "no image" (METHOD 1.5)
+SMALLEST_GIF = 4 << 10  # bytes; less is a shop's "no image" (docs/method.md, Item images)
 NOT_A_PICTURE, BROKEN, PLACEHOLDER, TOO_LARGE = (
     "not a picture",
     "broken picture",

@@ -26,7 +26,7 @@ class ItemTableFile:
     """A ``.pt``, ``.npy`` or ``.safetensors`` file with one row per item.
 
     Rows follow the item tokens sorted as texts, which is the raw-id order of the released tables
-    (METHOD 1.3 and 1.7: ids are ranks of sorted ASINs); one more row is padding and comes first.
+    (docs/method.md, Order of interactions); one more row is padding and comes first.
 
     Attributes
     ----------

@@ -237,7 +237,7 @@ def read_items(directory: Path, name: str, item_field: str = "item_id") -> pd.Da
 def describe(manifest: Mapping[str, Any]) -> str:
     """A dataset's row of the statistics table (the paper's Table 2), and what ties decide.
 
-    Interactions are all of them: the paper's table leaves one of each user out (METHOD, D1).
+    All interactions are counted. The paper's table omits one per user (docs/method.md, Table 2).
     """
     cells = {
         "Dataset": manifest["name"],

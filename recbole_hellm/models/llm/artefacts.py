@@ -7,7 +7,7 @@
                              ``save_pretrained`` lays it out
 ``prefix.safetensors``       pooling and prefix parameters
 ``item_tokens.safetensors``  embedding tables, MLP and item vectors
-``item_head.safetensors``    the item head, trained or not (METHOD D20)
+``item_head.safetensors``    the item head, trained or not (docs/method.md, Item head)
 ``items.json``               item tokens; row i of tables, vectors and a linear head is item i's
 ``settings.json``            resolved settings, and a fingerprint of a frozen backbone
 ``README.md``                model card

@@ -1,4 +1,4 @@
-"""CoLLM and LLaRA as the paper compares with them (METHOD 5), against their equations."""
+"""CoLLM and LLaRA as the paper compares with them, against the equations of docs/method.md."""
 
 from __future__ import annotations
 

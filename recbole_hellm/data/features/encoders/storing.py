@@ -151,9 +151,9 @@ def save_filled(
 ) -> Path:
     """Store features in which items without a vector get the mean of the others.
 
-    The released code, too, fills with the mean, but takes it while the missing rows are still
-    zero (METHOD 1.5), so that its filling is the shorter the more items are missing. Here it is
-    the mean of the vectors that there are.
+    The released code also fills with the mean, but takes it while the missing rows are still zero,
+    so its filling gets shorter the more items are missing (docs/method.md, Item images). Here it is
+    the mean of the vectors that exist.
 
     Parameters
     ----------
