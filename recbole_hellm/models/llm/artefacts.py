@@ -40,6 +40,7 @@ from recbole_hellm.models.llm.artefact_files import (
 )
 from recbole_hellm.models.llm.backbone import Backbone, build_backbone
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
+from recbole_hellm.models.llm.item_tokens import table_key
 from recbole_hellm.models.llm.model_card import CardFacts, model_card
 from recbole_hellm.models.llm.settings import LLMSettings
 
@@ -149,14 +150,9 @@ def load_artefacts(
         if part != "prefix" or settings.prefix != "none"
     }
     trunk = _load_trunk(folder, settings, backbone, device)
-    tables = {
-        name: parts["item_tokens"].get(f"tokens.tables.{name}.weight")
-        for name in ("graph", "sequence")
-    }
+    tables = _empty_tables(parts["item_tokens"], settings)
     try:
-        network = HeLLMNetwork(
-            settings, **_tables(tables), n_items=len(items), backbone=trunk, device=device
-        )
+        network = HeLLMNetwork(settings, tables, n_items=len(items), backbone=trunk, device=device)
     except (ConfigError, DataError) as error:
         raise damaged(folder / "item_tokens.safetensors", error) from error
     for part, held in parts.items():
@@ -298,11 +294,10 @@ def _with_padding(
     return found
 
 
-def _tables(found: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
-    return {
-        f"{name}_table": None if value is None else torch.zeros(value.shape)
-        for name, value in found.items()
-    }
+def _empty_tables(held: Mapping[str, Tensor], settings: LLMSettings) -> dict[str, Tensor]:
+    """Item tables of the shapes in the file."""
+    weights = {name: f"tokens.tables.{table_key(name)}.weight" for name in settings.item_tables}
+    return {name: torch.zeros(held[key].shape) for name, key in weights.items() if key in held}
 
 
 def _fill(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class Requirements:
 def outline(
     settings: LLMSettings,
     n_items: int,
-    widths: tuple[int | None, int | None],
+    widths: Mapping[str, int],
     device: torch.device,
 ) -> HeLLMNetwork:
     """A network on the meta device; of a pre-trained backbone only the configuration is read.
@@ -62,8 +63,8 @@ def outline(
         See there.
     n_items : int
         N.
-    widths : tuple of int or None
-        Of the graph and sequence embeddings.
+    widths : Mapping of str to int
+        Width of each item table, by name.
     device : torch.device
         Where the network is to run, which decides the type of pre-trained weights.
 
@@ -75,8 +76,8 @@ def outline(
     settings = dataclasses.replace(settings.resolved(), compile=False)
     with torch.device("meta"):
         backbone = build_backbone(settings, device, outline=True)
-        tables = [None if width is None else torch.zeros(n_items + 1, width) for width in widths]
-        return HeLLMNetwork(settings, *tables, n_items=n_items, backbone=backbone)
+        tables = {name: torch.zeros(n_items + 1, width) for name, width in widths.items()}
+        return HeLLMNetwork(settings, tables, n_items=n_items, backbone=backbone)
 
 
 def requirements(

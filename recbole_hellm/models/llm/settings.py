@@ -77,10 +77,12 @@ class LLMSettings(Settings):
         Begin the response segment with another BOS token, as the released code does.
     padding_side : {"left", "right"}
         Side of the item block on which shorter histories are padded. The results are equal.
-    item_inputs : tuple of {"graph", "sequence"}
-        Embeddings an item token is made of; one of them alone gives an ablation of Table 3.
+    item_inputs : tuple of str
+        Tables that an item token is made of: ``graph``, ``sequence``, item features such as
+        ``text`` or ``text-minilm``, or a class (``package.module:Name``); see
+        :mod:`recbole_hellm.data.features.item_inputs`.
     train_item_tables : bool, optional
-        Fine-tune the embedding tables of the earlier stages.
+        Fine-tune the tables of `item_inputs`.
     item_vectors : bool, optional
         Add a learned vector per item to its token.
     item_mlp_hidden : int, optional
@@ -88,7 +90,7 @@ class LLMSettings(Settings):
     item_mlp_activation : {"gelu", "relu"}
         Activation of the item MLP.
     normalise_tables : bool, optional
-        Divide each embedding table by its root mean square.
+        Divide each table of `item_inputs` by its root mean square.
     head : {"linear", "tied"}, optional
         A weight row per item, or a linear read-out scored against the item tokens.
     targets : {"last", "every"}, optional
@@ -137,7 +139,7 @@ class LLMSettings(Settings):
     prompt: Literal["alpaca", "none"] | None = None
     response_bos: bool | None = None
     padding_side: Literal["left", "right"] = "left"
-    item_inputs: tuple[Literal["graph", "sequence"], ...] = ("graph", "sequence")
+    item_inputs: tuple[str, ...] = ("graph", "sequence")
     train_item_tables: bool | None = None
     item_vectors: bool | None = None
     item_mlp_hidden: int | None = None
@@ -153,6 +155,14 @@ class LLMSettings(Settings):
     def tiny(self) -> bool:
         """Whether the backbone is the small randomly initialised one."""
         return self.backbone == TINY
+
+    @property
+    def item_tables(self) -> list[str]:
+        """Names of the tables that the network holds, those of `item_inputs` and of the prefix.
+
+        They are sorted, since the order of parameters is part of an optimiser's state.
+        """
+        return sorted({*self.item_inputs, *(["graph"] if self.prefix == "graph" else [])})
 
     def validate(self) -> None:
         """Check the fields' ranges and the relations between them.
@@ -201,8 +211,8 @@ class LLMSettings(Settings):
         resolved = self.resolved()
         require(
             bool(self.item_inputs) or bool(resolved.item_vectors),
-            "item_inputs=[] leaves item tokens empty; name graph or sequence, or set "
-            "item_vectors=True.",
+            "item_inputs=[] leaves item tokens empty; name graph, sequence or text, for "
+            "example, or set item_vectors=True.",
         )
         require(
             not (self.gram_pad_bug and resolved.targets == "every"),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from recbole_hellm.config.settings import Settings, hash_neutral, require
+from recbole_hellm.data.features.item_inputs import ItemInput
 from recbole_hellm.data.interactions.loaders import FIRST_TARGET
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
@@ -44,27 +45,22 @@ class StageSettings(Settings):
     graph_embeddings: str | None = hash_neutral(None)
     sequence_embeddings: str | None = hash_neutral(None)
 
-    def width(self, role: str) -> int | None:
-        """Width of the item embeddings of a role; ``None`` if it has none."""
-        given = getattr(self, f"{role}_embeddings") or getattr(self, f"{role}_model")
-        return getattr(self, f"{role}_dim") if given else None
-
 
 class HeLLM(SequentialRecommender):
     """HeLLM's LLM stage (paper, section 3.5) behind RecBole's interface.
 
-    The network starts with empty embedding tables; the trainer fills them from the stages' runs
-    through :meth:`load_item_table` before training.
+    The network starts with empty item tables; the trainer fills them through
+    :meth:`load_item_table` before training.
 
     The paper's CoLLM and LLaRA and the ablations of its Table 3 are this class with other settings,
     in ``properties/model/`` under their names: no prefix, or item tokens of one stage alone.
 
     Parameters
     ----------
-    config : Mapping
-        RecBole's configuration with the keys of :class:`LLMSettings` and :class:`StageSettings`.
+    config : HellmConfig
+        With the keys of :class:`LLMSettings` and :class:`StageSettings`.
     dataset : Dataset
-        The training split; only its number of items is read.
+        The training split, which tells the number of items and the widths of their tables.
     network : HeLLMNetwork, optional
         A trained network, in place of a new one.
     """
@@ -76,15 +72,13 @@ class HeLLM(SequentialRecommender):
     def __init__(self, config: Any, dataset: Any, network: HeLLMNetwork | None = None) -> None:
         super().__init__(config, dataset)
         self.settings = _settings(config)
-        self.network = self._new_network(config) if network is None else network
-
-    def _new_network(self, config: Any) -> HeLLMNetwork:
-        stages = StageSettings.from_config(config)
-        widths = [stages.width(role) for role in ("graph", "sequence")]
-        empty = [None if width is None else torch.zeros(self.n_items, width) for width in widths]
-        return HeLLMNetwork(
-            self.settings, *empty, n_items=self.n_items - 1, device=config["device"]
-        )
+        self.sources: Mapping[str, ItemInput] = config.item_inputs
+        if network is None:
+            widths = table_widths(self.settings, self.sources, dataset)
+            empty = {name: torch.zeros(self.n_items, width) for name, width in widths.items()}
+            n_items = self.n_items - 1
+            network = HeLLMNetwork(self.settings, empty, n_items=n_items, device=config["device"])
+        self.network = network
 
     @property
     def batches(self) -> str:
@@ -119,16 +113,17 @@ class HeLLM(SequentialRecommender):
         return [self.network.model.get_submodule(path.rpartition(".")[0]) for path in paths]
 
     @property
-    def stage_roles(self) -> list[str]:
-        """Roles whose item embeddings the settings make use of."""
-        return list(self.network.tokens.tables)
+    def item_tables(self) -> list[str]:
+        """Names of the item inputs whose tables the network holds."""
+        return list(self.network.tokens.names)
 
-    def load_item_table(self, role: str, table: Tensor) -> None:
-        """Put a stage's item embeddings in place.
+    def load_item_table(self, name: str, table: Tensor) -> None:
+        """Put the table of an item input in place.
 
         Parameters
         ----------
-        role : {"graph", "sequence"}
+        name : str
+            One of :attr:`item_tables`.
         table : Tensor, shape [N, d]
             Row i belongs to item i + 1.
 
@@ -137,13 +132,9 @@ class HeLLM(SequentialRecommender):
         ConfigError
             If the width is not the one the network was built for.
         """
-        width = self.network.tokens.table(role).weight.shape[1]
-        if table.shape[1] != width:
-            raise ConfigError(
-                f"The {role} stage gives {table.shape[1]}-wide item embeddings and {role}_dim is "
-                f"{width}; set --{role}_dim={table.shape[1]}."
-            )
-        self.network.tokens.load_table(role, table)
+        if table.shape[1] != self.network.tokens.table(name).embedding_dim:
+            raise self.sources[name].wrong_width(table.shape[1])
+        self.network.tokens.load_table(name, table)
 
     def export_item_tokens(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Item tokens as the network reads them, [N+1, hidden_size], row 0 being padding.
@@ -153,8 +144,12 @@ class HeLLM(SequentialRecommender):
         weights : Mapping of str to Tensor
             The model's whole weights, of which this process may hold a share only.
         """
-        own = "network.tokens."
-        state = {key[len(own) :]: part for key, part in weights.items() if key.startswith(own)}
+        prefix = "network.tokens."
+        state = {
+            key.removeprefix(prefix): value
+            for key, value in weights.items()
+            if key.startswith(prefix)
+        }
         ids = torch.arange(self.n_items, device=next(iter(state.values())).device)
         tokens: Tensor = functional_call(self.network.tokens, state, (ids,))
         return tokens
@@ -220,6 +215,27 @@ class HeLLM(SequentialRecommender):
         """Scores of given (history, item) pairs, shape [B]."""
         scores = self.full_sort_predict(interaction)
         return scores.gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
+
+
+def table_widths(
+    settings: LLMSettings, sources: Mapping[str, ItemInput], dataset: Any
+) -> dict[str, int]:
+    """Width of each item table that the network holds, by name.
+
+    Parameters
+    ----------
+    settings : LLMSettings
+    sources : Mapping of str to ItemInput
+        Where the tables come from.
+    dataset : Dataset
+
+    Raises
+    ------
+    HellmError
+        If a table cannot be had.
+    """
+    widths = {name: sources[name].width(dataset) for name in settings.item_tables}
+    return {name: width for name, width in widths.items() if width is not None}
 
 
 def _settings(config: Any) -> LLMSettings:
