@@ -126,8 +126,8 @@ def test_the_papers_tables_have_the_names_of_earlier_runs() -> None:
 def test_tables_that_are_missing_or_misshapen_are_named() -> None:
     with pytest.raises(DataError, match="need the sequence embeddings, and there are none"):
         ItemTokens(4, N, tables("graph"), inputs=("graph", "sequence"), mlp_hidden=6)
+    short = {"graph": tables("graph")["graph"][1:]}
     with pytest.raises(DataError, match=r"graph table has shape \(7, 3\).*8 rows"):
-        short = {"graph": tables("graph")["graph"][1:]}
         ItemTokens(4, N, short, inputs=("graph",), mlp_hidden=6)
 
 
