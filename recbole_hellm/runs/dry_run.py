@@ -1,4 +1,4 @@
-"""``run --dry_run``: what a run will need, before it starts."""
+"""``run --dry_run``: what a run needs, before it starts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from recbole_hellm.runs.opening import build_model, open_dataset
 class Epoch:
     """The rows of one epoch: items, tokens and targets of each, shape [R].
 
-    An instruction that is read once for all rows of a part is left out.
+    Tokens leave out an instruction that is read once for all rows of a micro-batch.
     """
 
     lengths: np.ndarray
@@ -98,9 +98,9 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
         fitting = max(1, training.max_tokens // longest)
         rows, targets = fitting, -(-targets * fitting // rows)
     need = requirements(network, rows, longest, targets, device)
-    once = instruction if packed else 0  # read once for all rows of a batch
-    tokens = int(epoch.tokens.sum()) + once * len(batches)
-    operations = need.training / (rows * longest + once) * tokens
+    shared = instruction if packed else 0  # read once for all rows of a batch
+    tokens = int(epoch.tokens.sum()) + shared * len(batches)
+    operations = need.training / (rows * longest + shared) * tokens
     rate = _matrix_rate(network.products or torch.float32, device)
     samples = int(epoch.targets.sum())
     return [

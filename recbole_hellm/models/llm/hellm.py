@@ -1,4 +1,4 @@
-"""HeLLM's second stage: a language model that reads item tokens under a graph-made prefix.
+"""HeLLM's second stage: a language model that reads item tokens behind a graph-based prefix.
 
 Paper, sections 3.5 and 3.6. The same network without a prefix and with other item tokens is CoLLM
 or LLaRA as the paper compares with them.
@@ -30,7 +30,7 @@ from recbole_hellm.models.llm.settings import LLMSettings
 class HeLLMNetwork(HistoryReader):
     r"""Next-item scores from a decoder over ``[instruction][items][response]``.
 
-    Every layer's keys and values begin with prefixes made from the second-order pooling of the
+    Every layer's keys and values begin with prefixes, computed from the second-order pooling of the
     user's graph embeddings (Eqs. 8 to 11); the last hidden state is classified over all items
     (Eq. 14).
 
@@ -113,7 +113,7 @@ class HeLLMNetwork(HistoryReader):
     # ---------------------------------------------------------------- scores
 
     def hidden_states(self, item_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Read-out of each history, to be met by :meth:`item_weights`.
+        """Read-out of each history; its products with :meth:`item_weights` are the scores.
 
         Parameters
         ----------
@@ -173,7 +173,7 @@ class HeLLMNetwork(HistoryReader):
         ----------
         sequences : Tensor
             [B, T+1] item ids, oldest first, right-padded with 0. Sequences of a single item
-            hold no target and are passed over.
+            hold no target and are skipped.
 
         Returns
         -------

@@ -127,12 +127,12 @@ class ItemTokens(nn.Module):
         weight.copy_(prepared)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Tokens of the given items.
+        """Tokens of items.
 
         Parameters
         ----------
         ids : Tensor
-            [...] item ids; 0 gives a vector of no meaning, to be masked.
+            [...] item ids; the vector of id 0, padding, has no meaning and is to be masked.
 
         Returns
         -------
@@ -151,8 +151,8 @@ class ItemTokens(nn.Module):
             None if self.vectors is None else self.vectors.weight,
         )
 
-    def _combine(self, parts: list[Tensor], vectors: Tensor | None) -> Tensor:
-        terms = [] if self.mlp is None else [self.mlp(torch.cat(parts, dim=-1))]
+    def _combine(self, rows: list[Tensor], vectors: Tensor | None) -> Tensor:
+        terms = [] if self.mlp is None else [self.mlp(torch.cat(rows, dim=-1))]
         terms += [] if vectors is None else [vectors]
         tokens: Tensor = terms[0] if len(terms) == 1 else terms[0] + terms[1]
         return tokens
@@ -183,12 +183,12 @@ class ItemHead(nn.Module):
     Parameters
     ----------
     kind : {"linear", "tied"}
-        ``linear``: a weight row per item, drawn from U(±1/sqrt(hidden_size)); ``tied``: item
-        tokens, met by a linear read-out of the hidden state.
+        ``linear``: a weight row per item, drawn from U(±1/sqrt(hidden_size)); ``tied``: the item
+        tokens, scored by a linear read-out of the hidden state.
     hidden_size, n_items : int
         Shape.
     trainable : bool
-        ``False`` leaves the head's own weights as they were drawn (the released code's head).
+        ``False`` keeps the head's weights as they were drawn (the released code's head).
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class ItemHead(nn.Module):
         self.linear = nn.Linear(hidden_size, outputs, bias=False).requires_grad_(trainable)
 
     def read_out(self, hidden: Tensor) -> Tensor:
-        """Queries that meet the item weights, [n, hidden_size]."""
+        """Queries that are multiplied with the item weights, [n, hidden_size]."""
         queries: Tensor = self.linear(hidden) if self.tied else hidden
         return queries
 

@@ -94,22 +94,23 @@ class HeLLM(SequentialRecommender):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The backbone's layers, of which one at a time is needed whole.
+        """The backbone's layers; the passes need one of them whole at a time.
 
         Raises
         ------
         ConfigError
             If a layer's weights are needed again after its backward pass.
         """
-        shares = self.settings.targets == "every" or self.settings.multi_target
-        if shares and len(self.network.prompt.instruction):
+        shares_instruction = self.settings.targets == "every" or self.settings.multi_target
+        if shares_instruction and len(self.network.prompt.instruction):
             raise ConfigError(
                 "parallel=fsdp cannot train targets=every or multi_target=True with an "
-                "instruction, which passes the layers by itself; use --targets=last without "
+                "instruction, which passes the layers on its own; use --targets=last without "
                 "multi_target, --prompt=none or --parallel=ddp."
             )
         attention = {id(module) for module in self.network.backbone.attention_layers}
-        paths = [path for path, part in self.network.model.named_modules() if id(part) in attention]
+        modules = self.network.model.named_modules()
+        paths = [path for path, module in modules if id(module) in attention]
         return [self.network.model.get_submodule(path.rpartition(".")[0]) for path in paths]
 
     @property
@@ -142,7 +143,7 @@ class HeLLM(SequentialRecommender):
         Parameters
         ----------
         weights : Mapping of str to Tensor
-            The model's whole weights, of which this process may hold a share only.
+            All weights of the model, also where this process holds a share of them.
         """
         prefix = "network.tokens."
         state = {
@@ -169,7 +170,7 @@ class HeLLM(SequentialRecommender):
         return self.network.loss(sequences, lengths, interaction[self.POS_ITEM_ID])
 
     def sample_tokens(self, interaction: Any) -> Tensor:
-        """Tokens that each row costs in a pass of training, prompt words included, shape [B]."""
+        """Tokens of each row in a training pass, prompt words included, shape [B]."""
         if self.settings.targets == "every":
             # One item less than the row holds; the instruction is read once for all rows.
             return self.target_counts(interaction)
@@ -182,10 +183,10 @@ class HeLLM(SequentialRecommender):
         return interaction[self.ITEM_SEQ_LEN] + words
 
     def pass_tokens(self, tokens: np.ndarray) -> tuple[int, int]:
-        """Tokens of a pass over rows with the given :meth:`sample_tokens`, and places they take up.
+        """Tokens of a pass over rows with these :meth:`sample_tokens`, and slots they take up.
 
-        Single histories are padded to the longest; sequences and rows of several targets are
-        packed, the instruction being read once for all of them.
+        Single histories are padded to the longest. Sequences and rows of several targets are
+        packed, and the instruction is read once for all of them.
         """
         if self.batches == "histories":
             return int(tokens.sum()), len(tokens) * int(tokens.max())
@@ -195,7 +196,7 @@ class HeLLM(SequentialRecommender):
         return int(tokens.sum()) + words, rows * capacity + words
 
     def target_counts(self, interaction: Any) -> Tensor:
-        """Next items to be predicted in each row of a training batch, shape [B]."""
+        """Number of targets in each row of a training batch, shape [B]."""
         if self.settings.targets == "every":
             return ((interaction[self.ITEM_SEQ] > 0).sum(1) - 1).clamp_min(0)
         if self.settings.multi_target:

@@ -19,6 +19,7 @@ from recbole_hellm import extensions, load_run, run
 from recbole_hellm.cli.main import main
 from recbole_hellm.data.features.importing import ImportSettings, import_features
 from recbole_hellm.data.features.item_inputs import (
+    ROLES,
     FeatureInput,
     ItemInput,
     RoleInput,
@@ -29,6 +30,7 @@ from recbole_hellm.data.features.store import load_features, save_features
 from recbole_hellm.data.interactions.dataset import create_dataset
 from recbole_hellm.errors import ConfigError, DataError, FeatureError
 from recbole_hellm.models.llm.artefacts import load_artefacts
+from recbole_hellm.models.sequential.hellm import HeLLM
 from recbole_hellm.runs.dry_run import describe_needs
 from recbole_hellm.runs.identity import recipe, run_identity, run_path
 
@@ -343,6 +345,25 @@ def test_inputs_of_others_run_by_the_command_line(
     assert [stage.record["model"] for stage in result.stages] == ["SASRec", "BPR"]
     assert result.evaluate("test") == result.record["test"]
     assert sorted(load_artefacts(result.path / "model").tokens.names) == sorted(names)
+
+
+def test_another_role_of_the_package_is_one_entry(
+    make_parts: Callable[..., Any], small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Place(ItemInput):
+        def table(self, dataset: Any) -> Any:
+            return np.arange(3.0 * len(dataset.item_tokens)).reshape(-1, 3)
+
+    monkeypatch.setitem(ROLES, "place", Place)
+    config, dataset, splits = make_parts("HeLLM", **small, item_inputs=["place", "graph"])
+    assert list(config.stages()) == ["graph", "sequence"]
+    assert list(run_identity(config, dataset)["item_inputs"]) == ["place"]
+    model = HeLLM(config, splits[0])
+    assert model.item_tables == ["graph", "place"]
+    assert model.network.tokens.table("place").embedding_dim == 3
+    # Runs that do not name it are what they were.
+    config = make_parts("HeLLM", **small)[0]
+    assert list(config.item_inputs) == ["graph", "sequence"]
 
 
 def test_a_wrong_width_of_a_stage_is_told(
