@@ -25,6 +25,7 @@ from recbole_hellm.config.settings import Facts, Settings
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.config.yaml_files import YamlLoader, packaged, read_yaml
 from recbole_hellm.data.features.embedding_files import ItemTableFile
+from recbole_hellm.data.features.item_inputs import ROLES, ItemInput, find_item_inputs
 from recbole_hellm.errors import ConfigError, UnknownOptionError
 
 # RecBole's file for context-aware models is left out: it turns negative sampling off and scores
@@ -152,37 +153,44 @@ class HellmConfig(Config):
         return getattr(self.model_class, "settings_classes", ())
 
     def needs_features(self) -> bool:
-        """Whether the model, or a stage it stands on, reads item features."""
-        if not self.entry.stages:
-            return "modalities" in self.entry.inputs
-        return any(stage.needs_features() for stage in self.stages().values())
+        """Whether the model, an item input of it or a stage it stands on reads item features."""
+        if self.item_inputs:
+            return any(source.needs_features for source in self.item_inputs.values()) or any(
+                stage.needs_features() for stage in self.stages().values()
+            )
+        return "modalities" in self.entry.inputs
+
+    @functools.cached_property
+    def item_inputs(self) -> dict[str, ItemInput]:
+        """Item inputs of the LLM stage by name: the roles of its stages, and ``item_inputs``.
+
+        Roles come first and in all cases, so that runs keep the stages that their ids name.
+        """
+        settings = self.final_config_dict | self.model_settings()
+        roles = [name for name in ROLES if f"{name}_model" in settings]
+        names = dict.fromkeys([*roles, *settings["item_inputs"]]) if roles else ()
+        return find_item_inputs(names, settings)
 
     def stages(self) -> dict[str, HellmConfig]:
-        """Configuration of each stage that the model stands on, by role.
+        """Configuration of each stage that the model stands on, by item input.
 
         The key ``<role>_model`` names another model for a role, or none (``~``) to leave it out;
         ``<role>_embeddings`` names a file that takes the stage's place.
         """
-        final = self.final_config_dict
-        needed = {
-            role: final.get(f"{role}_model", default)
-            for role, default in self.entry.stages.items()
-            if not final.get(f"{role}_embeddings")
-        }
-        return {role: self.for_stage(model) for role, model in needed.items() if model}
+        models = {name: source.stage for name, source in self.item_inputs.items()}
+        return {name: self.for_stage(model) for name, model in models.items() if model}
 
     @functools.cached_property
     def imported(self) -> dict[str, ItemTableFile]:
-        """Files that take the place of stages, by role.
+        """Files that take the place of stages, by item input.
 
         Raises
         ------
         DataError
             If one cannot be read.
         """
-        keys = {role: f"{role}_embeddings" for role in self.entry.stages}
-        given = {role: (key, self.final_config_dict.get(key)) for role, key in keys.items()}
-        return {role: ItemTableFile.find(key, path) for role, (key, path) in given.items() if path}
+        files = {name: source.file for name, source in self.item_inputs.items()}
+        return {name: file for name, file in files.items() if file is not None}
 
     def for_stage(self, model: str) -> HellmConfig:
         """The configuration of a stage: shared keys pass on, ``Model.key`` overrides apply."""

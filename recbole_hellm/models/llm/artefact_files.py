@@ -1,6 +1,6 @@
-"""Reading and writing the files of a fine-tuned model, told in one sentence where they are damaged.
+"""Read and write the files of a fine-tuned model, with one sentence for damaged ones.
 
-What goes into which file is :mod:`recbole_hellm.models.llm.artefacts`'s.
+:mod:`recbole_hellm.models.llm.artefacts` decides what goes into which file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recbole_hellm.errors import RunError
 
 
 def damaged(path: Path, error: Exception) -> RunError:
-    """What to raise for a file or folder that is missing or cannot be read."""
+    """The error to raise for a file or folder that is missing or cannot be read."""
     if not path.exists():
         return RunError(f"{path} is missing; copy the whole folder, or run again with --force.")
     lines = str(error).splitlines() or [type(error).__name__]
@@ -40,9 +40,10 @@ def read_json(path: Path) -> Any:
         raise damaged(path, error) from error
 
 
-def save_tensors(path: Path, held: Mapping[str, Tensor]) -> None:
-    """Write tensors in safetensors' format."""
-    save_file({name: value.contiguous() for name, value in held.items()}, path, {"format": "pt"})
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors in the safetensors format."""
+    plain = {name: value.contiguous() for name, value in tensors.items()}
+    save_file(plain, path, {"format": "pt"})
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -53,11 +54,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise damaged(path, error) from error
 
 
-def check_fit(expected: Mapping[str, Tensor], held: Mapping[str, Tensor], path: Path) -> None:
+def check_fit(expected: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: Path) -> None:
     """Raise :class:`RunError` unless the tensors of `path` have the names and shapes expected."""
-    for name in sorted({*expected, *held}):
+    for name in sorted({*expected, *stored}):
         shapes = [
-            tuple(values[name].shape) if name in values else "absent" for values in (held, expected)
+            tuple(tensors[name].shape) if name in tensors else "absent"
+            for tensors in (stored, expected)
         ]
         if shapes[0] != shapes[1]:
             raise RunError(
