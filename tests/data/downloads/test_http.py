@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recbole_hellm.data.downloads import http as module
-from recbole_hellm.data.downloads.http import DownloadError, KnownFile, RetryPolicy, download
+from recbole_hellm.data.downloads import retry as module
+from recbole_hellm.data.downloads.http import DownloadError, KnownFile, download
+from recbole_hellm.data.downloads.retry import RetryPolicy
 from recbole_hellm.errors import DataError
 
 CONTENT = gzip.compress(np.random.default_rng(0).bytes(300_000), mtime=0)
@@ -341,19 +342,6 @@ def test_the_next_address_is_tried(tmp_path: Path, server: Server) -> None:
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == CONTENT
-
-
-def test_waits_grow_with_jitter_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    retry_policy = RetryPolicy(first_wait=1.0, longest_wait=10.0)
-    for share in (0.5, 1.0):
-        monkeypatch.setattr(module.random, "uniform", lambda low, high, share=share: share)
-        waits = [retry_policy.wait(failures) for failures in range(1, 7)]
-        assert waits == [share * longest for longest in (1, 2, 4, 8, 10, 10)]
-    drawn = []
-    monkeypatch.setattr(module.random, "uniform", lambda *given: drawn.append(given) or 0.5)
-    assert retry_policy.wait(1, asked=7.0) == 7.0
-    assert retry_policy.wait(1, asked=70.0) == 10.0
-    assert drawn == [(0.5, 1.0)] * 2
 
 
 def test_a_servers_wish_is_waited_for(
