@@ -149,11 +149,8 @@ class _Transfer:
     def _fetch(self) -> None:
         """One request, for the rest of the file if the server has the same version of it."""
         size, validator = self._resumable()
-        # With a compressed transfer the bytes would not be those of the file.
-        headers = {"Accept-Encoding": "identity"}
-        if size:
-            headers |= {"Range": f"bytes={size}-", "If-Range": validator}
-        with get(self.session, self.url, headers=headers, timeout=self.timeout) as response:
+        headers = {"Range": f"bytes={size}-", "If-Range": validator} if size else {}
+        with get(self.session, self.url, self.timeout, headers) as response:
             span = response.headers.get("Content-Range", "")  # bytes 5-9/10 or bytes */10
             full_size = byte_count(span.rpartition("/")[2])
             if response.status_code == 416 and size:

@@ -28,7 +28,7 @@ import requests
 from tqdm import tqdm
 
 from recbole_hellm.config.settings import Settings, require
-from recbole_hellm.data.downloads import hosts, pictures
+from recbole_hellm.data.downloads import hosts, picture_rules, pictures
 from recbole_hellm.data.downloads.retry import AttemptError, RetryPolicy, retry
 from recbole_hellm.data.features.item_metadata import (
     IMAGE_COLUMNS,
@@ -51,7 +51,10 @@ NO_ADDRESS, NOT_HTTP, NO_NAME = (
 )
 # Not asked for again unless `retry_missing`.
 GONE = frozenset(
-    ["HTTP 404", "HTTP 410", pictures.NOT_A_PICTURE, pictures.PLACEHOLDER, pictures.TOO_LARGE]
+    [
+        *("HTTP 404", "HTTP 410"),
+        *(picture_rules.NOT_A_PICTURE, picture_rules.PLACEHOLDER, picture_rules.TOO_LARGE),
+    ]
 )
 RETRY_POLICY = RetryPolicy(attempts=4, first_wait=0.5, longest_wait=30.0, timeout=20.0)
 _SAVE_EVERY = 5.0  # seconds at least between two manifests,
@@ -264,7 +267,7 @@ def _reason_not_to_ask(token: str, address: str) -> str | None:
     if not address.lower().startswith(("http://", "https://")):
         return NOT_HTTP
     if pictures.is_placeholder(address):
-        return pictures.PLACEHOLDER
+        return picture_rules.PLACEHOLDER
     longest = max(map(len, SUFFIXES))
     return NO_NAME if len(file_stem(token).encode()) + longest > _LONGEST_NAME else None
 

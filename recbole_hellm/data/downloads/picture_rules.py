@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -23,27 +25,59 @@ NOT_A_PICTURE, BROKEN, PLACEHOLDER, TOO_LARGE = (
     "too large",
 )
 # What Pillow raises for damaged files, beside its error for decompression bombs.
-UNDECODABLE = (
+_UNDECODABLE = (
     *(OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError),
     *(struct.error, zlib.error, OverflowError),
 )
 _FILTERING = threading.Lock()  # filters of warnings belong to the process, not to a thread
 
 
-def open_picture(source: Path | IO[bytes]) -> Image.Image:
-    """Open a picture with Pillow; nothing is decoded yet.
+class UnusablePictureError(Exception):
+    """The content is no picture of an item; the message is one of the four reasons."""
+
+
+def is_small_gif(kind: str | None, size: int) -> bool:
+    """Whether a GIF has too few bytes to show an item; `kind` is Pillow's or a media type."""
+    return kind in ("GIF", "image/gif") and size < SMALLEST_GIF
+
+
+@contextlib.contextmanager
+def decoded(source: Path | IO[bytes], size: int, small: bool = False) -> Iterator[Image.Image]:
+    """Open and decode a picture with Pillow.
+
+    Parameters
+    ----------
+    source : Path or binary file
+    size : int
+        Its size in bytes.
+    small : bool
+        Decode JPEG at a small scale, which is faster.
 
     Raises
     ------
-    PIL.Image.DecompressionBombError
-        If it has more than :data:`MOST_PIXELS` pixels.
+    UnusablePictureError
+        If it is no JPEG, PNG, GIF or WebP, is damaged, also where the block finds that, is a
+        placeholder, or has more than :data:`MOST_PIXELS` pixels. Only a picture without the last
+        two is decoded.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    with _FILTERING, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(source, formats=FORMATS)
-    if image.width * image.height > MOST_PIXELS:
-        image.close()
-        raise Image.DecompressionBombError(TOO_LARGE)
-    return image
+    try:
+        with _FILTERING, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(source, formats=FORMATS)
+        with opened as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise UnusablePictureError(TOO_LARGE)
+            if min(image.size) < SMALLEST_SIDE or is_small_gif(image.format, size):
+                raise UnusablePictureError(PLACEHOLDER)
+            if small:
+                image.draft("RGB", (SMALLEST_SIDE, SMALLEST_SIDE))
+            image.load()
+            yield image
+    except UnidentifiedImageError as error:
+        raise UnusablePictureError(NOT_A_PICTURE) from error
+    except Image.DecompressionBombError as error:
+        raise UnusablePictureError(TOO_LARGE) from error
+    except _UNDECODABLE as error:
+        raise UnusablePictureError(BROKEN) from error

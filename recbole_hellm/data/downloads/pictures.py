@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import time
 
 import requests
 
-from recbole_hellm.data.downloads.picture_rules import (
-    BROKEN,
-    NOT_A_PICTURE,
-    PLACEHOLDER,
-    SMALLEST_GIF,
-    SMALLEST_SIDE,
-    TOO_LARGE,
-    UNDECODABLE,
-    open_picture,
-)
+from recbole_hellm.data.downloads import picture_rules as rules
 from recbole_hellm.data.downloads.retry import BLOCK, AttemptError, byte_count, check_status, get
 from recbole_hellm.data.features.item_metadata import picture_kind
 
@@ -63,19 +55,17 @@ def receive(session: requests.Session, address: str, timeout: float) -> bytes:
     PictureError
         If it is larger than :data:`LARGEST` bytes.
     """
-    # With a compressed transfer the bytes would not be those of the picture.
-    headers = {"Accept-Encoding": "identity"}
     deadline = time.monotonic() + LONGEST
     content = bytearray()
-    with get(session, address, headers=headers, timeout=timeout) as response:
+    with get(session, address, timeout) as response:
         check_status(response)
         if (byte_count(response.headers.get("Content-Length")) or 0) > LARGEST:
-            raise PictureError(TOO_LARGE, "final")
+            raise PictureError(rules.TOO_LARGE, "final")
         # read1 returns what has arrived; read and stream would wait for a whole block.
         while block := response.raw.read1(BLOCK, decode_content=False):
             content += block
             if len(content) > LARGEST:
-                raise PictureError(TOO_LARGE, "final")
+                raise PictureError(rules.TOO_LARGE, "final")
             if time.monotonic() > deadline:
                 raise AttemptError(f"it takes more than {LONGEST:.0f} s")
     return bytes(content)
@@ -93,22 +83,14 @@ def check_picture(content: bytes) -> str:
     """
     kind = picture_kind(content[:12])
     if kind is None:
-        raise PictureError(NOT_A_PICTURE, "spoilt")
-    if kind == "image/gif" and len(content) < SMALLEST_GIF:
-        raise PictureError(PLACEHOLDER, "final")
-    try:
-        from PIL import Image
-    except ImportError:
-        return SUFFIX_OF[kind]
-    try:
-        with open_picture(io.BytesIO(content)) as image:
-            sides = image.size
-            image.draft("RGB", (SMALLEST_SIDE, SMALLEST_SIDE))  # decodes JPEG faster
-            image.load()
-    except Image.DecompressionBombError as error:
-        raise PictureError(TOO_LARGE, "final") from error
-    except UNDECODABLE as error:
-        raise PictureError(BROKEN, "spoilt") from error
-    if min(sides) < SMALLEST_SIDE:
-        raise PictureError(PLACEHOLDER, "final")
+        raise PictureError(rules.NOT_A_PICTURE, "spoilt")
+    if rules.is_small_gif(kind, len(content)):
+        raise PictureError(rules.PLACEHOLDER, "final")
+    if importlib.util.find_spec("PIL") is not None:
+        try:
+            with rules.decoded(io.BytesIO(content), len(content), small=True):
+                pass
+        except rules.UnusablePictureError as error:
+            damaged = str(error) in (rules.NOT_A_PICTURE, rules.BROKEN)
+            raise PictureError(str(error), "spoilt" if damaged else "final") from error
     return SUFFIX_OF[kind]

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import requests
@@ -136,23 +136,28 @@ def retry(
 
 
 @contextlib.contextmanager
-def get(session: requests.Session, url: str, **options: object) -> Iterator[requests.Response]:
-    """The response to one request, while its body is read.
+def get(
+    session: requests.Session, url: str, timeout: float, headers: Mapping[str, str] | None = None
+) -> Iterator[requests.Response]:
+    """The response to one request; the block reads its body.
 
     Parameters
     ----------
     session : requests.Session
     url : str
-    **options
-        As for :meth:`requests.Session.get`.
+    timeout : float
+        Seconds without a byte after which the connection is given up.
+    headers : mapping of str to str, optional
 
     Raises
     ------
     AttemptError
-        For every error of the connection, in the block, too.
+        If the connection fails, now or in the block.
     """
+    # With a compressed transfer the bytes would not be those of the file.
+    headers = {"Accept-Encoding": "identity", **(headers or {})}
     try:
-        with session.get(url, stream=True, **options) as response:  # type: ignore[arg-type]
+        with session.get(url, headers=headers, stream=True, timeout=timeout) as response:
             yield response
     except (requests.ConnectionError, requests.exceptions.InvalidURL) as error:
         raise AttemptError(f"no connection ({_words(error)})", _kind(error)) from error

@@ -149,7 +149,7 @@ def test_errors_of_libraries_become_attempt_errors(
     with (
         pytest.raises(AttemptError, match=message) as caught,
         requests.Session() as session,
-        get(session, "http://x/"),
+        get(session, "http://x/", 1.0),
     ):
         pass
     assert caught.value.kind == kind
