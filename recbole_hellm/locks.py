@@ -39,8 +39,9 @@ def locked(path: Path, busy: HellmError) -> Iterator[None]:
     try:
         yield
     finally:
-        # On POSIX a lock file must go while it is held: afterwards it may be another process's.
-        # Windows does not let it go while it is open; there filelock removes it on release.
+        # On POSIX filelock leaves the file (since version 4). It must go while it is locked:
+        # afterwards it may belong to another process. Windows refuses to remove an open file; there
+        # filelock itself removes it on release.
         with contextlib.suppress(OSError):
             path.unlink()
         lock.release()

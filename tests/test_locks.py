@@ -68,3 +68,27 @@ def test_errors_of_the_block_release_the_lock(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     with locked(tmp_path / ".lock", RunError("busy")):
         pass
+
+
+CONTENDER = """
+import contextlib, os, sys, time
+from pathlib import Path
+from recbole_hellm.errors import RunError
+from recbole_hellm.locks import locked
+path, end = Path(sys.argv[1]), time.monotonic() + 0.5
+while time.monotonic() < end:
+    with contextlib.suppress(RunError), locked(path, RunError("busy")):
+        os.close(os.open(path.with_name("inside"), os.O_CREAT | os.O_EXCL))
+        path.with_name("inside").unlink()
+"""
+
+
+def test_removing_the_file_never_lets_two_in(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CONTENDER, str(tmp_path / ".lock")]
+    contenders = [
+        subprocess.Popen(command, stderr=subprocess.PIPE)  # noqa: S603
+        for _ in range(3)
+    ]
+    errors = [contender.communicate()[1] for contender in contenders]
+    assert errors == [b""] * 3
+    assert list(tmp_path.iterdir()) == []

@@ -87,8 +87,9 @@ def download(
         target.parent.mkdir(parents=True, exist_ok=True)
         with requests.Session() as session:
             for url in urls:
-                transfer = _Transfer(url, target, known or KnownFile(), session, progress)
-                transfer.timeout = retry_policy.timeout
+                transfer = _Transfer(
+                    url, target, known or KnownFile(), session, retry_policy.timeout, progress
+                )
                 try:
                     retry(transfer.attempt, retry_policy)
                 except AttemptError as failure:
@@ -116,8 +117,8 @@ class _Transfer:
     target: Path
     known: KnownFile
     session: requests.Session
+    timeout: float
     progress: bool
-    timeout: float = 30.0
 
     def __post_init__(self) -> None:
         self.part = self.target.with_name(f"{self.target.name}.part")

@@ -12,14 +12,7 @@ from typing import TypeVar
 
 import requests
 import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    InvalidHeader,
-    MaxRetryError,
-    NewConnectionError,
-    ProtocolError,
-)
+from urllib3 import exceptions
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +21,9 @@ BLOCK = 1 << 16  # bytes that are read at a time
 _PASSING = frozenset([408, 425, 429])  # statuses that may pass, like all from 500 on
 # As what urllib3.Retry counts the kinds of failures that may pass.
 _COUNTED_AS = {
-    "again": ProtocolError(),
-    "unreachable": ConnectTimeoutError(),
-    "spoilt": HTTPError(),
+    "again": exceptions.ProtocolError(),
+    "unreachable": exceptions.ConnectTimeoutError(),
+    "spoilt": exceptions.HTTPError(),
 }
 
 
@@ -130,7 +123,7 @@ def retry(
                 raise
             try:
                 retries = retries.increment("GET", error=_COUNTED_AS[failure.kind])
-            except MaxRetryError as error:
+            except exceptions.MaxRetryError as error:
                 raise failure from error
             pause(failure, retry_policy.wait(failure.attempts, failure.wait))
 
@@ -163,7 +156,7 @@ def get(
         raise AttemptError(f"no connection ({_words(error)})", _kind(error)) from error
     except requests.exceptions.InvalidSchema as error:
         raise AttemptError("it is no http or https address", "final") from error
-    except (requests.RequestException, HTTPError) as error:
+    except (requests.RequestException, exceptions.HTTPError) as error:
         raise AttemptError(f"the connection broke ({_words(error)})") from error
     except ValueError as error:  # from urllib, such as UnicodeError: a redirect to nonsense
         raise AttemptError("the address is malformed", "final") from error
@@ -176,7 +169,7 @@ def check_status(response: requests.Response) -> None:
         return
     if status in _PASSING or status >= 500:
         wait = None
-        with contextlib.suppress(InvalidHeader):
+        with contextlib.suppress(exceptions.InvalidHeader):
             wait = urllib3.Retry().get_retry_after(response)  # type: ignore[arg-type]
         raise AttemptError(f"the server has trouble (HTTP {status})", "again", wait, status)
     problem = "it is not there" if status in (404, 410) else "the server refuses it"
@@ -191,7 +184,9 @@ def byte_count(text: str | None) -> int | None:
 def _kind(error: requests.RequestException) -> str:
     if isinstance(error, (requests.exceptions.SSLError, requests.exceptions.InvalidURL)):
         return "final"
-    no_connection = isinstance(_root(error), (NewConnectionError, ConnectTimeoutError))
+    no_connection = isinstance(
+        _root(error), (exceptions.NewConnectionError, exceptions.ConnectTimeoutError)
+    )
     proxy = isinstance(error, requests.exceptions.ProxyError)
     return "unreachable" if proxy or no_connection else "again"
 
