@@ -167,6 +167,8 @@ class _Transfer:
             if self.known.bytes is not None and full_size not in (None, self.known.bytes):
                 reason = f"it offers {full_size:,} bytes where {self.known.bytes:,} are expected"
                 raise AttemptError(reason, "final")
+            if not size:  # before the note changes, which would lend the old part its validator
+                self.part.unlink(missing_ok=True)
             write_text(self.note, json.dumps({"url": self.url, "validator": _validator(response)}))
             self._receive(response, size, full_size)
 

@@ -657,7 +657,7 @@ def test_an_interrupt_ends_the_command_at_once(tmp_path: Path, shop: Shop) -> No
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603
     try:
         assert begun.wait(60)
-        while not (folder / "images/a.jpg").exists():
+        while not (folder / "images/manifest.json").exists():  # written after the first picture
             time.sleep(0.01)
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
