@@ -134,4 +134,4 @@ class Hosts:
 
     def _give_up(self, host: _Host, reason: str, status: int | None) -> None:
         host.given_up, host.status = reason, status
-        logger.warning("%s; its other pictures are left for later.", reason)
+        logger.warning("%s; its other pictures wait for the next run.", reason)

@@ -158,12 +158,12 @@ class _Transfer:
                 if full_size == size:
                     return
                 self.discard()
-                raise AttemptError("the part that was there does not fit (HTTP 416)")
+                raise AttemptError("the existing part does not fit (HTTP 416)")
             check_status(response)
             if response.status_code != 206:  # the whole file
                 size, full_size = 0, byte_count(response.headers.get("Content-Length"))
             elif not size or not span.startswith(f"bytes {size}-"):
-                raise AttemptError("the server sent another part than the one asked for", "spoilt")
+                raise AttemptError("the server sent the wrong part", "spoilt")
             if self.known.bytes is not None and full_size not in (None, self.known.bytes):
                 reason = f"it offers {full_size:,} bytes where {self.known.bytes:,} are expected"
                 raise AttemptError(reason, "final")
@@ -191,22 +191,22 @@ class _Transfer:
             os.fsync(file.fileno())
             size = file.tell()
         if full_size is not None and size != full_size:
-            raise AttemptError(f"{size:,} of {full_size:,} bytes came")
+            raise AttemptError(f"only {size:,} of {full_size:,} bytes arrived")
 
     def _problem(self) -> str:
         """What is wrong with the complete file: its size, its SHA-256 or gzip's own checksum."""
         size = self.part.stat().st_size
         if self.known.bytes is not None and size != self.known.bytes:
-            return f"{size:,} bytes came where {self.known.bytes:,} are expected"
+            return f"it has {size:,} bytes where {self.known.bytes:,} are expected"
         if self.known.sha256 is not None and file_sha256(self.part) != self.known.sha256.lower():
-            return "what came has another SHA-256 than the file should"
+            return "the content has the wrong SHA-256"
         if self.target.name.endswith(".gz"):
             try:
                 with gzip.open(self.part) as file:
                     while file.read(1 << 20):
                         pass
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                return f"what came is no whole gzip file ({error})"
+                return f"the content is not a complete gzip file ({error})"
         return ""
 
 

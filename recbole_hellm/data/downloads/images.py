@@ -164,7 +164,8 @@ def fetch_images(
             record.save()
     except OSError as error:
         raise DataError(
-            f"{folder} cannot be written ({error.strerror or error}); make room or mend its rights."
+            f"{folder} cannot be written ({error.strerror or error}); make room or correct its "
+            "permissions."
         ) from error
     return ImageCounts(record.fetched, record.present, record.reasons(), record.path)
 
@@ -256,8 +257,7 @@ class _Record:
         except (ValueError, TypeError, KeyError):
             pass
         raise DataError(
-            f"{self.path} is no manifest of pictures; delete it, and what is missing is asked for "
-            "again."
+            f"{self.path} is not a manifest of pictures; delete it and run the same command again."
         )
 
 
@@ -296,8 +296,8 @@ def _fetch_all(
     enough = known.failures >= hosts.DEAD_AFTER or (known.failures and not record.present)
     if enough and not known.answered:
         raise DataError(
-            f"No picture of '{name}' could be reached ({known.trouble}); what is missing is not "
-            "taken for gone, so run the same command again where there is a network."
+            f"No picture of '{name}' could be reached ({known.trouble}); run the same "
+            "command again with a network connection. No picture was recorded as gone."
         )
 
 

@@ -155,7 +155,7 @@ def get(
     except (requests.ConnectionError, requests.exceptions.InvalidURL) as error:
         raise AttemptError(f"no connection ({_words(error)})", _kind(error)) from error
     except requests.exceptions.InvalidSchema as error:
-        raise AttemptError("it is no http or https address", "final") from error
+        raise AttemptError("it is not an http or https address", "final") from error
     except (requests.RequestException, exceptions.HTTPError) as error:
         raise AttemptError(f"the connection broke ({_words(error)})") from error
     except ValueError as error:  # from urllib, such as UnicodeError: a redirect to nonsense

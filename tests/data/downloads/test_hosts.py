@@ -74,7 +74,7 @@ def test_a_host_that_is_always_busy_is_given_up(
     with pytest.raises(GivenUpError, match=r"^a: the server has trouble \(HTTP 429\)$") as caught:
         pause(hosts, "http://a/2")
     assert caught.value.status == 429
-    assert caplog.text.count("its other pictures are left for later") == 1
+    assert caplog.text.count("its other pictures wait for the next run") == 1
     assert pause(hosts, "http://b/2") == 0
 
 
@@ -89,7 +89,7 @@ def test_a_silent_host_is_given_up_until_it_answers(
     with pytest.raises(GivenUpError, match=r"^a: refused$") as caught:
         pause(hosts, "http://a/7")
     assert caught.value.status is None
-    assert caplog.text.count("a: refused; its other pictures are left for later") == 1
+    assert caplog.text.count("a: refused; its other pictures wait for the next run") == 1
     hosts.note_item("http://a/8", True, "")
     assert pause(hosts, "http://a/9") == 0
 

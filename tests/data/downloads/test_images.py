@@ -379,7 +379,7 @@ def test_a_damaged_manifest_is_told(tmp_path: Path, shop: Shop, text: str) -> No
     folder = write_items(tmp_path / "shop", {"a": f"{shop.url}/a"})
     (folder / "images").mkdir()
     (folder / "images/manifest.json").write_text(text)
-    with pytest.raises(DataError, match=r"manifest.json is no manifest of pictures; delete it"):
+    with pytest.raises(DataError, match=r"manifest.json is not a manifest of pictures; delete it"):
         fetch(folder)
 
 
@@ -535,7 +535,7 @@ def test_a_host_that_does_not_answer_is_left_alone(
     assert counts.fetched == 1
     assert counts.reasons == {"unreachable": 50}
     assert len(tried) <= 2 * (3 + 2) + 1
-    assert "its other pictures are left for later" in caplog.text
+    assert "its other pictures wait for the next run" in caplog.text
 
 
 @pytest.mark.parametrize(("code", "workers"), [(429, 1), (429, 8), (503, 8)])
@@ -551,7 +551,7 @@ def test_a_host_that_has_too_much_to_do_is_left_for_the_next_run(
     other.http.server_close()
     assert (counts.fetched, counts.reasons) == (1, {f"HTTP {code}": 200})
     assert sum(shop.asked.values()) <= hosts.DEAD_AFTER + workers
-    assert caplog.text.count("its other pictures are left for later") == 1
+    assert caplog.text.count("its other pictures wait for the next run") == 1
     assert "the server has trouble" in manifest(folder)["missing"]["199"]["detail"]
     shop.default = send(JPEG)
     assert fetch(folder).fetched == 200  # for nothing is taken for gone
@@ -615,7 +615,7 @@ def test_no_address_at_all_is_told(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path, shop: Shop) -> None:
     folder = write_items(tmp_path / "shop", {"a": f"{shop.url}/a"})
     (folder / "images").write_text("")
-    with pytest.raises(DataError, match=r"images cannot be written \(.*\); make room or mend"):
+    with pytest.raises(DataError, match=r"images cannot be written \(.*\); make room or correct"):
         fetch(folder)
 
 

@@ -134,7 +134,7 @@ def test_retry_after_is_a_number_or_a_date() -> None:
         (requests.exceptions.ProxyError("refused"), "unreachable", "no connection"),
         (requests.exceptions.SSLError("bad certificate"), "final", "no connection"),
         (requests.exceptions.InvalidURL("no host"), "final", "no connection"),
-        (requests.exceptions.InvalidSchema("ftp"), "final", "no http or https address"),
+        (requests.exceptions.InvalidSchema("ftp"), "final", "not an http or https address"),
         (urllib3.exceptions.ProtocolError(), "again", r"the connection broke \(ProtocolError\)"),
         (UnicodeError("label"), "final", "the address is malformed"),
     ],
