@@ -11,7 +11,7 @@ from recbole.utils import ModelType
 
 from recbole_hellm import registry
 from recbole_hellm.benchmark.paper import METRICS, TABLE_1, TABLE_3
-from recbole_hellm.errors import ConfigError
+from recbole_hellm.errors import ConfigError, nearest
 from recbole_hellm.runs.directory import content_hash
 
 GENERAL = ("LightGCN", "VBPR", "GRCN", "LATTICE", "SLMRec", "BM3", "FREEDOM", "HeLLMPre")
@@ -238,7 +238,7 @@ def named(name: str) -> Benchmark:
     """
     if name not in BENCHMARKS:
         raise ConfigError(
-            f"Unknown benchmark '{name}'{registry.nearest(name, BENCHMARKS)} use one of "
+            f"Unknown benchmark '{name}'{nearest(name, BENCHMARKS)} use one of "
             f"{', '.join(BENCHMARKS)}, or name models with --models."
         )
     return BENCHMARKS[name]

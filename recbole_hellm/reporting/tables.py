@@ -14,9 +14,9 @@ from recbole_hellm import registry
 from recbole_hellm.config.resolution import (
     MASKINGS,
     HellmConfig,
-    RunSettings,
     variant_settings,
 )
+from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.config.yaml_files import packaged
 from recbole_hellm.errors import RunError
 from recbole_hellm.runs.results import RunResult

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from recbole_hellm import compat
 from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.data.interactions.batches import BucketedBatches, target_rows
@@ -46,7 +45,6 @@ def describe_needs(config: HellmConfig) -> str:
         If the data or a backbone's configuration cannot be had.
     """
     dataset = open_dataset(config, config.needs_features())
-    compat.stop_anomaly_detection()
     rows: list[tuple[str, str]] = []
     for role, stage in config.stages().items():
         rows.append((f"{role} stage", f"{stage['model']}: {_state(stage, dataset)}"))

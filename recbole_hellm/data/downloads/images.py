@@ -27,7 +27,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from recbole_hellm.config.settings import Settings, require
+from recbole_hellm.config.settings import Settings, setting
 from recbole_hellm.data.downloads import hosts, picture_rules, pictures
 from recbole_hellm.data.downloads.retry import AttemptError, RetryPolicy, retry
 from recbole_hellm.data.features.item_metadata import (
@@ -62,30 +62,11 @@ _SAVE_SHARE = 20  # and at least so many times as long as writing one takes
 _LONGEST_NAME = 255  # bytes, on every file system in use
 
 
-@dataclasses.dataclass(frozen=True)
 class ImageSettings(Settings):
-    """How pictures are fetched.
+    """How pictures are fetched."""
 
-    Attributes
-    ----------
-    workers : int
-        Pictures that are fetched at once.
-    retry_missing : bool
-        Ask again for pictures that were gone for good.
-    """
-
-    workers: int = 8
-    retry_missing: bool = False
-
-    def validate(self) -> None:
-        """Check the number of workers.
-
-        Raises
-        ------
-        ConfigError
-            If it is not from 1 to 64.
-        """
-        require(1 <= self.workers <= 64, f"workers={self.workers} must be from 1 to 64.")
+    workers: int = setting(8, "Pictures that are fetched at once.", ge=1, le=64)
+    retry_missing: bool = setting(False, "Ask again for pictures that were gone for good.")
 
 
 @dataclasses.dataclass(frozen=True)

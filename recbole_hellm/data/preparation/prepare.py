@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from recbole_hellm.config.settings import Settings, require
+from recbole_hellm.config.settings import Settings, require, setting
 from recbole_hellm.data.downloads.mirrors import Mirrors
 from recbole_hellm.data.features.encoders.text import encode_text
 from recbole_hellm.data.features.store import list_features
@@ -19,53 +18,32 @@ from recbole_hellm.data.preparation.datasets.amazon import prepare_amazon
 from recbole_hellm.data.preparation.datasets.catalogue import CATALOGUE, names_told
 from recbole_hellm.data.preparation.layouts import Columns, read_interactions, read_item_table
 from recbole_hellm.data.preparation.sample import generate_sample
-from recbole_hellm.errors import ConfigError, DataError, FeatureError
-from recbole_hellm.registry import nearest
+from recbole_hellm.errors import ConfigError, DataError, FeatureError, nearest
 
 logger = logging.getLogger(__name__)
 
 SAMPLE = "sample"
 
 
-@dataclasses.dataclass(frozen=True)
 class PrepareSettings(Settings):
-    """What `prepare` is told.
+    """What `prepare` is told."""
 
-    Attributes
-    ----------
-    raw_dir : str, optional
-        Where raw Amazon files are, and are downloaded to.
-    mirrors : str or tuple of str, optional
-        See :class:`recbole_hellm.data.downloads.mirrors.Mirrors`.
-    k_core : int, optional
-        Keep users and items with this many interactions.
-    interactions, items : str, optional
-        Files of one's own.
-    layout : str
-        What the columns of `interactions` mean; ``auto`` goes by their names.
-    user_column, item_column, time_column : str, optional
-        Names that win over those known.
-    """
+    raw_dir: str | None = setting(None, "Where raw files are, and are downloaded to.")
+    mirrors: str | tuple[str, ...] | None = setting(
+        None, "Addresses of raw files, a file that lists them, or none."
+    )
+    k_core: int | None = setting(None, "Keep users and items with this many interactions.", ge=0)
+    interactions: str | None = setting(None, "File of interactions of your own.")
+    items: str | None = setting(None, "File of items of your own.")
+    layout: Literal["auto", "table", "amazon2014", "amazon2018", "amazon2023"] = setting(
+        "auto", "What the columns of interactions mean; auto goes by their names."
+    )
+    user_column: str | None = setting(None, "Column of users.")
+    item_column: str | None = setting(None, "Column of items.")
+    time_column: str | None = setting(None, "Column of times.")
 
-    raw_dir: str | None = None
-    mirrors: str | tuple[str, ...] | None = None
-    k_core: int | None = None
-    interactions: str | None = None
-    items: str | None = None
-    layout: Literal["auto", "table", "amazon2014", "amazon2018", "amazon2023"] = "auto"
-    user_column: str | None = None
-    item_column: str | None = None
-    time_column: str | None = None
-
-    def validate(self) -> None:
-        """Check that no option is without effect.
-
-        Raises
-        ------
-        ConfigError
-            If one is, or `k_core` is negative.
-        """
-        require(self.k_core is None or self.k_core >= 0, f"k_core={self.k_core} is negative.")
+    def validate_relations(self) -> None:
+        """Check that no option is without effect; raises :class:`ConfigError`."""
         own = ("items", "user_column", "item_column", "time_column")
         if self.interactions is None:
             given = [key for key in own if getattr(self, key) is not None]
@@ -155,7 +133,7 @@ def prepare_files(
 
 def ensure_dataset(config: Any) -> None:
     """Prepare `config`'s dataset if its interactions are not there."""
-    directory, name = Path(config["data_path"]), config["dataset"]
+    directory, name = config.dataset_directory, config["dataset"]
     if not (directory / f"{name}.inter").is_file():
         logger.info("Preparing dataset '%s' in %s.", name, directory)
         raw_dir = Path(config["raw_dir"]) if config["raw_dir"] else None
@@ -172,7 +150,7 @@ def ensure_features(config: Any) -> None:
     FeatureError
         If there are neither features nor item texts to make them from.
     """
-    directory, name = Path(config["data_path"]), config["dataset"]
+    directory, name = config.dataset_directory, config["dataset"]
     if config["features"] is not None:
         return
     present = {info.modality for info in list_features(directory)}
@@ -180,7 +158,13 @@ def ensure_features(config: Any) -> None:
         return
     if (directory / f"{name}.item").is_file():
         progress = "show_progress" not in config or bool(config["show_progress"])
-        encode_dataset(name, directory, config["text_encoder"], progress=progress)
+        encode_dataset(
+            name,
+            directory,
+            config["text_encoder"],
+            progress=progress,
+            device=str(config["device"]),
+        )
     elif not present:
         raise FeatureError(
             f"Dataset '{name}' has neither item texts ({name}.item) nor features in "

@@ -211,11 +211,11 @@ def _load_trunk(
     if settings.train_backbone:
         try:
             place = str((folder / "backbone").resolve())
-            trunk = build_backbone(dataclasses.replace(settings, backbone=place), device)
+            trunk = build_backbone(settings.replace(backbone=place), device)
         except BackboneError as error:
             raise damaged(folder / "backbone", error) from error
         return dataclasses.replace(trunk, name=settings.backbone)
-    found = dataclasses.replace(settings, backbone=backbone or settings.backbone)
+    found = settings.replace(backbone=backbone or settings.backbone)
     return build_backbone(found, device)
 
 

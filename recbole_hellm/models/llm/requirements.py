@@ -72,7 +72,7 @@ def outline(
     BackboneError
         If the backbone's configuration cannot be had.
     """
-    settings = dataclasses.replace(settings.resolved(), compile=False)
+    settings = settings.resolved().replace(compile=False)
     with torch.device("meta"):
         backbone = build_backbone(settings, device, outline=True)
         tables = [None if width is None else torch.zeros(n_items + 1, width) for width in widths]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from recbole_hellm.config.settings import Settings, hash_neutral, require
+from recbole_hellm.config.settings import Settings, require, setting
 from recbole_hellm.data.interactions.loaders import FIRST_TARGET
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
@@ -21,33 +20,31 @@ from recbole_hellm.models.llm.packing import MIN_CAPACITY
 from recbole_hellm.models.llm.settings import LLMSettings
 
 
-@dataclasses.dataclass(frozen=True)
 class StageSettings(Settings):
-    """Where the item embeddings come from.
+    """Where the item embeddings come from."""
 
-    Attributes
-    ----------
-    graph_model, sequence_model : str or None
-        Model of the graph stage and of the sequence stage.
-    graph_dim, sequence_dim : int
-        Widths of their item embeddings.
-    graph_embeddings, sequence_embeddings : str, optional
-        File with item embeddings in place of the stage, which is then not trained: a ``.pt``,
-        ``.npy`` or ``.safetensors`` table with a row per item in the order of the item tokens
-        sorted as texts, and possibly a row of padding before them.
-    """
-
-    graph_model: str | None = "HeLLMPre"
-    sequence_model: str | None = "SASRec"
-    graph_dim: int = 64
-    sequence_dim: int = 64
-    graph_embeddings: str | None = hash_neutral(None)
-    sequence_embeddings: str | None = hash_neutral(None)
+    graph_model: str | None = setting("HeLLMPre", "Model of the stage that gives g_i; ~ for none.")
+    sequence_model: str | None = setting("SASRec", "Model of the stage that gives s_i; ~ for none.")
+    graph_dim: int = setting(64, "Width of the graph stage's item embeddings.")
+    sequence_dim: int = setting(64, "Width of the sequence stage's item embeddings.")
+    graph_embeddings: str | None = setting(
+        None,
+        "File with item embeddings in place of the graph stage: .pt, .npy or .safetensors, a row "
+        "per item in the order of the sorted item tokens, after an optional row of padding.",
+        identifies=False,  # the run's identity has the file's checksum instead
+        hash_neutral=True,
+    )
+    sequence_embeddings: str | None = setting(
+        None,
+        "File with item embeddings in place of the sequence stage.",
+        identifies=False,
+        hash_neutral=True,
+    )
 
     def width(self, role: str) -> int | None:
         """Width of the item embeddings of a role; ``None`` if it has none."""
-        given = getattr(self, f"{role}_embeddings") or getattr(self, f"{role}_model")
-        return getattr(self, f"{role}_dim") if given else None
+        source = getattr(self, f"{role}_embeddings") or getattr(self, f"{role}_model")
+        return getattr(self, f"{role}_dim") if source else None
 
 
 class HeLLM(SequentialRecommender):

@@ -114,9 +114,8 @@ class TransformerEncoder(TextModel):
                 f"{BERT}, or a sentence-transformers model."
             )
         tokenizer = self._load_tokenizer()
-        model, _ = load_model(
-            self._told, self.folder, config, ("pooler", "decoder.") if two_sided else ("pooler",)
-        )
+        unneeded = ("pooler", "decoder.") if two_sided else ("pooler",)
+        model, _ = load_model(self._told, self.folder, config, self.device, unneeded)
         if hasattr(model, "get_image_features") or not tokenizer.pad_token:
             raise FeatureError(
                 f"{self._told.subject} ({config.model_type}) is no plain text encoder; name one "

@@ -14,8 +14,7 @@ from typing import Literal
 
 from recbole_hellm.data.downloads.http import DownloadError, RetryPolicy, download
 from recbole_hellm.data.downloads.mirrors import Mirrors
-from recbole_hellm.errors import ConfigError, DataError
-from recbole_hellm.registry import nearest
+from recbole_hellm.errors import ConfigError, DataError, nearest
 
 logger = logging.getLogger(__name__)
 
