@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from recbole_hellm.config.settings import Settings, require, require_file_name, 
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import ConfigError, HellmError
+from recbole_hellm.files import write_text
 from recbole_hellm.reporting import curves
 from recbole_hellm.reporting.tables import common_metrics, comparable
 from recbole_hellm.runs.recommending import Recommender
@@ -97,11 +97,8 @@ def write_report(
     given = [run if isinstance(run, RunResult) else load_run(run) for run in runs]
     require(bool(given), "A report needs at least one finished run.")
     path = Path(settings.output)
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(report(given, settings), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, report(given, settings))
     except OSError as error:
         raise ConfigError(f"output={path} cannot be written ({error.strerror}).") from error
     return path

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,15 +64,3 @@ def check_fit(expected: Mapping[str, Tensor], stored: Mapping[str, Tensor], path
                 f"{path} does not fit settings.json and items.json beside it: {name} is "
                 f"{shapes[0]} there and should be {shapes[1]}."
             )
-
-
-def move_folder(source: Path, target: Path) -> None:
-    """Put a folder in a place that may be taken: it is never seen half written."""
-    if target.exists():
-        old = target.with_name(f".{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(target, old)
-        os.replace(source, target)
-        shutil.rmtree(old)
-    else:
-        os.replace(source, target)

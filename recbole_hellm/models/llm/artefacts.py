@@ -19,7 +19,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_hellm.errors import BackboneError, ConfigError, DataError, RunError
+from recbole_hellm.files import atomic_folder
 from recbole_hellm.models.llm.artefact_files import (
     check_fit,
     damaged,
     load_tensors,
-    move_folder,
     read_json,
     save_tensors,
     write_json,
@@ -85,10 +84,7 @@ def save_artefacts(
     }
     left = set(values)
     folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with atomic_folder(folder) as temporary:
         left -= _save_trunk(network, temporary, values)
         for part, modules in PARTS.items():
             names = {name for name in left if name.startswith(tuple(f"{m}." for m in modules))}
@@ -109,9 +105,6 @@ def save_artefacts(
         adapted = (temporary / "adapter_config.json").is_file()
         card = model_card(network.settings, adapted, facts)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        move_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_artefacts(
