@@ -13,13 +13,14 @@ from typing import Any
 from recbole_hellm.benchmark.compare_settings import CompareSettings
 from recbole_hellm.benchmark.methods import Method, methods
 from recbole_hellm.benchmark.plans import Figure, Table, short_name
-from recbole_hellm.benchmark.records import SLICED, SLICED_AT, KeptRun, keep, read_kept
+from recbole_hellm.benchmark.records import SLICED, KeptRun, keep, read_kept
 from recbole_hellm.benchmark.running import Job, carry_out
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
 from recbole_hellm.config.settings import names
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.errors import ConfigError, HellmError, RunError
+from recbole_hellm.evaluation.metrics import MetricSet
 from recbole_hellm.reporting import evidence, plots, points
 from recbole_hellm.reporting.sheets import Sheet, as_latex, as_markdown, as_text, html_page
 from recbole_hellm.runs.directory import RunDirectory, content_hash
@@ -76,6 +77,7 @@ class Comparison:
         configs = [wanted.job.config() for wanted in self.by_seed[0]]
         check_addressed(configs)
         self._check_metrics(configs[0])
+        self.asked = self._asked(configs[0])
         self.failed: dict[str, str] = {}
 
     def _check_addressed(self) -> None:
@@ -99,16 +101,21 @@ class Comparison:
     def _own(self, more: Mapping[str, Any]) -> dict[str, Any]:
         return {"save_topk": SAVED_LISTS} | self.overrides | dict(more)
 
+    def _asked(self, config: HellmConfig) -> MetricSet:
+        """Metrics that the user names, and that the tables therefore show."""
+        names = config["metrics"] if "metrics" in self.in_files | set(self.overrides) else ()
+        return MetricSet.of(names, config["topk"])
+
     def _check_metrics(self, config: HellmConfig) -> None:
         """Before anything runs: what will be shown must be measured."""
         shown = set(self.plan.metrics)
         if isinstance(self.plan, Table):
-            shown |= {PLOTTED, *(f"{metric}@{k}" for metric in SLICED for k in SLICED_AT)}
-        known = {f"{m}@{k}".lower() for m in config["metrics"] for k in config["topk"]}
-        if shown - known:
+            shown |= {PLOTTED, *SLICED.measures}
+        lacking = shown - MetricSet.of(config["metrics"], config["topk"]).measures.keys()
+        if lacking:
             raise ConfigError(
-                f"A comparison shows {', '.join(sorted(shown - known))}, which these runs would "
-                "not measure; add it to metrics and topk."
+                f"A comparison shows {', '.join(sorted(lacking))}, which these runs would not "
+                "measure; add it to metrics and topk."
             )
 
     def _wanted(self, seed: int) -> list[PlannedRun]:
@@ -166,7 +173,8 @@ class Comparison:
             self.failed[str(job)] = str(outcome)
             return
         try:
-            kept = keep(outcome, self.folder, self._audience, details=isinstance(self.plan, Table))
+            details = isinstance(self.plan, Table)
+            kept = keep(outcome, self.folder, self._audience, details, self.asked)
             logger.info("Kept %s.", kept.path)
         except HellmError as error:
             logger.error("%s: %s", job, error)
@@ -244,15 +252,21 @@ class Comparison:
         if isinstance(self.plan, Figure):
             found = [(one.point, run) for one, run in self.found]
             return [points.sheet(self.plan, self.dataset, found, self._absent())]
+        asked = {key: metric for key, (metric, _) in self.asked.measures.items()}
+        table = dataclasses.replace(self.plan, asked=asked)
         there = self.methods
         masking = there[0].runs[0].record["masking"]
-        tests, tested = evidence.tested(self.plan, there, masking)
+        tests, tested = evidence.tested(table, there, masking)
         sheets = [
-            evidence.results(self.plan, there, masking, tests, self._absent()),
-            evidence.beside_the_paper(self.plan, there),
+            evidence.results(table, there, masking, tests, self._absent()),
+            evidence.beside_the_paper(table, there),
             *tested,
-            *(evidence.slices(self.plan, there, name, masking) for name in evidence.GROUPINGS),
-            evidence.lists(there),
+            *(
+                evidence.slices(table, there, grouping, masking, metric)
+                for metric in evidence.sliced_metrics(table)
+                for grouping in evidence.GROUPINGS
+            ),
+            evidence.lists(there, self.asked.listed.metrics),
         ]
         return [sheet for sheet in sheets if sheet is not None]
 

@@ -20,11 +20,13 @@ from recbole.config import Config
 from recbole.utils import ModelType, dataset_arguments
 
 from recbole_hellm import registry
+from recbole_hellm.compat import recbole_metrics
 from recbole_hellm.config.settings import Settings, hash_neutral, require
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.config.yaml_files import YamlLoader, packaged, read_yaml
 from recbole_hellm.data.features.embedding_files import ItemTableFile
 from recbole_hellm.errors import ConfigError
+from recbole_hellm.evaluation.metrics import check_valid_metric, validation_settings
 
 # RecBole's file for context-aware models is left out: it turns negative sampling off and scores
 # ratings, while this package ranks.
@@ -115,7 +117,7 @@ class RunSettings(Settings):
         Raises
         ------
         ConfigError
-            If a value is out of range, or ``valid_metric`` is not among the metrics.
+            If a value is out of range, a metric is unknown, or ``valid_metric`` is not among them.
         """
         for key in ("MAX_ITEM_LIST_LENGTH", "eval_users", "train_batch_size", "threads"):
             value = getattr(self, key)
@@ -126,12 +128,7 @@ class RunSettings(Settings):
             bool(self.topk) and min(self.topk) >= 1,
             f"topk={list(self.topk)} must be one or more positive numbers.",
         )
-        known = {f"{metric}@{k}".lower() for metric in self.metrics for k in self.topk}
-        require(
-            self.valid_metric.lower() in known,
-            f"valid_metric={self.valid_metric!r} is not among the metrics "
-            f"({', '.join(sorted(known))}); name one of them, or add it to metrics and topk.",
-        )
+        check_valid_metric(self.metrics, self.topk, self.valid_metric)
 
 
 def variant_settings(model: str) -> dict[str, Any]:
@@ -360,8 +357,9 @@ class HellmConfig(Config):
         if final.get("loss_type") == "CE" and final["MODEL_TYPE"] == ModelType.SEQUENTIAL:
             final["train_neg_sample_args"] = None
         root = final["data_path"]
-        with self._mistakes():
+        with self._mistakes(), recbole_metrics(self):
             super()._set_default_parameters()
+        final.update(validation_settings(final))
         # RecBole points ml-100k at its own example (configurator.py:316).
         final["data_path"] = str(Path(root) / self.dataset)
 

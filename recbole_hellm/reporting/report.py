@@ -26,6 +26,8 @@ from recbole_hellm.config.settings import Settings, require, require_file_name
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import ConfigError, HellmError
+from recbole_hellm.evaluation.metrics import BUILT_IN, find
+from recbole_hellm.extensions import is_import_path
 from recbole_hellm.reporting import curves
 from recbole_hellm.reporting.tables import common_metrics, comparable
 from recbole_hellm.runs.recommending import Recommender
@@ -166,19 +168,39 @@ def _names(runs: list[RunResult]) -> dict[str, str]:
 
 
 def _results(runs: list[RunResult], names: Mapping[str, str]) -> list[dict[str, Any]]:
-    own = runs[0].record["masking"]
-    found = []
+    own, smaller = runs[0].record["masking"], _smaller_is_better(runs)
+    tables = []
     for masking in (own, *(name for name in MASKINGS if name != own)):
         metrics = common_metrics(runs, masking)
-        best = {name: max(run.metrics("test", masking)[name] for run in runs) for name in metrics}
+        best = {}
+        for name in metrics:
+            choose = min if name.partition("@")[0] in smaller else max
+            best[name] = choose(run.metrics("test", masking)[name] for run in runs)
         rows = []
         for run in runs:
             values = run.metrics("test", masking)
             cells = [(f"{values[name]:.4f}", values[name] == best[name]) for name in metrics]
             rows.append((names[str(run.path)], cells))
         note = MASKING_NOTES[masking]
-        found.append({"masking": masking, "note": note, "metrics": metrics, "rows": rows})
-    return found
+        tables.append({"masking": masking, "note": note, "metrics": metrics, "rows": rows})
+    return tables
+
+
+def _smaller_is_better(runs: list[RunResult]) -> set[str]:
+    """Names of the runs' metrics of which less is better."""
+    metrics = list(BUILT_IN.values())
+    written = {name for run in runs for name in _settings(run).get("metrics", ())}
+    for path in sorted(filter(is_import_path, written)):
+        try:
+            metrics.append(find(path))
+        except ConfigError as error:  # the results are shown all the same
+            logger.warning("More counts as better of this metric: %s", error)
+    return {metric.name for metric in metrics if not metric.bigger_is_better}
+
+
+def _settings(run: RunResult) -> dict[str, Any]:
+    path = run.path / "config.yaml"
+    return read_yaml(path) if path.is_file() else {}
 
 
 def _costs(runs: list[RunResult], names: Mapping[str, str]) -> dict[str, Any]:
@@ -224,9 +246,7 @@ def _figures(
 
 def _valid_metric(runs: list[RunResult]) -> str:
     """TensorBoard's tag of the metric that chose the last run's epoch."""
-    path = runs[-1].path / "config.yaml"
-    settings = read_yaml(path) if path.is_file() else {}
-    return f"valid/{settings.get('valid_metric', 'NDCG@10')}".lower()
+    return f"valid/{_settings(runs[-1]).get('valid_metric', 'NDCG@10')}".lower()
 
 
 def _drawn(figure: go.Figure, name: str) -> Markup:

@@ -13,11 +13,10 @@ import pytest
 
 from recbole_hellm import run
 from recbole_hellm.benchmark import records
-from recbole_hellm.benchmark.records import KeptRun, keep, read_kept
+from recbole_hellm.benchmark.records import SLICED, KeptRun, keep, read_kept
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.errors import RunError
-from recbole_hellm.evaluation.ranking import summarise
 from recbole_hellm.runs.directory import content_hash
 from recbole_hellm.runs.identity import portable, recipe
 from recbole_hellm.runs.results import RunResult
@@ -47,7 +46,7 @@ def test_a_record_holds_what_was_run_and_what_came_of_it(
     assert kept.metrics("none") == result.metrics("test", "none")
     assert kept.record["features"] is None  # BPR reads none
     for masking, ranks in kept.ranks().items():
-        found = summarise(ranks, ["recall", "ndcg"], [10, 20])
+        found = SLICED.of_ranks(ranks)
         assert found.items() <= kept.metrics(masking).items()
     slices = kept.slices()
     assert set(slices["masking"]) == {"seen", "train", "none"}

@@ -11,7 +11,9 @@ from recbole_hellm.benchmark.paper import TABLE_1
 from recbole_hellm.benchmark.plans import Family, Table
 from recbole_hellm.benchmark.records import KeptRun
 from recbole_hellm.errors import RunError
+from recbole_hellm.evaluation.list_metrics import LIST_METRICS
 from recbole_hellm.reporting import evidence
+from recbole_hellm.reporting.numbers import number
 from recbole_hellm.reporting.sheets import Cell, Sheet
 
 Make = Callable[..., KeptRun]
@@ -139,7 +141,7 @@ def test_slices_are_means_over_seeds_by_group(three: list[Method]) -> None:
     assert list(sheet.head) == ["", "few (30)", "many (30)"]
     even = np.arange(0, 60, 2)
     expected = three[2].per_user("ndcg@10", "seen")[:, even].mean()
-    assert row(sheet, "HeLLM")[1].text == evidence.number(float(expected))
+    assert row(sheet, "HeLLM")[1].text == number(float(expected))
     assert sheet.data is not None
     assert set(sheet.data["grouping"]) == {"history_length"}
     assert set(sheet.data["metric"]) == {"recall@10", "recall@20", "ndcg@10", "ndcg@20"}
@@ -174,7 +176,7 @@ def test_lists_are_shown_where_they_were_kept(
 ) -> None:
     assert evidence.lists(three) is None
     run = make_kept("Pop", good)
-    values = {f"{key}@10": 0.5 for key, _ in evidence._LISTS.values()}
+    values = {f"{metric.name}@10": 0.5 for metric in LIST_METRICS}
     (run.path / "lists.json").write_text(str(values).replace("'", '"'))
     sheet = evidence.lists([*three, Method("Pop", (run,))])
     assert sheet is not None
@@ -187,28 +189,6 @@ def test_lists_are_shown_where_they_were_kept(
     assert sheet is not None
     by_name = dict(zip(sheet.head, (cell.text for cell in row(sheet, "Pop")), strict=True))
     assert (by_name["diversity"], by_name["Gini"]) == ("–", ".5000")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.0426, ".0426"), (1.0, "1.0000"), (0.0, ".0000"), (None, "–"), (0.99996, "1.0000")],
-)
-def test_numbers(value: float | None, text: str) -> None:
-    assert evidence.number(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.001, "+.0010"), (-0.02, "−.0200"), (0.0, ".0000"), (-0.00001, ".0000"), (None, "–")],
-)
-def test_signed_numbers(value: float | None, text: str) -> None:
-    assert evidence.signed(value) == text
-
-
-def test_p_values() -> None:
-    assert [evidence.p_value(p) for p in (0.0004, 0.049, 1.0)] == ["<.001", ".049", "1.000"]
-    # What is significant does not look as if it were not.
-    assert [evidence.p_value(p) for p in (0.0499, 0.0501)] == [".04990", ".050"]
 
 
 def test_every_family_has_its_own_best(three: list[Method]) -> None:
