@@ -229,7 +229,8 @@ def _keep_details(
     ranks_by_masking = read_run_ranks(run.path)
     write_kept_ranks(kept.file(RANKS), compress_ranks(ranks_by_masking))
     lists, own = test_users.lists_of(run), run.record["masking"]
-    frames, columns = [], {}
+    frames: list[pd.DataFrame] = []
+    columns: dict[str, np.ndarray] = {}
     for masking, ranks in ranks_by_masking.items():
         values = _asked_values(asked, ranks, lists if masking == own else None)
         further = {key: of for key, of in values.items() if key not in SLICED.measures}

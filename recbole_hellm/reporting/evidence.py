@@ -269,8 +269,8 @@ def lists(methods: Sequence[Method], asked: Sequence[Metric] = (), k: int = 10) 
     by_run = {method.name: [run.lists() for run in method.runs] for method in methods}
     if not any(all(of_runs) for of_runs in by_run.values()):
         return None
-    columns = {metric.name: metric for metric in LIST_METRICS if metric.column}
-    columns |= {metric.name: metric for metric in asked}
+    shown = [metric for metric in LIST_METRICS if metric.column]
+    columns: dict[str, Metric] = {metric.name: metric for metric in (*shown, *asked)}
     rows, data = [], []
     for name, of_runs in by_run.items():
         common = [key for key in of_runs[0] if all(key in values for values in of_runs)]
