@@ -228,18 +228,18 @@ def _keep_details(
 ) -> None:
     ranks_by_masking = read_run_ranks(run.path)
     write_kept_ranks(kept.file(RANKS), compress_ranks(ranks_by_masking))
-    lists, own = test_users.lists_of(run), run.record["masking"]
+    lists, run_masking = test_users.lists_of(run), run.record["masking"]
     frames: list[pd.DataFrame] = []
     columns: dict[str, np.ndarray] = {}
     for masking, ranks in ranks_by_masking.items():
-        values = _asked_values(asked, ranks, lists if masking == own else None)
-        further = {key: of for key, of in values.items() if key not in SLICED.measures}
+        values = _asked_values(asked, ranks, lists if masking == run_masking else None)
+        further = {key: values[key] for key in values if key not in SLICED.measures}
         frames.append(metrics_by_slice(ranks, test_users.slices, SLICED).assign(masking=masking))
         if further:
             frames.append(means_by_slice(further, test_users.slices).assign(masking=masking))
         columns |= {
-            f"{masking}.{key}": of
-            for key, of in further.items()
+            f"{masking}.{key}": of_users
+            for key, of_users in further.items()
             if not isinstance(BUILT_IN.get(key.partition("@")[0]), RankMetric)
         }
     kept.write_text(SLICES, pd.concat(frames).to_csv(index=False, float_format="%.8g"))

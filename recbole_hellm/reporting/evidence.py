@@ -59,8 +59,8 @@ def results(
     """
     marks = {
         (metric, name): _mark(comparison, table.metric(metric).bigger_is_better)
-        for of in tests
-        for metric, others in of.items()
+        for comparisons in tests
+        for metric, others in comparisons.items()
         for name, comparison in others.items()
     }
     places = {
@@ -329,9 +329,9 @@ def _row(method: Method, metric: str, masking: str, values: np.ndarray) -> dict[
 def _marked(table: Table, methods: Sequence[Method], tests: Sequence[Comparisons]) -> list[str]:
     """What the marks mean, and which are not there."""
     tested = {
-        family.reference: next(iter(next(iter(of.values())).values())).family
-        for family, of in zip(table.families, tests, strict=True)
-        if of
+        family.reference: next(iter(next(iter(comparisons.values())).values())).family
+        for family, comparisons in zip(table.families, tests, strict=True)
+        if comparisons
     }
     several = len(table.families) > 1
     shown = {method.name for method in methods}

@@ -104,9 +104,9 @@ def sweep(
         canvas = Canvas(figsize=(width * columns, height * lines), layout="constrained")
         for place, panel in enumerate(figure.panels):
             axes = canvas.add_subplot(lines, columns, place + 1)
-            own = results[results["panel"] == panel.title]
+            of_panel = results[results["panel"] == panel.title]
             draw = _lines if len(panel.axes) == 1 else _map
-            draw(axes, panel, own, figure.metrics, defaults or {})
+            draw(axes, panel, of_panel, figure.metrics, defaults or {})
         if flat:
             handles = [
                 Line2D([], [], marker="o", markersize=4, color=colour, label=named(metric))

@@ -112,27 +112,27 @@ def write_report(
         If the file cannot be written.
     """
     settings = settings or ReportSettings()
-    given = [run if isinstance(run, RunResult) else load_run(run) for run in runs]
-    require(bool(given), "A report needs at least one finished run.")
+    results = [run if isinstance(run, RunResult) else load_run(run) for run in runs]
+    require(bool(results), "A report needs at least one finished run.")
     path = Path(settings.output)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(report(given, settings), encoding="utf-8")
+        temporary.write_text(report(results, settings), encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
         raise ConfigError(f"output={path} cannot be written ({error.strerror}).") from error
     return path
 
 
-def report(given: list[RunResult], settings: ReportSettings) -> str:
+def report(results: list[RunResult], settings: ReportSettings) -> str:
     """The page as a text; see :func:`write_report`."""
-    runs = comparable(given)
+    runs = comparable(results)
     names = _names(runs)
     palette = curves.COLOURS
     colours = {name: palette[i % len(palette)] for i, name in enumerate(names.values())}
     pictures = _Pictures()
-    browser, notes = _browser(given, names, settings, pictures)
+    browser, notes = _browser(results, names, settings, pictures)
     environment = Environment(
         loader=PackageLoader("recbole_hellm.reporting"),
         autoescape=True,
@@ -150,9 +150,9 @@ def report(given: list[RunResult], settings: ReportSettings) -> str:
         results=_results(runs, names),
         costs=_costs(runs, names),
         browser=browser,
-        browsed=[names[str(run.path)] for run in given],
+        browsed=[names[str(run.path)] for run in results],
         notes=notes,
-        pictures=pictures.found,
+        pictures=pictures.data,
         left_out=pictures.left_out,
         largest=LARGEST_PICTURE // 1000,
     )
@@ -220,8 +220,10 @@ def _figures(
     read = {names[str(run.path)]: curves.read_curves(run.path) for run in runs}
     best = {names[str(run.path)]: run.record["best_epoch"] for run in runs}
     metric = _valid_metric(runs)
-    validation = {name: found[metric] for name, found in read.items() if found.get(metric)}
-    losses = {name: found["loss/total"] for name, found in read.items() if found.get("loss/total")}
+    validation = {name: of_run[metric] for name, of_run in read.items() if of_run.get(metric)}
+    losses = {
+        name: of_run["loss/total"] for name, of_run in read.items() if of_run.get("loss/total")
+    }
     masking = runs[0].record["masking"]
     chosen = common_metrics(runs, masking)
     chosen = [name for name in chosen if name.startswith(("recall@", "ndcg@"))] or chosen[:4]
@@ -239,7 +241,7 @@ def _figures(
             (name, _drawn(curves.curve_lines({name: curve}, colours, best, 220), f"loss-{i}"))
             for i, (name, curve) in enumerate(losses.items())
         ],
-        "without": [name for name, found in read.items() if not found],
+        "without": [name for name, of_run in read.items() if not of_run],
         "seconds": _drawn(curves.seconds_bars(seconds, colours), "seconds"),
     }
 
@@ -263,7 +265,7 @@ class _Pictures:
     """Pictures of items as data URIs, each once."""
 
     def __init__(self) -> None:
-        self.found: dict[str, str] = {}
+        self.data: dict[str, str] = {}
         self.left_out = 0
         self._classes: dict[str, str | None] = {}
 
@@ -280,14 +282,14 @@ class _Pictures:
         if picture.path.stat().st_size > LARGEST_PICTURE:
             self.left_out += 1
             return None
-        name = f"p{len(self.found)}"
+        name = f"p{len(self.data)}"
         data = base64.b64encode(picture.path.read_bytes()).decode()
-        self.found[name] = f"data:{picture.kind};base64,{data}"
+        self.data[name] = f"data:{picture.kind};base64,{data}"
         return name
 
 
 def _browser(
-    given: list[RunResult],
+    results: list[RunResult],
     names: Mapping[str, str],
     settings: ReportSettings,
     pictures: _Pictures,
@@ -298,7 +300,7 @@ def _browser(
     if settings.users == 0:
         return users, notes
     images = Path(settings.images) if settings.images else None
-    for run in given:
+    for run in results:
         name = names[str(run.path)]
         try:
             recommender = Recommender.open(run, settings.data_path, settings.backbone, images)
@@ -309,8 +311,8 @@ def _browser(
         metadata = recommender.metadata
         if not users:
             users = _sampled(recommender, settings, pictures)
-        found = recommender.for_users([user["token"] for user in users], settings.topk)
-        lists = dict(iter(found.groupby("user", sort=False)))
+        recommended = recommender.for_users([user["token"] for user in users], settings.topk)
+        lists = dict(iter(recommended.groupby("user", sort=False)))
         for user in users:
             rows = lists[user["token"]].to_dict("records") if user["token"] in lists else []
             named = [{str(key): value for key, value in row.items()} for row in rows]
