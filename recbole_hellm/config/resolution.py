@@ -18,6 +18,7 @@ from recbole.config import Config
 from recbole.utils import ModelType
 
 from recbole_hellm import registry
+from recbole_hellm.compat import recbole_metrics
 from recbole_hellm.config.devices import choose_device
 from recbole_hellm.config.recbole_keys import PASSED_ON, RECBOLE_KEYS
 from recbole_hellm.config.run_settings import RunSettings
@@ -27,6 +28,7 @@ from recbole_hellm.config.yaml_files import YamlLoader, packaged, read_yaml
 from recbole_hellm.data.features.embedding_files import ItemTableFile
 from recbole_hellm.data.features.item_inputs import ROLES, ItemInput, find_item_inputs
 from recbole_hellm.errors import ConfigError, UnknownOptionError
+from recbole_hellm.evaluation.metrics import check_valid_metric, validation_settings
 
 # RecBole's file for context-aware models is left out: it turns negative sampling off and scores
 # ratings, while this package ranks.
@@ -315,6 +317,7 @@ class HellmConfig(Config):
             if isinstance(final[key], kind):
                 final[key] = [final[key]]
         RunSettings.from_config(final)
+        check_valid_metric(final["metrics"], final["topk"], final["valid_metric"])
         given = self.external_config_dict.get("eval_args") or {}
         for key, value in given.items() if isinstance(given, dict) else [("split", given)]:
             if LEAVE_ONE_OUT.get(key) != value:
@@ -333,8 +336,9 @@ class HellmConfig(Config):
         if final.get("loss_type") == "CE" and final["MODEL_TYPE"] == ModelType.SEQUENTIAL:
             final["train_neg_sample_args"] = None
         root = final["data_path"]
-        with self._mistakes():
+        with self._mistakes(), recbole_metrics(self):
             super()._set_default_parameters()
+        final.update(validation_settings(final))
         # Answers configurator.py:331-338: RecBole appends the dataset's name, and points ml-100k at
         # its own example. `data_path` stays what the user gave.
         final["data_path"] = root

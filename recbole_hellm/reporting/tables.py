@@ -35,13 +35,13 @@ def comparison(results: Iterable[RunResult]) -> str:
     """
     runs = comparable(results)
     record = runs[0].record
-    own = record["masking"]
+    run_masking = record["masking"]
     blocks = [
         f"Dataset {record['dataset']}: {record['users']} test users, {record['items']} candidate "
         f"items, split {record['split'][:12]}"
     ]
-    for masking in (own, *(name for name in MASKINGS if name != own)):
-        note = "" if masking == own else " (same checkpoint)"
+    for masking in (run_masking, *(name for name in MASKINGS if name != run_masking)):
+        note = "" if masking == run_masking else " (same checkpoint)"
         blocks.append(f"\nTest, mask_history={masking}{note}")
         blocks.append(_metrics_table(runs, masking))
     blocks.append("\nRun directories")
@@ -59,25 +59,25 @@ def comparable(results: Iterable[RunResult]) -> list[RunResult]:
     """
     rows: dict[str, RunResult] = {}
     for result in results:
-        for found in (*result.stages, result):
-            rows.setdefault(str(found.path), found)
+        for run in (*result.stages, result):
+            rows.setdefault(str(run.path), run)
     runs = list(rows.values())
     for key in COMPARED:
         having: dict[Any, Path] = {}
         for run in runs:
             having.setdefault(run.record[key], run.path)
         if len(having) > 1:
-            told = ", ".join(f"{path} has {value}" for value, path in having.items())
+            values = ", ".join(f"{path} has {value}" for value, path in having.items())
             raise RunError(
-                f"These runs differ in {key} and cannot be compared ({told}); leave one out."
+                f"These runs differ in {key} and cannot be compared ({values}); leave one out."
             )
     return runs
 
 
 def common_metrics(runs: Sequence[RunResult], masking: str) -> list[str]:
     """Names of the test metrics that all of `runs` have, in the first one's order."""
-    found = [run.metrics("test", masking) for run in runs]
-    return [name for name in found[0] if all(name in metrics for metrics in found)]
+    every = [run.metrics("test", masking) for run in runs]
+    return [name for name in every[0] if all(name in metrics for metrics in every)]
 
 
 def _metrics_table(runs: list[RunResult], masking: str) -> str:
