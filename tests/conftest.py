@@ -6,6 +6,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -305,3 +308,34 @@ def good() -> list[int]:
 def poor() -> list[int]:
     """Ranks of a method that finds every tenth target, lower down."""
     return [4 if n % 10 == 0 else 50 for n in range(N_USERS)]
+
+
+# docs/extending.md -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[list[str]]]:
+    """``example(heading)``: the arguments of the commands of a section of docs/extending.md.
+
+    The section's files are written into an empty folder, which becomes the working directory.
+    """
+    page = (REPOSITORY / "docs/extending.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def write(heading: str) -> list[list[str]]:
+        _, _, rest = page.partition(f"\n## {heading}\n")
+        section = re.split(r"\n## ", rest)[0]
+        for name, content in re.findall(
+            r"^`([\w./-]+\.\w+)`:\n\n```\w*\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE
+        ):
+            file = tmp_path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content, encoding="utf-8")
+            monkeypatch.delitem(sys.modules, file.stem, raising=False)
+        fences = re.findall(r"^```\w*\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE)
+        lines = (line for fence in fences for line in fence.splitlines())
+        words = [shlex.split(line) for line in lines if line.startswith("recbole-hellm ")]
+        return [line[1:] for line in words]
+
+    return write

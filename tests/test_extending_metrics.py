@@ -1,12 +1,10 @@
-"""docs/extending-metrics.md: its example, word for word, from a folder outside the package."""
+"""Metrics in docs/extending.md: the example, word for word, from a folder outside the package."""
 
 from __future__ import annotations
 
-import re
-import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +20,23 @@ from recbole_hellm.runs.results import load_run
 from recbole_hellm.runs.running import execute
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PAGE = (REPOSITORY / "docs/extending-metrics.md").read_text(encoding="utf-8")
 QUICK = [f"--data_path={REPOSITORY / 'dataset'}", "--epochs=2", "--show_progress=False"]
 
 
-def blocks(kind: str) -> list[str]:
-    """The code blocks of the page of one kind."""
-    return re.findall(rf"```{kind}\n(.*?)```", PAGE, flags=re.DOTALL)
-
-
-def commands() -> list[list[str]]:
-    """Arguments of the page's commands."""
-    (block,) = blocks("sh")
-    words = [shlex.split(line) for line in block.splitlines()]
-    assert all(line[0] == "recbole-hellm" for line in words)
-    return [line[1:] for line in words]
+@pytest.fixture
+def commands(example: Callable[[str], list[list[str]]]) -> list[list[str]]:
+    """Arguments of the page's commands, in a folder with the example's module."""
+    return example("Metrics")
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the example's module, where the program is started."""
-    (source,) = blocks("python")
-    (tmp_path / "my_metrics.py").write_text(source)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_metrics", raising=False)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+def folder(commands: list[list[str]], tmp_path: Path) -> Path:
+    """That folder."""
     return tmp_path
 
 
-def test_the_example_runs_from_its_page(folder: Path) -> None:
-    arguments, _ = commands()
+def test_the_example_runs_from_its_page(folder: Path, commands: list[list[str]]) -> None:
+    arguments, _ = commands
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", "recbole_hellm", *arguments, *QUICK, "--save_topk=20"],
         cwd=folder,
@@ -90,14 +75,17 @@ def test_the_example_runs_from_its_page(folder: Path) -> None:
 
 
 def test_models_are_compared_by_the_examples_metrics(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    commands: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def carry_out(jobs: Iterable[Any], parallel: int, on_done: Any) -> None:
         for job in jobs:
             on_done(job, execute(job.config()))
 
     monkeypatch.setattr(comparing, "carry_out", carry_out)
-    _, arguments = commands()
+    _, arguments = commands
     assert main([*arguments, *QUICK, "--output=tables"]) == 0
     text = capsys.readouterr().out
     assert "podium@10" in text

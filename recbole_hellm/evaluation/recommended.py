@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,7 +49,7 @@ class Catalogue:
         config = dataset.config
 
         def read_metadata() -> ItemMetadata:
-            folder = Path(config["data_path"])
+            folder = config.dataset_directory
             return ItemMetadata.read(folder, config["dataset"], dataset.iid_field)
 
         return cls(
@@ -159,7 +158,7 @@ class RecommendedLists:
 
 
 def _read_features(dataset: Any) -> np.ndarray | None:
-    if not list_features(dataset.config["data_path"]):
+    if not list_features(dataset.config.dataset_directory):
         return None
     blocks = [feature.matrix for feature in dataset.item_features().values()]
     norms = [np.linalg.norm(block, axis=1, keepdims=True) for block in blocks]

@@ -93,6 +93,8 @@ def test_overrides_for_models_that_are_not_run_are_refused(make_config: Make) ->
     check_addressed([make_config("Pop", **{"BPR.epochs": 1}), make_config("BPR")])
     with pytest.raises(ConfigError, match=r"Option .BPR\.epochs. is for a model that is not"):
         check_addressed([make_config("Pop", **{"BPR.epochs": 1})])
+    with pytest.raises(ConfigError, match=r"Unknown model 'HellmPre' \(did you mean HeLLMPre"):
+        check_addressed([make_config("HeLLM", **{"HellmPre.tau": 1})])
 
 
 # Variants ----------------------------------------------------------------------------------------
@@ -266,7 +268,6 @@ def test_negatives_are_drawn_only_where_the_loss_needs_them(make_config: Make) -
         ("BPR", {"embeding_size": 1}, r"Unknown option 'embeding_size' .*mean embedding_size"),
         ("HeLLMPre", {"taw": 1}, r"Unknown option 'taw' for model HeLLMPre \(did you mean tau"),
         ("HeLLM", {"HeLLMPre.taw": 1}, r"Unknown option 'taw' for model HeLLMPre"),
-        ("HeLLM", {"HellmPre.tau": 1}, r"Unknown model 'HellmPre' \(did you mean HeLLMPre"),
         ("HeLLM", {"graph_model": "Foo"}, "Unknown model 'Foo'"),
         ("BPR", {"mask_history": "foo"}, "mask_history='foo' is not allowed; use one of seen"),
         ("BPR", {"eval_args": {"split": {"RS": [8, 1, 1]}}}, "leaves this package's one protocol"),

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 import sys
 import types
@@ -34,7 +33,6 @@ from recbole_hellm.models.sequential.hellm import HeLLM
 from recbole_hellm.runs.dry_run import describe_needs
 from recbole_hellm.runs.identity import recipe, run_identity, run_path
 
-PAGE = Path(__file__).resolve().parents[3] / "docs/extending-item-inputs.md"
 ROLE_KEYS = {
     f"{role}_{key}": value
     for role in ("graph", "sequence")
@@ -382,20 +380,10 @@ def test_unknown_features_are_told_before_anything_is_trained(
     assert not list(Path(quick["runs_dir"]).rglob("best.pt"))
 
 
-def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    # Every fence is matched with its end, or the text between two blocks would pass for one.
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
-    (source,) = (block for language, block in blocks if language == "python")
-    (command,) = (block for language, block in blocks if not language)
-    assert "`my_inputs.py`" in page
-    (tmp_path / "my_inputs.py").write_text(source)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    program, *words = shlex.split(command)
-    assert program == "recbole-hellm"
+def test_the_example_of_the_page_runs(example: Callable[[str], list[list[str]]]) -> None:
+    (command,) = example("Item inputs of the LLM stage")
     try:
-        assert main([*words, "--threads=1"]) == 0
+        assert main([*command, "--threads=1"]) == 0
     finally:
         sys.modules.pop("my_inputs", None)
     result = load_run("runs/sample/HeLLM")

@@ -1,0 +1,59 @@
+"""docs/extending.md: its examples, word for word, from a folder outside the package.
+
+Those of metrics are in test_extending_metrics.py, those of dataset families and item inputs beside
+the tests of these.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from recbole_hellm.config.yaml_files import read_yaml
+from recbole_hellm.runs.results import load_run
+
+Example = Callable[[str], list[list[str]]]
+QUICK = ["--show_progress=False", "--threads=1"]
+
+
+def hellm(arguments: list[str]) -> str:
+    """What a command line prints, in a process of its own."""
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", "recbole_hellm", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_model_of_ones_own(example: Example, tmp_path: Path) -> None:
+    run, compare, recommend = example("Models")
+    table = hellm([*run, *QUICK])
+    assert any(line.startswith("MeanTaste ") for line in table.splitlines())
+    result = load_run(tmp_path / "runs/sample/MeanTaste")
+    config = read_yaml(result.path / "config.yaml")
+    assert (config["model"], config["model_path"]) == ("MeanTaste", "my_models:MeanTaste")
+    # From the file beside the module, and from the command line.
+    assert (config["embedding_size"], config["learning_rate"]) == (32, 0.01)
+    assert result.record["epochs"] == 3
+    recommended = hellm(recommend)
+    assert "User U0001" in recommended
+    table = hellm([*compare, *QUICK])
+    assert "MeanTaste" in table
+    assert len(list((tmp_path / "records/sample/MeanTaste").iterdir())) == 1
+
+
+def test_a_model_of_ones_own_as_a_stage(example: Example, tmp_path: Path) -> None:
+    example("Models")
+    options = [
+        "--dataset=sample",
+        "--epochs=1",
+        "--backbone_hidden_size=16",
+        "--item_inputs=[graph]",
+    ]
+    options += ["--sequence_model=~", "--graph_model=my_models:MeanTaste", "--graph_dim=32"]
+    hellm(["run", "--model=HeLLM", *options, *QUICK, "--MeanTaste.epochs=1"])
+    result = load_run(tmp_path / "runs/sample/HeLLM")
+    (stage,) = result.stages
+    assert (stage.record["model"], stage.record["epochs"]) == ("MeanTaste", 1)
