@@ -38,7 +38,8 @@ from recbole_hellm.data.features.item_metadata import (
     ItemMetadata,
     file_stem,
 )
-from recbole_hellm.data.preparation.atomic import MANIFEST, read_items
+from recbole_hellm.data.preparation.atomic import read_items
+from recbole_hellm.data.preparation.manifest import MANIFEST
 from recbole_hellm.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -1,25 +1,28 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gzip
 import http.server
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recbole_hellm.data.downloads.http import RetryPolicy
 from recbole_hellm.data.downloads.mirrors import Mirrors
-from recbole_hellm.data.preparation.datasets.catalogue import (
-    CATALOGUE,
-    RawFiles,
-    find_raw_files,
-    raw_files,
-)
-from recbole_hellm.errors import ConfigError, DataError
+from recbole_hellm.data.preparation.datasets.amazon2014 import Amazon2014
+from recbole_hellm.data.preparation.datasets.amazon2018 import Amazon2018
+from recbole_hellm.data.preparation.datasets.base import RawFile
+from recbole_hellm.data.preparation.datasets.movielens import MovieLens
+from recbole_hellm.data.preparation.datasets.raw_files import find_raw_files, raw_files
+from recbole_hellm.errors import DataError
 
 QUICK = RetryPolicy(attempts=2, first_wait=0.001, longest_wait=0.001, timeout=2.0)
+FAMILIES = (Amazon2014(), Amazon2018(), MovieLens())
 TOYS = ("reviews_Toys_and_Games_5.json", "meta_Toys_and_Games.json")
 
 
@@ -37,10 +40,11 @@ def write(folder: Path, *files: str) -> Path:
     return folder
 
 
-def found(name: str, raw_dir: Path | None = None) -> RawFiles:
-    raw = find_raw_files(name, raw_dir)
-    assert raw is not None
-    return raw
+def found(name: str, raw_dir: Path | None = None) -> list[Path]:
+    """Reviews and metadata."""
+    paths = find_raw_files(Amazon2014(), name, raw_dir)
+    assert paths is not None
+    return list(paths.values())
 
 
 class Mirror:
@@ -72,42 +76,30 @@ def mirror(tmp_path: Path) -> Iterator[Mirror]:
     started.http.server_close()
 
 
-def get(name: str, tmp_path: Path, mirror: Mirror, raw_dir: Path | None = None) -> RawFiles:
+def get(name: str, tmp_path: Path, mirror: Mirror, raw_dir: Path | None = None) -> list[Path]:
     mirrors = Mirrors([f"{mirror.address}/{{file}}"])
-    return raw_files(name, tmp_path / name, raw_dir, mirrors, progress=False, retry_policy=QUICK)
-
-
-def test_the_categories_of_three_editions() -> None:
-    assert list(CATALOGUE)[:3] == ["Beauty", "Toys", "Sports"]
-    by_edition = [category.edition for category in CATALOGUE.values()]
-    assert by_edition.count("amazon2014") == 24
-    assert CATALOGUE["Video_Games"].reviews_file == "reviews_Video_Games_5.json"
-    assert CATALOGUE["Video_Games-2018"].reviews_file == "Video_Games_5.json"
-    assert CATALOGUE["Video_Games-2018"].meta_file == "meta_Video_Games.json"
-    assert CATALOGUE["Video_Games-2023"].reviews_file == "Video_Games.csv"
-    assert CATALOGUE["Video_Games-2023"].meta_file == "meta_Video_Games.jsonl"
-    assert CATALOGUE["Baby"].expected == {"interactions": 160_792}
+    family = next(family for family in FAMILIES if name in family.datasets)
+    options: dict[str, Any] = {"progress": False, "retry_policy": QUICK}
+    return [*raw_files(family, name, tmp_path / name, raw_dir, mirrors, **options).values()]
 
 
 def test_raw_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = write(tmp_path / "here", *(f"{file}.gz" for file in TOYS))
     below = write(tmp_path / "below" / "Toys_and_Games", *TOYS)
-    assert found("Toys", here).meta == here / "meta_Toys_and_Games.json.gz"
-    assert found("Toys", tmp_path / "below").reviews == below / "reviews_Toys_and_Games_5.json"
+    assert found("Toys", here)[1] == here / "meta_Toys_and_Games.json.gz"
+    assert found("Toys", tmp_path / "below")[0] == below / "reviews_Toys_and_Games_5.json"
     monkeypatch.setenv("HELLM_RAW_DIR", str(here))
-    assert found("Toys").reviews.parent == here
-    assert found("Toys", tmp_path / "below").reviews.parent == below
-    assert found("Toys", tmp_path).reviews.parent == here
+    assert found("Toys")[0].parent == here
+    assert found("Toys", tmp_path / "below")[0].parent == below
+    assert found("Toys", tmp_path)[0].parent == here
     (below / "meta_Toys_and_Games.json").unlink()
-    assert found("Toys", tmp_path / "below").reviews.parent == here
-    assert find_raw_files("Sports", here) is None
-    with pytest.raises(ConfigError, match=r"'Toy' is no known Amazon category \(did you mean Toys"):
-        find_raw_files("Toy", here)
+    assert found("Toys", tmp_path / "below")[0].parent == here
+    assert find_raw_files(Amazon2014(), "Sports", here) is None
 
 
 def test_files_that_are_there_are_not_fetched(tmp_path: Path, mirror: Mirror) -> None:
     here = write(tmp_path / "here", *TOYS)
-    assert get("Toys", tmp_path, mirror, here).reviews.parent == here
+    assert get("Toys", tmp_path, mirror, here)[0].parent == here
     assert mirror.asked == []
 
 
@@ -122,8 +114,8 @@ def test_missing_files_are_fetched_once(
     raw_dir = folder if where == "raw_dir" else None
     for _ in range(2):
         raw = get("Toys", tmp_path, mirror, raw_dir)
-        assert raw == RawFiles(*(folder / f"{file}.gz" for file in TOYS))
-        assert gzip.decompress(raw.meta.read_bytes()) == b"meta_Toys_and_Games.json.gz"
+        assert raw == [folder / f"{file}.gz" for file in TOYS]
+        assert gzip.decompress(raw[1].read_bytes()) == b"meta_Toys_and_Games.json.gz"
     assert mirror.asked == [f"/{file}.gz" for file in TOYS]
 
 
@@ -131,7 +123,7 @@ def test_only_the_missing_one_of_two_is_fetched(tmp_path: Path, mirror: Mirror) 
     write(tmp_path / "served", *(f"{file}.gz" for file in TOYS))
     write(tmp_path / "raw", TOYS[0])
     raw = get("Toys", tmp_path, mirror, tmp_path / "raw")
-    assert raw == RawFiles(tmp_path / "raw" / TOYS[0], tmp_path / "raw" / f"{TOYS[1]}.gz")
+    assert raw == [tmp_path / "raw" / TOYS[0], tmp_path / "raw" / f"{TOYS[1]}.gz"]
     assert mirror.asked == [f"/{TOYS[1]}.gz"]
 
 
@@ -140,15 +132,16 @@ def test_editions_whose_files_share_names_are_kept_apart(tmp_path: Path, mirror:
     write(tmp_path / "served", *files)
     raw_dir = write(tmp_path / "raw", *TOYS)
     raw = get("Toys_and_Games-2018", tmp_path, mirror, raw_dir)
-    assert raw == RawFiles(*(raw_dir / "Toys_and_Games-2018" / file for file in files))
+    assert raw == [raw_dir / "Toys_and_Games-2018" / file for file in files]
     assert get("Toys_and_Games-2018", tmp_path, mirror, raw_dir) == raw
     assert len(mirror.asked) == 2
 
 
 def test_what_cannot_be_had_is_told_in_one_sentence(tmp_path: Path, mirror: Mirror) -> None:
+    family = Amazon2014()
     cases = [
         (lambda: get("Sports", tmp_path, mirror, tmp_path / "raw"), "is not there (HTTP 404)"),
-        (lambda: raw_files("Sports", tmp_path, tmp_path / "raw"), "switched off (mirrors=none)"),
+        (lambda: raw_files(family, "Sports", tmp_path, tmp_path / "raw"), "off (mirrors=none)"),
     ]
     for attempt, reason in cases:
         with pytest.raises(DataError) as caught:
@@ -159,17 +152,75 @@ def test_what_cannot_be_had_is_told_in_one_sentence(tmp_path: Path, mirror: Mirr
             f"meta_Sports_and_Outdoors.json.gz (not both in {tmp_path / 'raw'}; "
         )
         assert message.endswith(
-            "put them into one folder, plain or gzipped, and name it with --raw_dir or the "
+            "put them into one folder, packed or unpacked, and name it with --raw_dir or the "
             "environment variable HELLM_RAW_DIR."
         )
         assert reason in message
         assert "\n" not in message
     assert mirror.asked == ["/reviews_Sports_and_Outdoors_5.json.gz"]
     with pytest.raises(DataError, match="no folder is set"):
-        raw_files("Sports", tmp_path)
+        raw_files(Amazon2014(), "Sports", tmp_path)
 
 
 def test_no_address_for_an_edition(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text("amazon2014: []")
+    mirrors = Mirrors(str(tmp_path / "m.yaml"))
     with pytest.raises(DataError, match=r"no address of Software_5\.json\.gz is known"):
-        raw_files("Software-2018", tmp_path, mirrors=Mirrors(str(tmp_path / "m.yaml")))
+        raw_files(Amazon2018(), "Software-2018", tmp_path, mirrors=mirrors)
+
+
+def zipped(folder: Path, name: str = "ml-100k", *files: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
+        for file in files or ("u.data", "u.item"):
+            archive.writestr(f"{name}/{file}", file)
+    return folder / f"{name}.zip"
+
+
+def test_archives_are_found_packed_and_unpacked(tmp_path: Path) -> None:
+    for folder in ("raw", "raw/ml-100k"):
+        archive = zipped(tmp_path / folder)
+        assert find_raw_files(MovieLens(), "ml-100k", tmp_path / "raw") == {
+            "ratings": archive / "ml-100k/u.data",
+            "movies": archive / "ml-100k/u.item",
+        }
+    archive.unlink()
+    unpacked = write(tmp_path / "raw/ml-100k", "u.data", "u.item")
+    assert find_raw_files(MovieLens(), "ml-100k", tmp_path / "raw") == {
+        "ratings": unpacked / "u.data",
+        "movies": unpacked / "u.item",
+    }
+
+
+def test_an_archive_is_fetched_once_for_all_its_files(tmp_path: Path, mirror: Mirror) -> None:
+    zipped(tmp_path / "served")
+    for _ in range(2):
+        paths = get("ml-100k", tmp_path, mirror, tmp_path / "raw")
+        archive = tmp_path / "raw/ml-100k/ml-100k.zip"
+        assert paths == [archive / "ml-100k/u.data", archive / "ml-100k/u.item"]
+    assert mirror.asked == ["/ml-100k.zip"]
+
+
+def test_archives_that_cannot_be_had(tmp_path: Path, mirror: Mirror) -> None:
+    with pytest.raises(DataError, match=r"needs ml-1m\.zip \(not in .*raw; .*: put it into"):
+        get("ml-1m", tmp_path, mirror, tmp_path / "raw")
+    zipped(tmp_path / "served", "ml-1m", "ratings.dat")
+    with pytest.raises(DataError, match=r"ml-1m\.zip has no file movies\.dat"):
+        get("ml-1m", tmp_path, mirror, tmp_path / "raw")
+
+
+def test_addresses_of_the_family(
+    tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a list of mirrors, files come from the addresses in the family's module."""
+
+    class Here(MovieLens):
+        def files(self, dataset: str) -> dict[str, RawFile]:
+            addresses = (f"{mirror.address}/{{file}}",)
+            files = super().files(dataset).items()
+            return {part: dataclasses.replace(file, addresses=addresses) for part, file in files}
+
+    monkeypatch.delenv("HELLM_MIRRORS")
+    zipped(tmp_path / "served")
+    raw_files(Here(), "ml-100k", tmp_path / "ml-100k", progress=False, retry_policy=QUICK)
+    assert (tmp_path / "ml-100k/raw/ml-100k/ml-100k.zip").is_file()

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recbole_hellm.data.preparation.datasets import families as module
+from recbole_hellm.data.preparation.datasets.families import (
+    BUILT_IN,
+    families,
+    family_named,
+    family_of,
+)
+from recbole_hellm.errors import ConfigError
+
+BASE = "from recbole_hellm.data.preparation.datasets.base import DatasetFamily\n"
+PLAYS = f"""{BASE}
+class Plays(DatasetFamily):
+    name = "plays"
+    datasets = {{"tiny": {{}}, "Beauty": {{}}}}
+
+    def files(self, dataset):
+        return {{}}
+
+
+class Nameless(DatasetFamily):
+    datasets = {{}}
+
+
+number = 7
+"""
+
+
+@pytest.fixture(autouse=True)
+def families_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "families_from_outside.py").write_text(PLAYS)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_names_are_unique_and_those_of_the_modules() -> None:
+    assert [family.name for family in families()] == list(BUILT_IN)
+    names = [name for family in families() for name in family.datasets]
+    assert len(set(names)) == len(names)
+    for family in families():
+        for dataset in family.datasets:
+            assert family.files(dataset)
+
+
+def test_the_family_of_a_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for dataset, name in (("Beauty", "amazon2014"), ("ml-100k", "movielens")):
+        family = family_of(dataset)
+        assert family is not None
+        assert family.name == name
+    assert family_of("tiny") is None
+    family = family_of("Beauty", "families_from_outside:Plays")
+    assert family is not None
+    assert family.name == "plays"
+    # As an installed package offers it.
+    monkeypatch.setattr(module, "installed", lambda group: {"plays": "families_from_outside:Plays"})
+    family = family_of("tiny")
+    assert family is not None
+    assert family.name == family_named("plays").name == "plays"
+    assert family_of("Beauty").name == "amazon2014"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        (
+            "movielense",
+            r"Unknown dataset family 'movielense' \(did you mean movielens\?\)",
+        ),
+        ("movielens", r"The family movielens has no dataset 'ml-100' \(did you mean ml-100k"),
+        ("families_from_outside:Nameless", "does not define files, name"),
+        (
+            "families_from_outside:number",
+            "is not a dataset family; derive it from",
+        ),
+        ("families_from_outside:Plais", "has no 'Plais'"),
+        ("no_such_module:Plays", "There is no module 'no_such_module'"),
+    ],
+)
+def test_families_that_cannot_be_used(family: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        family_of("ml-100", family)
