@@ -92,11 +92,11 @@ def role_column(
     names = file.columns
     chosen = first_named(names, role) if column is None else column
     has = f"it has {', '.join(names[:12])}{', …' if len(names) > 12 else ''}"
-    example = "[item, title]" if columns_option == "item_columns" else "[user, item, time]"
     if _header_is_data(file, chosen):
         raise DataError(
             f"{file.path}, line 1 looks like data, not like names of columns ({has}); add a line "
-            f"with names, or name all columns with --{columns_option}='{example}'."
+            f"with names, or name all columns, for example --{columns_option}="
+            f"'{_example(columns_option, len(names))}'."
         )
     if chosen is None:
         raise DataError(
@@ -127,6 +127,12 @@ def all_named(names: Iterable[str], role: str) -> list[str]:
 def plain_name(name: str) -> str:
     """`name` as in :data:`ALIASES`."""
     return "".join(character for character in name.lower() if character.isalnum())
+
+
+def _example(columns_option: str, count: int) -> str:
+    if columns_option == "item_columns":
+        return "[item, title, genres]" if count > 2 else "[item, title]"
+    return "[user, item, rating, time]" if count > 3 else "[user, item, time]"
 
 
 def _header_is_data(file: TableFile, chosen: str | None) -> bool:

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
+from recbole_hellm.cli.main import main
+from recbole_hellm.data.preparation.atomic import read_items
 from recbole_hellm.data.preparation.datasets import families as module
 from recbole_hellm.data.preparation.datasets.families import (
     BUILT_IN,
@@ -11,6 +16,7 @@ from recbole_hellm.data.preparation.datasets.families import (
     family_named,
     family_of,
 )
+from recbole_hellm.data.preparation.manifest import read_manifest
 from recbole_hellm.errors import ConfigError
 
 BASE = "from recbole_hellm.data.preparation.datasets.base import DatasetFamily\n"
@@ -83,3 +89,40 @@ def test_the_family_of_a_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_families_that_cannot_be_used(family: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         family_of("ml-100", family)
+
+
+@pytest.mark.parametrize("way", ["import path", "entry point"])
+def test_the_example_of_the_documentation(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    way: str,
+) -> None:
+    """The page's files and commands, as they are written there."""
+    page = (Path(__file__).parents[4] / "docs/extending-datasets.md").read_text(encoding="utf-8")
+    for name, content in re.findall(r"^`([^`\n]+)`:\n\n```\w*\n(.*?)^```", page, re.M | re.S):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    commands = re.findall(r"^recbole-hellm (.*)$", page, re.M)
+    assert [command.split()[0] for command in commands] == ["prepare", "run"]
+    if way == "entry point":
+        declared = re.search(r"\[project.entry-points.\"(.*)\"\]\n(\w+) = \"(.*)\"", page)
+        assert declared is not None
+        entry_points, name, path = declared.groups()
+        assert entry_points == module.ENTRY_POINTS
+        monkeypatch.setattr(module, "installed", lambda _: {name: path})
+        commands = [re.sub("--family=[^ ]+ ", "", command) for command in commands]
+    monkeypatch.delenv("HELLM_RAW_DIR", raising=False)
+    monkeypatch.delitem(sys.modules, "my_datasets", raising=False)
+    for command in commands:
+        assert main(shlex.split(command)) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[1].split()[:4] == ["radio-2024", "3", "6", "11"]
+    assert "Pop" in shown
+    assert "published files" not in caplog.text  # the totals are right
+    items = read_items(tmp_path / "dataset/radio-2024", "radio-2024")
+    assert items["categories"].tolist()[0] == ["Folk", "Hymn"]
+    manifest = read_manifest(tmp_path / "dataset/radio-2024")
+    assert manifest is not None
+    assert manifest["notes"]["family"] == "radio"
