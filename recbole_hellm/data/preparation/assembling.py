@@ -18,6 +18,7 @@ from recbole_hellm.data.preparation.atomic import (
 from recbole_hellm.data.preparation.kcore import k_core as k_core_of
 from recbole_hellm.data.preparation.manifest import describe_source
 from recbole_hellm.data.preparation.packed_files import archive_of
+from recbole_hellm.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -53,17 +54,24 @@ def assemble(
     -------
     dict
         The manifest; its notes count dropped duplicates and missing texts.
+
+    Raises
+    ------
+    DataError
+        If a column is absent, or the dataset cannot be written.
     """
+    _check_columns(name, "interactions", interactions, ("user_id", "item_id", "timestamp"))
     rows = len(interactions)
     interactions = interactions.drop_duplicates(ignore_index=True)
     all_notes: dict[str, Any] = {**notes, "duplicates_dropped": rows - len(interactions)}
     if k_core is not None:
         all_notes |= {"k_core": k_core, "interactions_before_k_core": len(interactions)}
         interactions = k_core_of(interactions, k_core)
-    tokens = set(interactions["item_id"])
+    tokens = set(interactions["item_id"].astype(str))
     items = None if read_items is None else read_items(tokens)
     if items is not None:
-        items = items[items["item_id"].isin(tokens)]
+        _check_columns(name, "items", items, ("item_id",))
+        items = items[items["item_id"].astype(str).isin(tokens)]
         all_notes["items_without_metadata"] = len(tokens) - len(items)
         for column in TEXT_COLUMNS:
             texts = items[column] if column in items else pd.Series(dtype=object)
@@ -90,6 +98,14 @@ def assemble(
             name,
         )
     return manifest
+
+
+def _check_columns(name: str, table: str, frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    absent = [column for column in columns if column not in frame]
+    if absent:
+        raise DataError(
+            f"The {table} of '{name}' have no column {', '.join(absent)}; give them one."
+        )
 
 
 def _texts(path: Path) -> list[bytes]:

@@ -68,7 +68,7 @@ class TextFormat:
                 "other than line ends and double quotes."
             )
         try:
-            "".encode(self.encoding)  # knows what is not an encoding of texts, too
+            "".encode(self.encoding)  # codecs.lookup accepts encodings of bytes, too
         except LookupError as error:
             raise ConfigError(
                 f"There is no encoding '{self.encoding}'; use utf-8, latin-1 or another name that "

@@ -4,9 +4,11 @@ import zipfile
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from recbole_hellm.data.preparation.assembling import assemble
 from recbole_hellm.data.preparation.atomic import read_items
+from recbole_hellm.errors import DataError
 
 ROWS = [
     ("u1", "a", 1),
@@ -58,3 +60,21 @@ def test_members_of_an_archive_have_one_source(tmp_path: Path) -> None:
     sources = [tmp_path / "raw.zip/a", tmp_path / "raw.zip/b", tmp_path / "c"]
     manifest = assemble("shop", tmp_path / "shop", INTERACTIONS, None, sources, {})
     assert [source["file"] for source in manifest["sources"]] == ["raw.zip", "c"]
+
+
+def test_numbers_are_tokens(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"user_id": [1, 1, 2], "item_id": [7, 8, 7], "timestamp": [3, 2, 1]})
+    items = pd.DataFrame({"item_id": [7, 9], "title": ["Tea", "unwanted"]})
+    manifest = assemble("shop", tmp_path, frame, lambda _: items, [], {})
+    assert manifest["notes"]["items_without_metadata"] == 1
+    assert (tmp_path / "shop.inter").read_text().splitlines()[1] == "1\t8\t0\t2"
+    assert read_items(tmp_path, "shop")["title"].tolist() == ["Tea", ""]
+
+
+def test_absent_columns_are_told(tmp_path: Path) -> None:
+    frame = INTERACTIONS.rename(columns={"timestamp": "time"})
+    with pytest.raises(DataError, match="The interactions of 'shop' have no column timestamp"):
+        assemble("shop", tmp_path, frame, None, [], {})
+    items = pd.DataFrame({"title": ["Tea"]})
+    with pytest.raises(DataError, match="The items of 'shop' have no column item_id"):
+        assemble("shop", tmp_path, INTERACTIONS, lambda _: items, [], {})
