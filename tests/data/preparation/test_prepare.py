@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recbole_hellm.cli.main import main
 from recbole_hellm.data.features.store import save_features
 from recbole_hellm.data.interactions.splits import split_fingerprint
 from recbole_hellm.data.preparation import prepare
@@ -306,3 +307,20 @@ def test_layouts_of_ones_own_files(tmp_path: Path) -> None:
     settings = PrepareSettings(interactions=reviews, layout="amazon")
     with pytest.raises(ConfigError, match="layout='amazon' is not allowed; use one of auto, table"):
         prepare_files("mine", tmp_path / "mine", settings, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("option", "separator"), [("\\t", "\t"), ("::", "::"), ("|", "|"), (",", ",")]
+)
+def test_the_command_takes_any_separator(
+    tmp_path: Path, option: str, separator: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["1#no#5#30", "1#8#3#10", "2#no#1#20"]  # 'no' is a name, not YAML's false
+    (tmp_path / "u.data").write_text("\n".join(rows).replace("#", separator))
+    (tmp_path / "u.item").write_text("no~Tea\n8~Ham")
+    options = [f"--data_path={tmp_path}", f"--interactions={tmp_path}/u.data", "--dataset=ud"]
+    options += ["--columns=[user, item, yes, time]", f"--separator={option}"]
+    items = [f"--items={tmp_path}/u.item", "--item_columns=[item, title]", "--item_separator=~"]
+    assert main(["prepare", *options, *items, "--encoding=latin-1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["ud", "2", "2", "3"]
+    assert read_items(tmp_path / "ud", "ud")["title"].tolist() == ["Ham", "Tea"]
