@@ -64,15 +64,20 @@ def count_every_interaction() -> None:
     Pop.calculate_loss = calculate_loss
 
 
-def stop_anomaly_detection() -> None:
-    """Switch off autograd's anomaly mode, which importing RecBole's sequential models switches on.
+@contextlib.contextmanager
+def anomaly_mode_kept() -> Iterator[None]:
+    """Keep autograd's anomaly mode as it is while RecBole's models are imported.
 
     Answers sine.py:25, a ``set_detect_anomaly(True)`` at import that tests every gradient of every
     model for NaN; about a third of a SASRec training step on a CPU. Can go once that line is gone.
     """
     import torch
 
-    torch.autograd.set_detect_anomaly(False)
+    before = torch.is_anomaly_enabled()
+    try:
+        yield
+    finally:
+        torch.autograd.set_detect_anomaly(before)
 
 
 @contextlib.contextmanager
@@ -106,6 +111,11 @@ class ModernPandasMixin:
     field2type: dict[str, Any]
     field2source: dict[str, Any]
     field2bucketnum: dict[str, int]
+
+    def _get_preset(self) -> None:
+        """Answers dataset.py:124: the configuration's ``data_path`` holds all datasets."""
+        super()._get_preset()  # type: ignore[misc]
+        self.dataset_path = str(self.config.dataset_directory)
 
     def _fill_nan(self) -> None:
         """Answers dataset.py:648-652: ``fillna(inplace=True)`` on a column changes a copy."""

@@ -6,17 +6,21 @@ This package's own models are declared here; every other name is looked up among
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import importlib.resources
 import importlib.util
-from collections.abc import Iterable
+import inspect
 from pathlib import Path
 from typing import Any, Literal
 
+from recbole_hellm import compat
 from recbole_hellm.config.yaml_files import read_yaml
-from recbole_hellm.errors import ConfigError
+from recbole_hellm.errors import ConfigError, nearest
+from recbole_hellm.extensions import installed, is_import_path, load_object
 
+GROUP = "recbole_hellm.models"
+"""Entry points by which installed packages name their models."""
+INPUTS = ("graph", "modalities", "histories")
 RECBOLE_FAMILIES = (
     "general_recommender",
     "sequential_recommender",
@@ -48,12 +52,14 @@ class ModelEntry:
     stages : dict of str to str
         Role -> default model of each stage that has to be trained first. The configuration key
         ``<role>_model`` replaces the default.
-    trainer : str
-        ``module:Class`` of the trainer.
+    trainer : str, optional
+        ``module:Class`` of the trainer; by default the one for its kind of model.
     kind : {"general", "sequential", "LLM"}
         What it scores items for: users, histories, or histories through a language model.
     variant_of : str, optional
         The model that this one is a variant of.
+    outside : bool
+        Whether it belongs neither to this package nor to RecBole.
     """
 
     name: str
@@ -61,9 +67,25 @@ class ModelEntry:
     paper: str
     inputs: tuple[str, ...]
     stages: dict[str, str] = dataclasses.field(default_factory=dict)
-    trainer: str = "recbole_hellm.training.trainer:HellmTrainer"
+    trainer: str | None = None
     kind: Literal["general", "sequential", "LLM"] = "general"
     variant_of: str | None = None
+    outside: bool = False
+
+    @property
+    def base(self) -> str:
+        """The name of its class: its own, or that of the model it is a variant of."""
+        return self.variant_of or self.name
+
+    @property
+    def path(self) -> str:
+        """Import path of its class."""
+        return f"{self.module}:{self.base}"
+
+    def load(self) -> Any:
+        """Its class."""
+        with compat.anomaly_mode_kept():
+            return load_object(self.path, "model")
 
 
 _GENERAL = "recbole_hellm.models.general"
@@ -169,17 +191,87 @@ COMPARED_MODELS: dict[str, ModelEntry] = {
 }
 
 
+def describe(model: str) -> ModelEntry:
+    """What is known of a model: this package's own, RecBole's, an installed or the user's own.
+
+    Parameters
+    ----------
+    model : str
+        A name; or, for a class of the user's own, ``package.module:Class``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such model.
+    """
+    known = OWN_MODELS.get(model) or COMPARED_MODELS.get(model)
+    if known:
+        return known
+    path = model if is_import_path(model) else installed(GROUP).get(model)
+    if path is not None:
+        return _outside(path)
+    found = _recbole_module(model)
+    if found:
+        return ModelEntry(model, found, "", ())
+    names = [*OWN_MODELS, *recbole_model_names(), *installed(GROUP)]
+    raise ConfigError(
+        f"Unknown model '{model}'{nearest(model, names)} `recbole-hellm models` lists all of them; "
+        "one of your own is named my_package.my_module:MyModel."
+    )
+
+
+def _outside(path: str) -> ModelEntry:
+    """The entry of a class outside this package; the class's own attributes add to it."""
+    from recbole.model.abstract_recommender import AbstractRecommender
+    from recbole.utils import ModelType
+
+    with compat.anomaly_mode_kept():
+        cls = load_object(path, "model")
+    module, _, name = path.partition(":")
+    if not (isinstance(cls, type) and issubclass(cls, AbstractRecommender)):
+        raise ConfigError(
+            f"{path} is no RecBole model; derive it from one, such as "
+            "recbole.model.abstract_recommender.GeneralRecommender."
+        )
+    inputs = getattr(cls, "inputs", ())
+    if not set(inputs) <= {*INPUTS}:
+        raise ConfigError(f"{path}.inputs={inputs!r} must be some of {', '.join(INPUTS)}.")
+    return ModelEntry(
+        name,
+        module,
+        inspect.cleandoc(cls.__doc__ or "").partition("\n")[0],
+        tuple(inputs),
+        dict(getattr(cls, "stages", {})),
+        getattr(cls, "trainer", None),
+        kind="sequential" if getattr(cls, "type", None) == ModelType.SEQUENTIAL else "general",
+        outside=True,
+    )
+
+
+def _recbole_module(name: str) -> str | None:
+    """The module of RecBole's model of that name, if there is one."""
+    for family in RECBOLE_FAMILIES if name.isidentifier() else ():
+        module_name = f"recbole.model.{family}.{name.lower()}"
+        with compat.anomaly_mode_kept():
+            there = importlib.util.find_spec(module_name)
+            module = importlib.import_module(module_name) if there else None
+        if isinstance(getattr(module, name, None), type):
+            return module_name
+    return None
+
+
 def base_model(name: str) -> str:
     """The model that `name` is a variant of; `name` itself where it is none."""
     entry = OWN_MODELS.get(name)
-    return (entry and entry.variant_of) or name
+    return entry.base if entry else name
 
 
 def recbole_models() -> dict[str, list[str]]:
     """Names of all models that RecBole itself offers, by family."""
     found = {}
     for family in RECBOLE_FAMILIES:
-        package = importlib.import_module(f"recbole.model.{family}")
+        with compat.anomaly_mode_kept():
+            package = importlib.import_module(f"recbole.model.{family}")
         found[family] = sorted(
             name
             for name, value in vars(package).items()
@@ -199,27 +291,17 @@ def recbole_model_keys(name: str) -> list[str]:
     return list(read_yaml(Path(str(path)))) if path.is_file() else []
 
 
-def model_class(name: str) -> type:
-    """The class of the model called `name`; a variant's is its base's.
+def model_class(model: str) -> Any:
+    """The class of a model, see :func:`describe`; a variant's is its base's."""
+    return describe(model).load()
 
-    Raises
-    ------
-    ConfigError
-        If neither this package nor RecBole knows the name.
-    """
-    declared = OWN_MODELS.get(name) or COMPARED_MODELS.get(name)
-    if declared:
-        return getattr(importlib.import_module(declared.module), base_model(name))
-    for family in RECBOLE_FAMILIES if name.isidentifier() else ():
-        module_name = f"recbole.model.{family}.{name.lower()}"
-        if importlib.util.find_spec(module_name):
-            found = getattr(importlib.import_module(module_name), name, None)
-            if isinstance(found, type):
-                return found
-    raise ConfigError(
-        f"Unknown model '{name}'{nearest(name, [*OWN_MODELS, *recbole_model_names()])} "
-        "`recbole-hellm models` lists all of them."
-    )
+
+def own_settings_file(entry: ModelEntry) -> Path | None:
+    """``<Class>.yaml`` beside the module of a model outside this package, if there is one."""
+    if not entry.outside:
+        return None
+    file = Path(inspect.getfile(entry.load())).with_name(f"{entry.name}.yaml")
+    return file if file.is_file() else None
 
 
 def is_recbole(cls: type) -> bool:
@@ -231,8 +313,8 @@ def is_recbole(cls: type) -> bool:
     )
 
 
-def trainer_class(name: str, model_type: Any) -> type:
-    """The trainer of the model called `name`.
+def trainer_class(entry: ModelEntry) -> type:
+    """The trainer of a model.
 
     RecBole's own special trainers are combined with this package's, so that evaluation, checkpoints
     and resuming are the same for every model.
@@ -245,54 +327,17 @@ def trainer_class(name: str, model_type: Any) -> type:
     from recbole.trainer import Trainer
     from recbole.utils import get_trainer
 
-    if name in OWN_MODELS:
-        module, _, attribute = OWN_MODELS[name].trainer.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+    if entry.trainer is not None:
+        return load_object(entry.trainer, "trainer")
     from recbole_hellm.training.epoch import TrainingPass
     from recbole_hellm.training.trainer import HellmTrainer, RunTrainer
 
-    special = get_trainer(model_type, name)
+    special = get_trainer(entry.load().type, entry.name)
     if special is Trainer:
         return HellmTrainer
     if not issubclass(special, Trainer) or special.fit is not Trainer.fit:
         raise ConfigError(
-            f"Model '{name}' is trained by RecBole's {special.__name__}, whose own loop this "
+            f"Model '{entry.name}' is trained by RecBole's {special.__name__}, whose own loop this "
             "package does not drive yet; choose another model."
         )
     return type(f"Hellm{special.__name__}", (RunTrainer, special, TrainingPass), {})
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean …?);`` for the known names close to `name`, else ``;``."""
-    lowered = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)
-    if not close:
-        return ";"
-    return f" (did you mean {' or '.join(lowered[match] for match in close)}?);"
-
-
-class UnknownOptionError(ConfigError):
-    """A key that is no option of a model.
-
-    Parameters
-    ----------
-    key, model : str
-    known : iterable of str
-        The options among which it may be meant.
-    """
-
-    def __init__(self, key: str, model: str, known: Iterable[str]) -> None:
-        super().__init__(key, model, frozenset(known))
-        self.key = key
-
-    def __str__(self) -> str:
-        key, model, known = self.args
-        return (
-            f"Unknown option '{key}' for model {model}{nearest(key, sorted(known))} options are "
-            "listed in properties/ and README."
-        )
-
-    def beside(self, more: Iterable[str]) -> UnknownOptionError:
-        """The same, where it may be one of `more` that is meant."""
-        key, model, known = self.args
-        return UnknownOptionError(key, model, {*known, *more})

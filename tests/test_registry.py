@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from recbole.utils import ModelType
 
 from recbole_hellm import registry
 from recbole_hellm.errors import ConfigError
@@ -21,11 +22,11 @@ def test_own_models_come_first_and_can_be_trained() -> None:
     for name, entry in registry.OWN_MODELS.items():
         cls = registry.model_class(name)
         assert (cls.__name__, cls.__module__) == (entry.variant_of or name, entry.module)
-        assert issubclass(registry.trainer_class(name, cls.type), HellmTrainer)
+        assert issubclass(registry.trainer_class(entry), HellmTrainer)
         assert set(entry.inputs) <= {"graph", "modalities", "histories"}
         for stage in entry.stages.values():
             assert registry.model_class(stage)
-    assert registry.trainer_class("HeLLM", ModelType.SEQUENTIAL) is StagedTrainer
+    assert registry.trainer_class(registry.describe("HeLLM")) is StagedTrainer
 
 
 def test_variants_are_their_base_under_another_name() -> None:
@@ -48,7 +49,7 @@ def test_models_of_recbole_that_are_compared_are_recboles() -> None:
         cls = registry.model_class(name)
         assert (cls.__name__, cls.__module__) == (name, entry.module)
         assert registry.is_recbole(cls)
-        assert registry.trainer_class(name, cls.type) is HellmTrainer
+        assert registry.trainer_class(entry) is HellmTrainer
         assert name not in registry.OWN_MODELS
     families = registry.recbole_models()
     assert "LightGCN" in families["general_recommender"]
@@ -81,24 +82,83 @@ def test_unknown_names_are_told_with_the_nearest(name: str, nearest: str) -> Non
 @pytest.mark.parametrize("name", ["NCL", "RaCT", "S3Rec"])
 def test_models_with_a_loop_of_their_own_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"Model '{name}' is trained by RecBole's {name}Trainer"):
-        registry.trainer_class(name, registry.model_class(name).type)
+        registry.trainer_class(registry.describe(name))
 
 
 def test_ordinary_models_get_the_ordinary_trainer() -> None:
-    assert registry.trainer_class("BPR", ModelType.GENERAL) is HellmTrainer
-    assert registry.trainer_class("SASRec", ModelType.SEQUENTIAL) is HellmTrainer
+    for name in ("BPR", "SASRec"):
+        assert registry.trainer_class(registry.describe(name)) is HellmTrainer
+
+
+MODELS = """
+import torch
+from recbole.model.general_recommender import BPR
+from recbole_hellm.models.general.vbpr import VBPR as Original
+
+
+class Mine(BPR):
+    \"\"\"BPR under another name.
+
+    And more words.
+    \"\"\"
+
+
+class VBPR(Original):
+    inputs = ("modalities",)
+
+
+class Odd(BPR):
+    inputs = ("pictures",)
+
+
+Layer = torch.nn.Linear
+"""
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a module outside the package with models in it."""
+    name = f"models_of_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MODELS)
+    (tmp_path / "Mine.yaml").write_text("embedding_size: 7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_models_outside_the_package(outside: str, tmp_path: Path) -> None:
+    entry = registry.describe(f"{outside}:Mine")
+    assert (entry.name, entry.path, entry.outside) == ("Mine", f"{outside}:Mine", True)
+    assert (entry.paper, entry.inputs, entry.kind) == ("BPR under another name.", (), "general")
+    assert registry.own_settings_file(entry) == tmp_path / "Mine.yaml"
+    assert registry.trainer_class(entry) is HellmTrainer
+    other = registry.describe(f"{outside}:VBPR")
+    assert other.inputs == ("modalities",)
+    assert other.load() is not registry.model_class("VBPR")
+    assert registry.own_settings_file(other) is None
+    assert registry.own_settings_file(registry.describe("VBPR")) is None
+
+
+def test_models_of_installed_packages_have_names(
+    outside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "installed", lambda group: {"Mein": f"{outside}:Mine"})
+    assert registry.describe("Mein").path == f"{outside}:Mine"
+    with pytest.raises(ConfigError, match=r"did you mean Mein"):
+        registry.describe("Meim")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("Layer", "is no RecBole model"), ("Odd", "must be some of graph"), ("Nothing", "has no")],
+)
+def test_what_is_no_model_is_refused(outside: str, name: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        registry.describe(f"{outside}:{name}")
 
 
 def test_models_built_on_recboles_are_told_apart() -> None:
     for name, built in (("BPR", True), ("SASRec", True), ("HeLLM", False), ("HeLLMPre", False)):
         assert registry.is_recbole(registry.model_class(name)) is built
-
-
-def test_nearest() -> None:
-    known = ["tau", "epochs", "Beauty"]
-    assert registry.nearest("beuty", known) == " (did you mean Beauty?);"
-    assert registry.nearest("epoch", known) == " (did you mean epochs?);"
-    assert registry.nearest("zzz", known) == ";"
 
 
 def test_settings_files_of_recbole() -> None:

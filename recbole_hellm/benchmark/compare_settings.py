@@ -2,72 +2,60 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+from pydantic import field_validator
+
 from recbole_hellm.benchmark.plans import Benchmark, Figure, ad_hoc, named
-from recbole_hellm.config.settings import Settings, names, require
+from recbole_hellm.config.settings import Settings, names, require, setting
 from recbole_hellm.errors import ConfigError
 
 
-@dataclasses.dataclass(frozen=True)
 class CompareSettings(Settings):
-    """How a comparison goes.
+    """How a comparison goes."""
 
-    Attributes
-    ----------
-    benchmark : str, optional
-        A name among :data:`recbole_hellm.benchmark.plans.BENCHMARKS`.
-    models : str or tuple of str, optional
-        Methods: those of an ad-hoc comparison, or a part of the benchmark's table.
-    reference : str, optional
-        Of an ad-hoc comparison, the method that is tested against the others; the last by default.
-    datasets : str or tuple of str
-    seeds : int or tuple of int
-        How many, counted up from the setting ``seed``, or which.
-    minutes : float, optional
-        A method gets further seeds only if its first run trained within so many minutes, stages
-        not counted. On a shared machine the shorter one of wall-clock and processor time counts.
-    jobs : int
-        Runs at a time.
-    records : str
-        Folder of kept records: a run whose record lies there is not run again.
-    output : str, optional
-        Folder for the tables and plots as files.
-    kept_only : bool
-        Show what the records hold and run nothing.
-    """
+    benchmark: str | None = setting(
+        None, "A table or figure of the paper: table1, table3, fig3, fig4."
+    )
+    models: str | tuple[str, ...] | None = setting(
+        None, "Methods of a comparison of your own, or a part of the benchmark's table."
+    )
+    reference: str | None = setting(
+        None, "The method that is tested against the others; the last of models by default."
+    )
+    datasets: str | tuple[str, ...] = setting("sample", "Datasets, one table each.")
+    seeds: int | tuple[int, ...] = setting(
+        1, "How many, counted up from the setting seed, or a list of seeds."
+    )
+    minutes: float | None = setting(
+        None,
+        "Further seeds only for a method whose first run trained within so many minutes, stages "
+        "not counted; the shorter of wall-clock and processor time counts.",
+        ge=0,
+    )
+    jobs: int = setting(1, "Runs at a time.", ge=1)
+    records: str = setting(
+        "records", "Folder of kept records; a run with a record there is not run again."
+    )
+    output: str | None = setting(None, "Folder for tables and plots as files.")
+    kept_only: bool = setting(False, "Show what the records hold and run nothing.")
 
-    benchmark: str | None = None
-    models: str | tuple[str, ...] | None = None
-    reference: str | None = None
-    datasets: str | tuple[str, ...] = "sample"
-    seeds: int | tuple[int, ...] = 1
-    minutes: float | None = None
-    jobs: int = 1
-    records: str = "records"
-    output: str | None = None
-    kept_only: bool = False
-
-    def __post_init__(self) -> None:
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _check_seeds(cls, value: Any) -> Any:
         # Before types are checked, since a text would be told that it is no list.
         require(
-            _are_seeds(self.seeds),
-            f"seeds={self.seeds!r} must be a number from 1 on, or a list of different seeds like "
+            _are_seeds(value),
+            f"seeds={value!r} must be a number from 1 on, or a list of different seeds like "
             "'[2025, 2026]'.",
         )
-        super().__post_init__()
+        return value
 
-    def validate(self) -> None:
-        """Check ranges; raises :class:`ConfigError`."""
+    def validate_relations(self) -> None:
+        """Check what concerns several fields; raises :class:`ConfigError`."""
         require(
             self.benchmark is not None or self.models is not None,
             "compare needs --benchmark=NAME or --models=A,B,C.",
-        )
-        require(self.jobs >= 1, f"jobs={self.jobs} must be at least 1.")
-        require(
-            self.minutes is None or self.minutes >= 0,
-            f"minutes={self.minutes} must not be negative.",
         )
         require(
             bool(names(self.datasets)),

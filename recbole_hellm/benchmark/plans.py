@@ -11,7 +11,7 @@ from recbole.utils import ModelType
 
 from recbole_hellm import registry
 from recbole_hellm.benchmark.paper import METRICS, TABLE_1, TABLE_3
-from recbole_hellm.errors import ConfigError
+from recbole_hellm.errors import ConfigError, nearest
 from recbole_hellm.runs.directory import content_hash
 
 GENERAL = ("LightGCN", "VBPR", "GRCN", "LATTICE", "SLMRec", "BM3", "FREEDOM", "HeLLMPre")
@@ -157,7 +157,8 @@ _ABLATIONS = {
     for base in ("HeLLMPre", "HeLLM")
 }
 # Without the contrast the first stage begins with content alone, falls and rises again, which the
-# default patience of 6 epochs takes for the end. The authors' is 30 (METHOD 2.8).
+# default patience of 6 epochs takes for the end. The authors' is 30 epochs
+# (docs/method.md, Pre-training schedule).
 _PATIENT = {"stopping_step": 29}
 BENCHMARKS: dict[str, Benchmark] = {
     "table1": Table(
@@ -238,7 +239,7 @@ def named(name: str) -> Benchmark:
     """
     if name not in BENCHMARKS:
         raise ConfigError(
-            f"Unknown benchmark '{name}'{registry.nearest(name, BENCHMARKS)} use one of "
+            f"Unknown benchmark '{name}'{nearest(name, BENCHMARKS)} use one of "
             f"{', '.join(BENCHMARKS)}, or name models with --models."
         )
     return BENCHMARKS[name]

@@ -22,7 +22,7 @@ import yaml
 from recbole_hellm import registry
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
-from recbole_hellm.config.settings import Settings, require
+from recbole_hellm.config.settings import Settings, setting
 from recbole_hellm.config.yaml_files import packaged, read_yaml
 from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.runs.directory import content_hash
@@ -34,42 +34,29 @@ logger = logging.getLogger(__name__)
 PAPER = "paper"  # the space that stands for the grid of a model's own paper
 
 
-@dataclasses.dataclass(frozen=True)
 class TuningSettings(Settings):
-    """How a search goes.
+    """How a search goes."""
 
-    Attributes
-    ----------
-    trials : int
-        Trials that the study shall have in the end, those of other processes included.
-    space : str, optional
-        YAML file of ``key: [values]``; the packaged ``properties/search/<Model>.yaml`` by default
-        (the base model's for a variant), and ``properties/search/paper/<Model>.yaml`` for
-        ``paper``: the grid of the model's own paper, as far as it is known.
-    studies_dir : str
-        Folder of what a study found: ``<dataset>/<Model>.csv`` and ``.yaml``.
-    storage : str, optional
-        Where trials are shared by processes and machines: a journal file, or the URL of a database
-        (``sqlite:///studies.db``, ``postgresql://...``); ``<dataset>/<Model>.journal`` in
-        `studies_dir` by default.
-    startup : int
-        Trials drawn at random before the sampler (TPE) learns from them.
-    warmup : int
-        Epochs that every trial may train before it can be pruned.
-    """
-
-    trials: int = 12
-    space: str | None = None
-    studies_dir: str = "studies"
-    storage: str | None = None
-    startup: int = 5
-    warmup: int = 8
-
-    def validate(self) -> None:
-        """Check ranges; raises :class:`ConfigError`."""
-        require(self.trials >= 1, f"trials={self.trials} must be at least 1.")
-        for key in ("startup", "warmup"):
-            require(getattr(self, key) >= 0, f"{key}={getattr(self, key)} must not be negative.")
+    trials: int = setting(
+        12, "Trials the study shall have in the end, those of other processes included.", ge=1
+    )
+    space: str | None = setting(
+        None,
+        "File of key: [values] lines, or paper for the grid of the model's own paper; "
+        "properties/search/<Model>.yaml otherwise.",
+    )
+    studies_dir: str = setting(
+        "studies", "Folder of what a study found: <dataset>/<Model>.csv and .yaml."
+    )
+    storage: str | None = setting(
+        None,
+        "Where processes and machines share trials: a journal file, or the URL of a database "
+        "(sqlite:///studies.db, postgresql://...).",
+    )
+    startup: int = setting(
+        5, "Trials drawn at random before the sampler (TPE) learns from them.", ge=0
+    )
+    warmup: int = setting(8, "Epochs that a trial trains before it can be pruned.", ge=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_hellm.config.resolution import PASSED_ON, HellmConfig
+from recbole_hellm.config.resolution import HellmConfig, declared_facts
 from recbole_hellm.data.features.store import list_features
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.beyond import beyond_accuracy
@@ -47,7 +47,7 @@ class TestUsers:
             Whether item features are wanted, and made where there are none.
         """
         given = config.external_config_dict
-        shared = {key: value for key, value in given.items() if key in PASSED_ON}
+        shared = {key: value for key, value in given.items() if declared_facts(key).passed_on}
         plain = HellmConfig("Pop", config["dataset"], shared)
         return cls(open_dataset(plain, features))
 
@@ -82,7 +82,7 @@ class TestUsers:
     def _content(self) -> np.ndarray | None:
         """Item features [N, D] whose cosine is the mean over modalities; None without features."""
         config = self.dataset.config
-        if not list_features(config["data_path"]):
+        if not list_features(config.dataset_directory):
             return None
         blocks = [feature.matrix for feature in self.dataset.item_features().values()]
         norms = [np.linalg.norm(block, axis=1, keepdims=True) for block in blocks]

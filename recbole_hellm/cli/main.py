@@ -11,8 +11,7 @@ from typing import Any
 
 from recbole_hellm.config.logs import configure_logging
 from recbole_hellm.config.settings import names
-from recbole_hellm.errors import ConfigError, HellmError, RunError
-from recbole_hellm.registry import UnknownOptionError, nearest
+from recbole_hellm.errors import ConfigError, HellmError, RunError, UnknownOptionError, nearest
 from recbole_hellm.training.distributed import process_group
 
 USAGE = """\
@@ -306,7 +305,7 @@ def _import(options: dict[str, Any]) -> str:
 
 
 def _recommend(options: dict[str, Any]) -> str:
-    from recbole_hellm.runs.listing import RecommendSettings, listing
+    from recbole_hellm.reporting.recommendations import RecommendSettings, listing
 
     _only(options, "run", *RecommendSettings.keys())
     if "run" not in options:

@@ -8,23 +8,25 @@ user's files; the user's overrides.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import importlib.resources
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from recbole.config import Config
-from recbole.utils import ModelType, dataset_arguments
+from recbole.utils import ModelType
 
 from recbole_hellm import registry
-from recbole_hellm.config.settings import Settings, hash_neutral, require
+from recbole_hellm.config.devices import choose_device
+from recbole_hellm.config.recbole_keys import PASSED_ON, RECBOLE_KEYS
+from recbole_hellm.config.run_settings import RunSettings
+from recbole_hellm.config.settings import Facts, Settings
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.config.yaml_files import YamlLoader, packaged, read_yaml
 from recbole_hellm.data.features.embedding_files import ItemTableFile
-from recbole_hellm.errors import ConfigError
+from recbole_hellm.data.features.item_inputs import ROLES, ItemInput, find_item_inputs
+from recbole_hellm.errors import ConfigError, UnknownOptionError
 
 # RecBole's file for context-aware models is left out: it turns negative sampling off and scores
 # ratings, while this package ranks.
@@ -39,104 +41,31 @@ LEAVE_ONE_OUT = {
     "mode": {"valid": "full", "test": "full"},
 }
 MASKINGS = ("seen", "train", "none")
-# Of the overall keys, those that a stage shares with the model that stands on it.
-PASSED_ON = (
-    *dataset_arguments,
-    "data_path",
-    "raw_dir",
-    "mirrors",
-    "features",
-    "text_encoder",
-    "mask_history",
-    "metrics",
-    "topk",
-    "valid_metric",
-    "eval_users",
-    "seed",
-    "reproducibility",
-    "runs_dir",
-    "resume",
-    "save_topk",
-    "projector",
-    "use_gpu",
-    "threads",
-    "show_progress",
-)
-# RecBole's options that change nothing here, or would change what must not change, and why.
-NOT_OFFERED = {
-    "benchmark_filename": "the split is always leave-one-out",
-    "checkpoint_dir": "use runs_dir",
-    "enable_amp": "a pre-trained backbone runs in bfloat16 on a GPU by itself",
-    "enable_scaler": "a pre-trained backbone runs in bfloat16 on a GPU by itself",
-    "eval_batch_size": "use eval_users",
-    "gpu_id": "set the environment variable CUDA_VISIBLE_DEVICES",
-    "log_wandb": "TensorBoard events lie in the run directory",
-    "repeatable": "use mask_history",
-    "save_dataloaders": "the split follows from the data alone",
-    "save_dataset": "the split follows from the data alone",
-    "valid_metric_bigger": "it follows from valid_metric",
-    "worker": "batches are made in one process, so that a run can be repeated",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class RunSettings(Settings):
-    """The keys of ``overall.yaml`` that are not about optimisation; what they mean stands there."""
-
-    data_path: str = "dataset"
-    raw_dir: str | None = None
-    mirrors: str | tuple[str, ...] | None = hash_neutral(None)
-    load_col: dict | None = None
-    unload_col: dict | None = None
-    features: tuple[str, ...] | None = None
-    text_encoder: str = "auto"
-    MAX_ITEM_LIST_LENGTH: int = 50
-    mask_history: Literal["seen", "train", "none"] = "seen"
-    metrics: tuple[str, ...] = ("Recall", "NDCG")
-    topk: tuple[int, ...] = (10, 20)
-    valid_metric: str = "NDCG@10"
-    eval_users: int = 256
-    seed: int = 2024
-    reproducibility: bool = True
-    train_batch_size: int = 2048
-    bucket_by_length: bool = False
-    runs_dir: str = "runs"
-    resume: bool = False
-    force: bool = False
-    save_topk: int = 0
-    projector: bool = hash_neutral(True)
-    use_gpu: bool = True
-    threads: int | None = None
-    show_progress: bool = True
-
-    def validate(self) -> None:
-        """Check ranges.
-
-        Raises
-        ------
-        ConfigError
-            If a value is out of range, or ``valid_metric`` is not among the metrics.
-        """
-        for key in ("MAX_ITEM_LIST_LENGTH", "eval_users", "train_batch_size", "threads"):
-            value = getattr(self, key)
-            require(value is None or value >= 1, f"{key}={value} must be at least 1.")
-        require(0 <= self.seed < 2**32, f"seed={self.seed} must lie between 0 and 2^32 - 1.")
-        require(self.save_topk >= 0, f"save_topk={self.save_topk} must not be negative.")
-        require(
-            bool(self.topk) and min(self.topk) >= 1,
-            f"topk={list(self.topk)} must be one or more positive numbers.",
-        )
-        known = {f"{metric}@{k}".lower() for metric in self.metrics for k in self.topk}
-        require(
-            self.valid_metric.lower() in known,
-            f"valid_metric={self.valid_metric!r} is not among the metrics "
-            f"({', '.join(sorted(known))}); name one of them, or add it to metrics and topk.",
-        )
 
 
 def variant_settings(model: str) -> dict[str, Any]:
     """The settings in which a variant differs from its base; empty for any other model."""
     return packaged("model", f"{model}.yaml") if registry.base_model(model) != model else {}
+
+
+def defaults(cls: type[Settings]) -> dict[str, Any]:
+    """Defaults of a settings class, but for those that RecBole's files set."""
+    return {
+        key: list(declared.default) if isinstance(declared.default, tuple) else declared.default
+        for key, declared in cls.declarations().items()
+        if not declared.facts.recbole_default
+    }
+
+
+def declared_facts(key: str, *classes: type[Settings]) -> Facts:
+    """What is declared of a key, by settings classes or of RecBole's."""
+    shared: tuple[type[Settings], ...] = (RunSettings, TrainingSettings)
+    for cls in (*shared, *classes):
+        if key in cls.model_fields:
+            return cls.declarations()[key].facts
+    if key in RECBOLE_KEYS:
+        return RECBOLE_KEYS[key].facts
+    return Facts(passed_on=key in PASSED_ON)
 
 
 class HellmConfig(Config):
@@ -169,75 +98,109 @@ class HellmConfig(Config):
         given.update(overrides or {})
         self.stage_overrides = {key: value for key, value in given.items() if "." in key}
         own = {key: value for key, value in given.items() if "." not in key}
-        own.update(self._addressed_to(model))
+        self.entry = registry.describe(model)
+        own.update(self._addressed_to(self.entry.name))
         super().__init__(model=model, dataset=dataset, config_dict=own)
         self.model_settings()
         self._check_token_limit()
-        registry.trainer_class(model, self.final_config_dict["MODEL_TYPE"])
+        self.trainer_class()
         self.stages()
+
+    @property
+    def dataset_directory(self) -> Path:
+        """The folder of the dataset's files."""
+        return Path(self["data_path"]) / self.dataset
+
+    def trainer_class(self) -> type:
+        """The class that trains the model; raises :class:`ConfigError` where there is none."""
+        return registry.trainer_class(self.entry)
+
+    def facts(self, key: str) -> Facts:
+        """What is declared of a key of this configuration."""
+        return declared_facts(key, *self._settings_classes())
+
+    def identifying_settings(self) -> dict[str, Any]:
+        """The settings that determine a run's result."""
+        settings = self.final_config_dict | self.model_settings()
+        replaced = {f"{role}_model" for role in self.imported}
+        left_out = self._untouched_additions() | replaced
+        return {
+            key: value
+            for key, value in settings.items()
+            if key not in left_out and self.facts(key).identifies
+        }
 
     def model_settings(self) -> dict[str, Any]:
         """All values that make the model and its training what they are, defaults included."""
-        keys = registry.recbole_model_keys(registry.base_model(self.model))
+        keys = (
+            self._model_file()
+            if self.entry.outside
+            else registry.recbole_model_keys(self.entry.base)
+        )
         values = {key: self.final_config_dict[key] for key in keys if key in self.final_config_dict}
         for settings in self._typed(TrainingSettings):
             values.update(settings.to_dict())
         return values
 
-    def untouched_additions(self) -> set[str]:
-        """Keys that a run's id leaves out; see :func:`recbole_hellm.config.settings.added`."""
+    def _untouched_additions(self) -> set[str]:
         typed = self._typed(RunSettings, TrainingSettings)
         return set().union(*(settings.untouched_additions() for settings in typed))
 
     def _typed(self, *shared: type[Settings]) -> list[Settings]:
-        classes = (*shared, *getattr(self.model_class, "settings_classes", ()))
-        return [cls.from_config(self) for cls in classes]
+        return [cls.from_config(self) for cls in (*shared, *self._settings_classes())]
+
+    def _settings_classes(self) -> tuple[type[Settings], ...]:
+        return getattr(self.model_class, "settings_classes", ())
 
     def needs_features(self) -> bool:
-        """Whether the model, or a stage it stands on, reads item features."""
-        entry = registry.OWN_MODELS.get(self.model)
-        if entry is None or not entry.stages:
-            return entry is not None and "modalities" in entry.inputs
-        return any(stage.needs_features() for stage in self.stages().values())
+        """Whether the model, an item input of it or a stage it stands on reads item features."""
+        if self.item_inputs:
+            return any(source.needs_features for source in self.item_inputs.values()) or any(
+                stage.needs_features() for stage in self.stages().values()
+            )
+        return "modalities" in self.entry.inputs
+
+    @functools.cached_property
+    def item_inputs(self) -> dict[str, ItemInput]:
+        """Item inputs of the LLM stage by name: the roles of its stages, and ``item_inputs``.
+
+        Roles come first and in all cases, so that runs keep the stages that their ids name.
+        """
+        settings = self.final_config_dict | self.model_settings()
+        roles = [name for name in ROLES if f"{name}_model" in settings]
+        names = dict.fromkeys([*roles, *settings["item_inputs"]]) if roles else ()
+        return find_item_inputs(names, settings)
 
     def stages(self) -> dict[str, HellmConfig]:
-        """Configuration of each stage that the model stands on, by role.
+        """Configuration of each stage that the model stands on, by item input.
 
         The key ``<role>_model`` names another model for a role, or none (``~``) to leave it out;
         ``<role>_embeddings`` names a file that takes the stage's place.
         """
-        final = self.final_config_dict
-        needed = {
-            role: final.get(f"{role}_model", default)
-            for role, default in self._roles().items()
-            if not final.get(f"{role}_embeddings")
-        }
-        return {role: self.for_stage(model) for role, model in needed.items() if model}
+        models = {name: source.stage for name, source in self.item_inputs.items()}
+        return {name: self.for_stage(model) for name, model in models.items() if model}
 
     @functools.cached_property
     def imported(self) -> dict[str, ItemTableFile]:
-        """Files that take the place of stages, by role.
+        """Files that take the place of stages, by item input.
 
         Raises
         ------
         DataError
             If one cannot be read.
         """
-        keys = {role: f"{role}_embeddings" for role in self._roles()}
-        given = {role: (key, self.final_config_dict.get(key)) for role, key in keys.items()}
-        return {role: ItemTableFile.find(key, path) for role, (key, path) in given.items() if path}
-
-    def _roles(self) -> dict[str, str]:
-        """Role -> default model of each stage that the model may stand on."""
-        entry = registry.OWN_MODELS.get(self.model)
-        return entry.stages if entry else {}
+        files = {name: source.file for name, source in self.item_inputs.items()}
+        return {name: file for name, file in files.items() if file is not None}
 
     def for_stage(self, model: str) -> HellmConfig:
         """The configuration of a stage: shared keys pass on, ``Model.key`` overrides apply."""
         passed = {
-            key: value for key, value in self.external_config_dict.items() if key in PASSED_ON
+            key: value
+            for key, value in self.external_config_dict.items()
+            if declared_facts(key).passed_on
         }
-        return HellmConfig(model, self.dataset, passed | self._addressed_to(model))
+        name = registry.describe(model).name
+        return HellmConfig(model, self.dataset, passed | self._addressed_to(name))
 
     def _addressed_to(self, model: str) -> dict[str, Any]:
         """Overrides written ``model.key``, without the prefix."""
@@ -262,10 +225,10 @@ class HellmConfig(Config):
         return dict(config_dict)
 
     def _get_model_and_dataset(self, model: Any, dataset: Any) -> tuple[str, type, str]:
-        return model, registry.model_class(model), dataset
+        return self.entry.name, self.entry.load(), dataset
 
     def _load_internal_config_dict(self, model: str, model_class: Any, dataset: str) -> None:
-        base = registry.base_model(model)
+        base = self.entry.base
         root = Path(str(importlib.resources.files("recbole"))) / "properties"
         self.internal_config_dict: dict[str, Any] = {"MODEL_TYPE": model_class.type}
         names = ["overall.yaml", "dataset/sample.yaml", f"dataset/{dataset}.yaml"]
@@ -275,11 +238,16 @@ class HellmConfig(Config):
                 self.internal_config_dict.update(read_yaml(root / name))
         own_dataset = packaged("dataset", f"{dataset}.yaml")
         per_model = own_dataset.pop("models", {})
-        own_model, variant = packaged("model", f"{base}.yaml"), variant_settings(model)
+        own_model, variant = self._model_file(), variant_settings(model)
         by_backbone = own_model.pop("by_backbone", {})
-        backbone = (own_model | variant | self.external_config_dict).get("backbone")
+        typed = {
+            key: value for cls in self._settings_classes() for key, value in defaults(cls).items()
+        }
+        backbone = (typed | own_model | variant | self.external_config_dict).get("backbone")
         for layer in (
-            packaged("overall.yaml"),
+            defaults(RunSettings),
+            defaults(TrainingSettings),
+            typed,
             own_model,
             by_backbone.get("tiny" if backbone == "tiny" else "pretrained", {}),
             own_dataset,
@@ -289,23 +257,28 @@ class HellmConfig(Config):
             per_model.get(model, {}),
         ):
             self.internal_config_dict.update(layer)
+        if self.entry.outside:
+            self.internal_config_dict["model_path"] = self.entry.path
         self._check_keys(model_class)
 
+    def _model_file(self) -> dict[str, Any]:
+        """What differs for the model: a file of this package's, or one beside an outside model."""
+        if not self.entry.outside:
+            return packaged("model", f"{self.entry.base}.yaml")
+        file = registry.own_settings_file(self.entry)
+        return read_yaml(file) if file else {}
+
     def _check_keys(self, model_class: Any) -> None:
-        settings = (TrainingSettings, *getattr(model_class, "settings_classes", ()))
+        settings: tuple[type[Settings], ...] = (TrainingSettings, *self._settings_classes())
         known = set().union(*(cls.keys() for cls in settings))
         known.update(self.internal_config_dict, *self.parameters.values(), ("model", "dataset"))
         for key, value in self.external_config_dict.items():
             if key not in known:
-                raise registry.UnknownOptionError(key, self.model, known)
-            if key in NOT_OFFERED:
-                raise ConfigError(
-                    f"RecBole's option '{key}' is not offered here: {NOT_OFFERED[key]}."
-                )
+                raise UnknownOptionError(key, self.model, known)
+            if key in RECBOLE_KEYS and (reason := RECBOLE_KEYS[key].not_offered):
+                raise ConfigError(f"RecBole's option '{key}' is not offered here: {reason}.")
             self._check_kind(key, value)
             self._check_variant(key, value)
-        for key in self.stage_overrides:
-            registry.model_class(key.partition(".")[0])
 
     def _check_kind(self, key: str, value: Any) -> None:
         """A number or a truth value in RecBole's files must stay one; typed settings say more."""
@@ -320,7 +293,7 @@ class HellmConfig(Config):
     def _check_variant(self, key: str, value: Any) -> None:
         """A variant's name stands for its settings, so that a table shows what its rows say."""
         if key in variant_settings(self.model):
-            own, base = self.internal_config_dict[key], registry.base_model(self.model)
+            own, base = self.internal_config_dict[key], self.entry.base
             if (list(value) if isinstance(value, tuple) else value) != own:
                 raise ConfigError(
                     f"{key}={value!r} is not {self.model}, which is {base} with {key}={own!r}; "
@@ -350,7 +323,7 @@ class HellmConfig(Config):
                     "full ranking); remove it to keep results comparable."
                 )
         final["eval_args"] = dict(LEAVE_ONE_OUT)
-        if final["bucket_by_length"] and registry.base_model(self.model) not in registry.TRIMMABLE:
+        if final["bucket_by_length"] and self.entry.base not in registry.TRIMMABLE:
             raise ConfigError(
                 f"bucket_by_length=True would change what {self.model} computes; it is exact for "
                 f"{', '.join(registry.TRIMMABLE)} only."
@@ -362,8 +335,9 @@ class HellmConfig(Config):
         root = final["data_path"]
         with self._mistakes():
             super()._set_default_parameters()
-        # RecBole points ml-100k at its own example (configurator.py:316).
-        final["data_path"] = str(Path(root) / self.dataset)
+        # Answers configurator.py:331-338: RecBole appends the dataset's name, and points ml-100k at
+        # its own example. `data_path` stays what the user gave.
+        final["data_path"] = root
 
     def _set_train_neg_sample_args(self) -> None:
         with self._mistakes():
@@ -379,10 +353,9 @@ class HellmConfig(Config):
 
     def _init_device(self) -> None:
         """Answers configurator.py:428-452, which overwrites ``CUDA_VISIBLE_DEVICES``."""
-        use_gpu = self.final_config_dict["use_gpu"] and torch.cuda.is_available()
-        self.final_config_dict.update(
-            device=torch.device("cuda" if use_gpu else "cpu"), single_spec=True, local_rank=0
-        )
+        final = self.final_config_dict
+        device = choose_device(final["device"], gpu=final["use_gpu"])
+        final.update(device=device, single_spec=True, local_rank=0)
 
 
 def check_addressed(configs: Iterable[HellmConfig]) -> None:
@@ -397,7 +370,9 @@ def check_addressed(configs: Iterable[HellmConfig]) -> None:
     stages = [stage for config in configs for stage in config.stages().values()]
     models = sorted({config.model for config in (*configs, *stages)})
     for key in (key for config in configs for key in config.stage_overrides):
-        if key.partition(".")[0] not in models:
+        owner = key.partition(".")[0]
+        if owner not in models:
+            registry.describe(owner)  # a misspelt name is told with the nearest ones
             raise ConfigError(
                 f"Option '{key}' is for a model that is not run here; {', '.join(models)} "
                 f"{'is' if len(models) == 1 else 'are'}."

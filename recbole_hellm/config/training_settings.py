@@ -1,70 +1,59 @@
-"""Typed settings of optimisation, shared by every model."""
+"""The settings of optimisation, which every model shares."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Literal
 
-from recbole_hellm.config.settings import Settings, hash_neutral, require
+from recbole_hellm.config.settings import Settings, require, setting
 
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")
 
 
-@dataclasses.dataclass(frozen=True)
 class TrainingSettings(Settings):
-    """How a model is optimised and when training stops.
+    """How a model is optimised and when training stops."""
 
-    Attributes
-    ----------
-    scheduler : {"none", "exponential", "cosine"}
-        ``exponential``: learning rate times ``scheduler_decay ** (epoch / scheduler_every)``, set
-        each epoch (METHOD 2.8). ``cosine``: linear warm-up over ``warmup_epochs``, then cosine down
-        to ``learning_rate_min`` at the last epoch, set each step (METHOD 3.7).
-    stopping_step : int
-        Training stops at the first evaluation that is the ``stopping_step + 1``-th in a row
-        without improvement, as in RecBole; an equal score is no improvement.
-    clip_grad_norm : dict, optional
-        Arguments of ``torch.nn.utils.clip_grad_norm_``, e.g. ``{max_norm: 1.0}``.
-    max_tokens : int, optional
-        Most tokens, padding included, that go through a language model at once. A batch that holds
-        more is cut into parts whose gradients are summed: the same step with less memory.
-    parallel : {"auto", "ddp", "fsdp"}
-        How several processes share a model: a copy each (``ddp``, also ``auto``), or a shard of
-        every weight each, for models that are too large for one device (``fsdp``).
-    """
+    epochs: int = setting(300, "Most epochs.", ge=1)
+    eval_step: int = setting(1, "Epochs between validations.", ge=1)
+    stopping_step: int = setting(
+        10,
+        "Validations in a row without improvement that are waited for; the next one stops. An "
+        "equal score is no improvement.",
+        ge=0,
+    )
+    learner: str = setting("adam", f"Optimiser: {', '.join(LEARNERS)}.")
+    learning_rate: float = setting(1e-3, "Learning rate at the start.", gt=0)
+    weight_decay: float = setting(0.0, "Weight decay of the optimiser.", ge=0)
+    betas: tuple[float, ...] = setting((0.9, 0.999), "The two decay rates of Adam.")
+    clip_grad_norm: dict | None = setting(
+        None, "Arguments of torch's clip_grad_norm_, such as {max_norm: 1.0}."
+    )
+    scheduler: Literal["none", "exponential", "cosine"] = setting(
+        "none",
+        "exponential: the rate times scheduler_decay ^ (epoch / scheduler_every), set each epoch. "
+        "cosine: linear warm-up, then down to learning_rate_min at the last epoch, set each step.",
+    )
+    scheduler_decay: float = setting(0.96, "Factor of the exponential schedule.", gt=0)
+    scheduler_every: float = setting(50.0, "Epochs in which that factor applies once.", gt=0)
+    warmup_epochs: float = setting(1.0, "Epochs of the cosine schedule's warm-up.", ge=0)
+    learning_rate_min: float = setting(0.0, "Last rate of the cosine schedule.", ge=0)
+    max_tokens: int | None = setting(
+        None,
+        "Most tokens, padding included, that go through a language model at once; larger batches "
+        "are split and their gradients summed.",
+        ge=1,
+        hash_neutral=True,
+    )
+    parallel: Literal["auto", "ddp", "fsdp"] = setting(
+        "auto",
+        "How several processes share a model: a copy each (ddp, also auto), or a shard of every "
+        "weight each (fsdp).",
+        identifies=False,
+        hash_neutral=True,
+    )
 
-    epochs: int = 300
-    eval_step: int = 1
-    stopping_step: int = 10
-    learner: str = "adam"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    betas: tuple[float, ...] = (0.9, 0.999)
-    clip_grad_norm: dict | None = None
-    scheduler: Literal["none", "exponential", "cosine"] = "none"
-    scheduler_decay: float = 0.96
-    scheduler_every: float = 50.0
-    warmup_epochs: float = 1.0
-    learning_rate_min: float = 0.0
-    max_tokens: int | None = hash_neutral(None)
-    parallel: Literal["auto", "ddp", "fsdp"] = hash_neutral("auto")
-
-    def validate(self) -> None:
-        """Check ranges.
-
-        Raises
-        ------
-        ConfigError
-            If a value is out of range.
-        """
-        for key in ("epochs", "eval_step", "max_tokens"):
-            value = getattr(self, key)
-            require(value is None or value >= 1, f"{key}={value} must be at least 1.")
-        for key in ("learning_rate", "scheduler_decay", "scheduler_every"):
-            require(getattr(self, key) > 0, f"{key}={getattr(self, key)} must be positive.")
-        for key in ("stopping_step", "weight_decay", "warmup_epochs", "learning_rate_min"):
-            require(getattr(self, key) >= 0, f"{key}={getattr(self, key)} must not be negative.")
+    def validate_relations(self) -> None:
+        """Check names and lengths; raises :class:`ConfigError`."""
         require(
             self.learner.lower() in LEARNERS,
             f"learner={self.learner!r} is not known; use one of {', '.join(LEARNERS)}.",

@@ -7,9 +7,7 @@ Content-Security-Policy to load anything else.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,11 @@ from plotly.offline import get_plotlyjs
 
 from recbole_hellm import __version__
 from recbole_hellm.config.resolution import MASKINGS
-from recbole_hellm.config.settings import Settings, require, require_file_name
+from recbole_hellm.config.settings import Settings, require, require_file_name, setting
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import ConfigError, HellmError
+from recbole_hellm.files import write_text
 from recbole_hellm.reporting import curves
 from recbole_hellm.reporting.tables import common_metrics, comparable
 from recbole_hellm.runs.recommending import Recommender
@@ -50,39 +49,24 @@ MASKING_NOTES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
 class ReportSettings(Settings):
-    """What a page shows.
+    """What a page shows."""
 
-    Attributes
-    ----------
-    output : str
-        The file.
-    users : int
-        Users whose recommendations can be browsed, sampled with `seed`; 0 restores no model.
-    topk, recent : int
-        Recommended items, and items of the history, of each user.
-    images : str, optional
-        Folder with pictures named by item token; the dataset's folder ``images`` by default.
-    seed : int
-    data_path, backbone : str, optional
-        Where the dataset and a frozen backbone lie if they have moved.
-    """
+    output: str = setting("report.html", "The file to write.")
+    users: int = setting(
+        12, "Users whose recommendations can be browsed; 0 restores no model.", ge=0
+    )
+    topk: int = setting(10, "Recommended items of each user.", ge=1)
+    recent: int = setting(6, "Items of the history of each user.", ge=0)
+    images: str | None = setting(
+        None, "Folder with pictures named by item token; the dataset's folder images otherwise."
+    )
+    seed: int = setting(0, "Random seed of the sampled users.")
+    data_path: str | None = setting(None, "Where the datasets lie if they have moved.")
+    backbone: str | None = setting(None, "Where a frozen backbone lies if it has moved.")
 
-    output: str = "report.html"
-    users: int = 12
-    topk: int = 10
-    recent: int = 6
-    images: str | None = None
-    seed: int = 0
-    data_path: str | None = None
-    backbone: str | None = None
-
-    def validate(self) -> None:
-        """Check ranges; raises :class:`ConfigError`."""
-        require(self.users >= 0, f"users={self.users} must not be negative.")
-        require(self.topk >= 1, f"topk={self.topk} must be at least 1.")
-        require(self.recent >= 0, f"recent={self.recent} must not be negative.")
+    def validate_relations(self) -> None:
+        """Check that a file is named; raises :class:`ConfigError`."""
         require_file_name("output", self.output)
 
 
@@ -113,11 +97,8 @@ def write_report(
     given = [run if isinstance(run, RunResult) else load_run(run) for run in runs]
     require(bool(given), "A report needs at least one finished run.")
     path = Path(settings.output)
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(report(given, settings), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, report(given, settings))
     except OSError as error:
         raise ConfigError(f"output={path} cannot be written ({error.strerror}).") from error
     return path

@@ -14,9 +14,10 @@ from recbole_hellm import registry
 from recbole_hellm.config.resolution import (
     MASKINGS,
     HellmConfig,
-    RunSettings,
+    defaults,
     variant_settings,
 )
+from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.config.yaml_files import packaged
 from recbole_hellm.errors import RunError
 from recbole_hellm.runs.results import RunResult
@@ -106,7 +107,7 @@ def model_list() -> str:
     headers = ["model", "kind", "method", "inputs", "stages", "variant of"]
     blocks = [
         tabulate(body, headers=headers, tablefmt="simple"),
-        "\nDefaults that a model's own file sets; `recbole-hellm models --model=NAME "
+        "\nSettings of each model beside the shared ones; `recbole-hellm models --model=NAME "
         "[--dataset=Beauty]` shows all",
         *(line for entry in entries.values() for line in _defaults(entry)),
         "\nRecBole's models, run by name in the same way",
@@ -118,14 +119,17 @@ def model_list() -> str:
 
 
 def _stages(entry: registry.ModelEntry) -> list[str]:
-    settings = packaged("model", f"{registry.base_model(entry.name)}.yaml")
-    settings |= variant_settings(entry.name)
+    settings = packaged("model", f"{entry.base}.yaml") | variant_settings(entry.name)
     named = (settings.get(f"{role}_model", model) for role, model in entry.stages.items())
     return [model for model in named if model]
 
 
 def _defaults(entry: registry.ModelEntry) -> list[str]:
-    settings = packaged("model", f"{entry.name}.yaml")
+    settings: dict[str, Any] = {}
+    if entry.variant_of is None:
+        for cls in getattr(entry.load(), "settings_classes", ()):
+            settings |= defaults(cls)
+    settings |= packaged("model", f"{entry.name}.yaml")
     if not settings:
         return []
     by_backbone = settings.pop("by_backbone", {})

@@ -9,48 +9,6 @@ from typing import Any
 from recbole_hellm.runs.directory import content_hash
 from recbole_hellm.version import __version__
 
-# Keys that change where or how fast a run happens, never its result.
-NOT_IDENTIFYING = frozenset(
-    [
-        "data_path",
-        "raw_dir",
-        "mirrors",
-        "runs_dir",
-        "resume",
-        "force",
-        "save_topk",
-        "projector",
-        "threads",
-        "show_progress",
-        "eval_users",
-        "gpu_id",
-        "worker",
-        "use_gpu",
-        "device",
-        "checkpoint_dir",
-        "state",
-        "log_wandb",
-        "wandb_project",
-        "single_spec",
-        "local_rank",
-        "parallel",
-        "save_dataset",
-        "dataset_save_path",
-        "save_dataloaders",
-        "dataloaders_save_path",
-        "text_encoder",
-        "features",
-        "MODEL_TYPE",
-        "MODEL_INPUT_TYPE",
-        "eval_type",
-        "loss_decimal_place",
-        "eval_batch_size",
-        # Their files' content stands where the stages they replace do.
-        "graph_embeddings",
-        "sequence_embeddings",
-    ]
-)
-
 
 def run_path(config: Any, dataset: Any) -> Path:
     """Directory of a run, named by a hash of everything that determines its result."""
@@ -60,8 +18,10 @@ def run_path(config: Any, dataset: Any) -> Path:
 
 def run_identity(config: Any, dataset: Any) -> dict[str, Any]:
     """Everything that determines a run's result, which its id is a hash of."""
-    return {
-        "settings": identifying_settings(config),
+    contents = {name: source.content(dataset) for name, source in config.item_inputs.items()}
+    tables = {name: content for name, content in contents.items() if content is not None}
+    identity = {
+        "settings": config.identifying_settings(),
         "content": dataset.interactions_hash,
         "split": dataset.fingerprint,
         "candidates": dataset.candidates_hash,
@@ -69,6 +29,7 @@ def run_identity(config: Any, dataset: Any) -> dict[str, Any]:
         "stages": _of_stages(config, lambda stage: run_identity(stage, dataset)),
         "version": __version__,
     }
+    return identity | ({"item_inputs": tables} if tables else {})
 
 
 def recipe(config: Any) -> dict[str, Any]:
@@ -77,7 +38,7 @@ def recipe(config: Any) -> dict[str, Any]:
     A run's id also holds this package's version and hashes of the data and of item features, whose
     last bits differ between processors; a recipe is the same on every machine.
     """
-    settings = portable(identifying_settings(config))
+    settings = portable(config.identifying_settings())
     return {"settings": settings, "stages": _of_stages(config, recipe)}
 
 
@@ -87,14 +48,6 @@ def recipe_of(identity: Mapping[str, Any]) -> dict[str, Any]:
         return dict(identity)
     stages = {role: recipe_of(stage) for role, stage in identity["stages"].items()}
     return {"settings": portable(identity["settings"]), "stages": stages}
-
-
-def identifying_settings(config: Any) -> dict[str, Any]:
-    """The settings that determine a run's result."""
-    settings = config.final_config_dict | config.model_settings()
-    replaced = {f"{role}_model" for role in config.imported}
-    left_out = NOT_IDENTIFYING | config.untouched_additions() | replaced
-    return {key: value for key, value in settings.items() if key not in left_out}
 
 
 def portable(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def build_model(config: Any, split: Any, **trained: Any) -> Any:
     ConfigError
         If one of RecBole's models refuses its settings.
     """
-    cls = registry.model_class(config["model"])
+    cls = config.model_class
     device = building_device(config)
     if not registry.is_recbole(cls):
         return cls(config, split, **trained).to(device)

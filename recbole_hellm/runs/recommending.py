@@ -21,8 +21,7 @@ from tqdm import tqdm
 
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.data.interactions.splits import POSITION
-from recbole_hellm.errors import ConfigError, DataError, RunError
-from recbole_hellm.registry import nearest
+from recbole_hellm.errors import ConfigError, DataError, RunError, nearest
 from recbole_hellm.runs.restoring import ReopenedRun
 from recbole_hellm.runs.results import RunResult, load_run
 
@@ -127,7 +126,7 @@ class Recommender:
         result = run if isinstance(run, RunResult) else load_run(run)
         opened = result.reopen(data_path, backbone)
         config = opened.config
-        place, field = Path(config["data_path"]), config["ITEM_ID_FIELD"]
+        place, field = config.dataset_directory, config["ITEM_ID_FIELD"]
         return cls(opened, ItemMetadata.read(place, config["dataset"], field, images))
 
     @property

@@ -17,28 +17,16 @@ from typing import Any
 import pandas as pd
 from recbole.utils import init_seed
 
-from recbole_hellm import registry
-from recbole_hellm.config.resolution import NOT_OFFERED, HellmConfig
+from recbole_hellm.config.resolution import HellmConfig, declared_facts
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.evaluation.evaluator import Evaluator
 from recbole_hellm.runs.directory import ARTEFACTS, RunDirectory
-from recbole_hellm.runs.identity import identifying_settings
 from recbole_hellm.runs.opening import build_model, open_dataset, open_splits
 from recbole_hellm.runs.rankings import lists_file, maskings, write_lists
 from recbole_hellm.training.model_state import load_weights
 
 logger = logging.getLogger(__name__)
-
-# What the configuration works out for itself.
-DERIVED = frozenset(
-    [
-        *NOT_OFFERED,
-        *("model", "dataset", "data_path", "raw_dir", "runs_dir", "resume", "force"),
-        *("MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "single_spec", "local_rank"),
-        *("eval_args", "valid_neg_sample_args", "test_neg_sample_args"),
-    ]
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +76,7 @@ def reopen(
         )
     identity = directory.read_json("identity.json")
     config = _configuration(directory, record, identity, data_path, save_topk)
-    entry = registry.OWN_MODELS.get(config["model"])
-    whole = entry is not None and entry.kind == "LLM"
+    whole = config.entry.kind == "LLM"
     # Artefacts hold the stages' embeddings, so their features are read no more.
     features = not whole and config.needs_features()
     dataset = open_dataset(config, features)
@@ -189,10 +176,11 @@ def _configuration(
     path = directory.file("config.yaml")
     try:
         recorded = read_yaml(path) | identity["settings"]
-        place = Path(recorded["data_path"]).parent if data_path is None else Path(data_path)
+        place = _recorded_data_path(recorded) if data_path is None else Path(data_path)
     except (ConfigError, KeyError, TypeError) as error:
         raise RunError(f"{path} or identity.json beside it is missing or damaged.") from error
-    given = {key: value for key, value in recorded.items() if key not in DERIVED}
+    model = recorded.pop("model_path", record["model"])
+    given = {key: value for key, value in recorded.items() if declared_facts(key).restored}
     if save_topk is not None:
         given["save_topk"] = save_topk
     # RecBole writes its own mark for no negatives, and does not read it.
@@ -204,12 +192,12 @@ def _configuration(
     version = identity.get("version")
     try:
         given["data_path"] = str(place)
-        config = HellmConfig(record["model"], record["dataset"], given)
+        config = HellmConfig(model, record["dataset"], given)
     except ConfigError as error:
         raise RunError(
             f"{path} was written by recbole-hellm {version} and does not suit this version: {error}"
         ) from error
-    now = json.loads(json.dumps(identifying_settings(config), default=str))
+    now = json.loads(json.dumps(config.identifying_settings(), default=str))
     then = identity["settings"]
     for key in sorted({*now, *then}):
         if now.get(key) != then.get(key):
@@ -218,6 +206,12 @@ def _configuration(
                 f"{then.get(key)!r} and not {now.get(key)!r} as it would be now; use that version."
             )
     return config
+
+
+def _recorded_data_path(recorded: Mapping[str, Any]) -> Path:
+    """The folder of datasets; earlier versions recorded the dataset's own folder in it."""
+    path, name = Path(recorded["data_path"]), recorded["dataset"]
+    return path.parent if path.name == name and not (path / name).is_dir() else path
 
 
 def _check_dataset(
@@ -233,6 +227,6 @@ def _check_dataset(
     for key, (what, value) in found.items():
         if identity.get(key) != value:
             raise RunError(
-                f"{config['data_path']} holds other {what} than those that {run} was trained on; "
-                "give the folder with its dataset as `data_path`."
+                f"{config.dataset_directory} holds other {what} than those that {run} was trained "
+                "on; give the folder with its dataset as `data_path`."
             )

@@ -108,8 +108,8 @@ def _execute_here(config: HellmConfig) -> RunResult:
         logger.info("%s is finished; --force trains it again.", directory.path)
         if current().first and config["save_topk"]:
             with alone():
-                data_path = Path(config["data_path"]).parent
-                add_lists(directory, config["save_topk"], data_path, config["show_progress"])
+                length, data_path = config["save_topk"], config["data_path"]
+                add_lists(directory, length, data_path, config["show_progress"])
     else:
         with directory.locked():
             score(train(config, dataset, directory, _train_stage))

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from recbole_hellm import registry
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.runs import tensorboard
 from recbole_hellm.runs.directory import ARTEFACTS, environment
@@ -86,8 +85,7 @@ def _write_artefacts(
 ) -> None:
     """What it takes to have a fine-tuned model again, in any process; a folder of its own."""
     config = trained.config
-    entry = registry.OWN_MODELS.get(config["model"])
-    if entry is None or entry.kind != "LLM":
+    if config.entry.kind != "LLM":
         return
     from recbole_hellm.models.llm.artefacts import save_artefacts
     from recbole_hellm.models.llm.model_card import CardFacts

@@ -20,6 +20,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch import Tensor
 
+from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import DataError
 from recbole_hellm.runs.directory import RunDirectory
@@ -27,15 +28,6 @@ from recbole_hellm.training.distributed import current
 
 logger = logging.getLogger(__name__)
 
-SHOWN_SETTINGS = (
-    "seed",
-    "mask_history",
-    "valid_metric",
-    "MAX_ITEM_LIST_LENGTH",
-    "train_batch_size",
-    "bucket_by_length",
-)
-"""Settings of no model in particular that the HPARAMS view tells."""
 MOST_ITEMS = 100_000
 """Most items that are written for the projector; a browser draws no more."""
 WIDTH = 80
@@ -61,7 +53,9 @@ def write_settings(writer: Any, config: Any, stages: Mapping[str, str]) -> None:
     started = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
     # The view opens with the first five settings that differ; capitals come before other letters.
     names = {"Dataset": config["dataset"], "Model": config["model"]}
-    settings = {key: config[key] for key in SHOWN_SETTINGS} | config.model_settings()
+    declared = RunSettings.declarations()
+    settings = {key: config[key] for key in declared if declared[key].facts.shown}
+    settings |= config.model_settings()
     runs = {f"{role}_stage": "/".join(Path(place).parts[-2:]) for role, place in stages.items()}
     for key, value in (names | settings | runs).items():
         # Truth values are numbers in Python, and would be shown as such.
@@ -148,7 +142,7 @@ def write_projector(directory: RunDirectory, config: Any, dataset: Any, vectors:
         minlength=len(vectors) + 1,
     )
     try:
-        place = Path(config["data_path"])
+        place = config.dataset_directory
         item_metadata = ItemMetadata.read(place, config["dataset"], dataset.iid_field)
     except DataError as error:  # no reason to lose a trained run
         logger.warning("The projector shows no titles: %s", error)

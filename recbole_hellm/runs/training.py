@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from recbole.utils import init_seed
 
-from recbole_hellm import compat, registry
 from recbole_hellm.data.interactions.loaders import training_loader
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.runs import tensorboard
@@ -68,7 +67,6 @@ def train(
     started = time.perf_counter()
     _write_description(config, dataset, directory)
     with _needed_packages(config):
-        compat.stop_anomaly_detection()
         if config["device"].type == "cpu":
             keep_freed_memory()
         init_seed(config["seed"], config["reproducibility"])
@@ -76,7 +74,7 @@ def train(
         model = build_model(config, splits[0])
         check_shareable(config, model)
         loader = training_loader(config, dataset, splits, model)
-        trainer = registry.trainer_class(config["model"], config["MODEL_TYPE"])(
+        trainer = config.trainer_class()(
             config,
             model,
             directory,

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import importlib.resources
 from collections.abc import Callable
 from pathlib import Path
@@ -107,7 +106,7 @@ def test_a_pruned_trial_is_known_by_its_best_score(
 
     tmp = Path("nowhere")
     monkeypatch.setattr(tuning, "validate", falling)
-    chosen = dataclasses.replace(settings, warmup=1, startup=0)
+    chosen = settings.replace(warmup=1, startup=0)
     trials = tune("BPR", "tiny", chosen, quick).trials
     pruned = trials[trials["state"] == "pruned"]
     assert set(pruned["score"]) <= {0.3}
@@ -126,7 +125,7 @@ def test_mistakes_are_told_before_training(
         ("learning_rate: 0.1", "learning_rate must be a list of values to try, not 0.1"),
         ("learning_rate: []", "learning_rate must be a list"),
         ("learning_rat: [0.1]", "Unknown option 'learning_rat'.*learning_rate"),
-        ("learning_rate: [0.1, -1]", "learning_rate=-1.0 must be positive"),
+        ("learning_rate: [0.1, -1]", "learning_rate=-1 must be positive"),
         ("", "no packaged search space for 'BPR'"),
         ("learning_rate: [0.1, 0.2, 0.1]", r"bad.yaml\): learning_rate repeats 0.1; name each"),
         ("learning_rate: [1, 1.0]", "learning_rate repeats 1.0"),
@@ -249,9 +248,9 @@ def test_a_database_holds_the_studies_of_several_models(
     settings: TuningSettings, quick: dict[str, Any], tmp_path: Path
 ) -> None:
     url = f"sqlite:///{tmp_path}/studies.db"
-    shared = dataclasses.replace(settings, storage=url, trials=2)
+    shared = settings.replace(storage=url, trials=2)
     first = tune("BPR", "tiny", shared, quick)
-    second = tune("LightGCN", "tiny", dataclasses.replace(shared, space=None), quick)
+    second = tune("LightGCN", "tiny", shared.replace(space=None), quick)
     assert len(first.trials) == len(second.trials) == 2
     assert not list((tmp_path / "studies/tiny").glob("*.journal"))
     written = pd.read_csv(first.path.with_suffix(".csv"))
@@ -259,7 +258,7 @@ def test_a_database_holds_the_studies_of_several_models(
     names = set(optuna.study.get_all_study_names(url))
     assert {name.rpartition("/")[0] for name in names} == {"tiny/BPR", "tiny/LightGCN"}
     # Another process goes on with the same study.
-    more = tune("BPR", "tiny", dataclasses.replace(shared, trials=3), quick)
+    more = tune("BPR", "tiny", shared.replace(trials=3), quick)
     assert len(more.trials) == 3
     assert set(first.trials["trial"]) < set(more.trials["trial"])
 
@@ -289,7 +288,7 @@ def test_other_data_of_the_same_name_are_another_study(
     make_dataset: Callable[[Path, pd.DataFrame], None],
     tmp_path: Path,
 ) -> None:
-    one = dataclasses.replace(settings, trials=1)
+    one = settings.replace(trials=1)
     first = tune("BPR", "tiny", one, quick)
     make_dataset(tmp_path / "data/tiny", interactions[interactions["user_id"] != "u39"])
     second = tune("BPR", "tiny", one, quick | {"data_path": str(tmp_path / "data")})
@@ -304,7 +303,7 @@ def test_a_journal_can_lie_anywhere(
     settings: TuningSettings, quick: dict[str, Any], tmp_path: Path
 ) -> None:
     place = tmp_path / "shared/all.journal"
-    tune("BPR", "tiny", dataclasses.replace(settings, storage=str(place), trials=1), quick)
+    tune("BPR", "tiny", settings.replace(storage=str(place), trials=1), quick)
     assert place.is_file()
 
 
@@ -317,7 +316,7 @@ def test_a_storage_that_cannot_be_opened_is_told_without_its_password(
     with pytest.raises(
         ConfigError, match=r"storage=.* cannot be opened|needs the package"
     ) as found:
-        tune("BPR", "tiny", dataclasses.replace(settings, storage=url), quick)
+        tune("BPR", "tiny", settings.replace(storage=url), quick)
     assert "secret" not in str(found.value)
     assert "\n" not in str(found.value)
 
@@ -348,5 +347,5 @@ def test_places_that_cannot_be_written_are_told_before_training(
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("no\njournal\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=rf"^{key}={place} cannot be \w+ \(.*\); name a.*\.$"):
-        tune("BPR", "tiny", dataclasses.replace(settings, **{key: place}), quick)
+        tune("BPR", "tiny", settings.replace(**{key: place}), quick)
     assert Path("file").read_text(encoding="utf-8") == "no\njournal\n"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import dataclasses
+import importlib.resources
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,20 @@ import recbole
 
 from recbole_hellm import registry
 from recbole_hellm.config import resolution as config_module
+from recbole_hellm.config.recbole_keys import RECBOLE_KEYS
 from recbole_hellm.config.resolution import (
-    NOT_OFFERED,
     HellmConfig,
-    RunSettings,
     check_addressed,
+    defaults,
     variant_settings,
 )
+from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.config.yaml_files import packaged, read_yaml
 from recbole_hellm.errors import ConfigError
 
+PROPERTIES = Path(str(importlib.resources.files("recbole_hellm.properties")))
+REFUSED = [key for key, one in RECBOLE_KEYS.items() if one.not_offered]
 Make = Callable[..., HellmConfig]
 
 
@@ -79,7 +82,8 @@ def test_stages_share_data_protocol_and_seed(make_config: Make, tiny_data: Path)
     config = make_config("HeLLM", **shared, learning_rate=0.5)
     for stage in config.stages().values():
         assert {key: stage[key] for key in shared} == shared
-        assert stage["data_path"] == str(tiny_data / "tiny")
+        assert stage["data_path"] == str(tiny_data)
+        assert stage.dataset_directory == tiny_data / "tiny"
         assert stage["learning_rate"] != 0.5
 
 
@@ -269,14 +273,14 @@ def test_negatives_are_drawn_only_where_the_loss_needs_them(make_config: Make) -
         ("BPR", {"eval_args": {"mode": "uni100"}}, "eval_args.mode='uni100' leaves"),
         ("BPR", {"eval_args": "RO"}, "leaves this package's one protocol"),
         ("BPR", {"seed": "abc"}, "seed='abc' must be a number"),
-        ("BPR", {"seed": -1}, "seed=-1 must lie between"),
-        ("BPR", {"threads": "all"}, "threads='all' must be of type int"),
+        ("BPR", {"seed": -1}, "seed=-1 must not be negative"),
+        ("BPR", {"threads": "all"}, "threads='all' must be a whole number"),
         ("BPR", {"threads": 0}, "threads=0 must be at least 1"),
         ("BPR", {"resume": "maybe"}, "resume='maybe' must be True or False"),
         ("BPR", {"embedding_size": "big"}, "embedding_size='big' must be a number, such as 64"),
         ("BPR", {"embedding_size": True}, "embedding_size=True must be a number"),
         ("BPR", {"epochs": 0}, "epochs=0 must be at least 1"),
-        ("BPR", {"epochs": 1.5}, "epochs=1.5 must be of type int"),
+        ("BPR", {"epochs": 1.5}, "epochs=1.5 must be a whole number"),
         ("BPR", {"learner": "adamm"}, "learner='adamm' is not known"),
         ("BPR", {"topk": "abc"}, "topk='abc' must be a list"),
         ("BPR", {"topk": [0]}, r"topk=\[0\] must be one or more positive"),
@@ -286,7 +290,7 @@ def test_negatives_are_drawn_only_where_the_loss_needs_them(make_config: Make) -
         ("BPR", {"metrics": ["NDCG", "Foo"]}, "There is no metric named 'Foo'"),
         ("BPR", {"metrics": ["NDCG", "AUC"]}, "can not be used at the same time"),
         ("BPR", {"metrics": 5}, "metrics=5 must be a list"),
-        ("BPR", {"load_col": "all"}, "load_col='all' must be of type dict"),
+        ("BPR", {"load_col": "all"}, "load_col='all' must be a mapping"),
         ("BPR", {"train_neg_sample_args": "foo"}, r"should be a dict \(model BPR\)"),
         ("BPR", {"train_neg_sample_args": {"distribution": "x"}}, r"distribution \[x\]"),
         ("SASRec", {"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH=0 must be at least 1"),
@@ -304,7 +308,11 @@ def test_negatives_are_drawn_only_where_the_loss_needs_them(make_config: Make) -
         ("HeLLMPre-wo-CL", {"bucket_by_length": True}, "would change what HeLLMPre-wo-CL computes"),
         ("HeLLM-wo-Seq_ID", {"taw": 1}, "Unknown option 'taw' for model HeLLM-wo-Seq_ID"),
         ("HeLLM-wo-Seq", {}, r"Unknown model 'HeLLM-wo-Seq' \(did you mean HeLLM-wo-Seq_ID"),
-        *(("BPR", {key: True}, f"option '{key}' is not offered here") for key in NOT_OFFERED),
+        *(
+            ("BPR", {key: True}, f"option '{key}' is not offered here")
+            for key, one in RECBOLE_KEYS.items()
+            if one.not_offered
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(
@@ -316,22 +324,60 @@ def test_mistakes_are_told_in_one_sentence(
     assert str(caught.value).endswith(".")
 
 
-def test_defaults_of_the_settings_are_those_of_the_file() -> None:
-    overall = packaged("overall.yaml")
-    for cls in (RunSettings, TrainingSettings):
-        for field in dataclasses.fields(cls):
-            if field.name in overall and field.name != "metrics":
-                value = overall[field.name]
-                wanted = tuple(value) if isinstance(value, list) else value
-                assert getattr(cls(), field.name) == wanted, field.name
-    typed = {*RunSettings.keys(), *TrainingSettings.keys(), "metric_decimal_place"}
-    assert not overall.keys() - typed
+def files_of_models() -> dict[str, dict[str, Any]]:
+    names = sorted(path.stem for path in (PROPERTIES / "model").glob("*.yaml"))
+    return {name: packaged("model", f"{name}.yaml") for name in names}
+
+
+def files_of_datasets() -> list[tuple[str, str, dict[str, Any]]]:
+    """Dataset, model and values of each part of the datasets' files."""
+    return [
+        (path.stem, model, values)
+        for path in sorted((PROPERTIES / "dataset").glob("*.yaml"))
+        for model, values in packaged("dataset", path.name).get("models", {}).items()
+    ]
+
+
+@pytest.mark.parametrize("model", [*registry.OWN_MODELS, *registry.COMPARED_MODELS])
+def test_files_hold_only_what_differs(model: str) -> None:
+    """A default stands in one place: a file that repeats it, or contradicts it, is an error."""
+    entry = registry.describe(model)
+    declared = shared_defaults()
+    for cls in getattr(entry.load(), "settings_classes", ()):
+        declared |= defaults(cls)
+        if entry.variant_of is None:
+            twice = set(cls.own_keys()) & files_of_models().get(model, {}).keys()
+            assert not twice, f"{model}.yaml sets {twice}, which {cls.__name__} declares"
+    values = files_of_models().get(model, {})
+    for layer in (values, *values.pop("by_backbone", {}).values()):
+        repeated = {key for key, value in layer.items() if declared.get(key, _ABSENT) == value}
+        assert not repeated, f"{model}.yaml repeats the defaults of {repeated}"
+    for dataset, name, more in files_of_datasets():
+        base = declared | files_of_models().get(name, {})
+        repeated = {key for key, value in more.items() if base.get(key, _ABSENT) == value}
+        assert name != model or not repeated, f"{dataset}.yaml repeats {repeated} for {model}"
+
+
+_ABSENT = object()
+
+
+def shared_defaults() -> dict[str, Any]:
+    return defaults(RunSettings) | defaults(TrainingSettings)
+
+
+def test_every_file_is_of_a_model() -> None:
+    assert files_of_models().keys() <= {*registry.OWN_MODELS, *registry.recbole_model_names()}
+    for dataset, model, values in files_of_datasets():
+        config = HellmConfig(model, dataset)
+        for key, value in values.items():
+            assert config.final_config_dict[key] == value, (dataset, model, key)
 
 
 def test_data_path_holds_the_dataset(quick: dict[str, Any]) -> None:
     for name in ("tiny", "ml-100k"):  # RecBole points ml-100k at its own files
         config = HellmConfig("BPR", name, quick | {"data_path": "/somewhere"})
-        assert config["data_path"] == f"/somewhere/{name}"
+        assert config["data_path"] == "/somewhere"
+        assert config.dataset_directory == Path("/somewhere") / name
 
 
 def test_cuda_devices_are_left_alone(make_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ def test_cosine_without_warm_up_starts_at_the_full_rate() -> None:
         ({"eval_step": 0}, "eval_step=0 must be at least 1"),
         ({"max_tokens": 0}, "max_tokens=0 must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
-        ({"learning_rate": "fast"}, "learning_rate='fast' must be of type float"),
+        ({"learning_rate": "fast"}, "learning_rate='fast' must be a number"),
         ({"weight_decay": -1.0}, "weight_decay=-1.0 must not be negative"),
         ({"stopping_step": -1}, "stopping_step=-1 must not be negative"),
         ({"learner": "adamm"}, "learner='adamm' is not known; use one of adam, adamw"),
@@ -61,7 +61,7 @@ def test_cosine_without_warm_up_starts_at_the_full_rate() -> None:
         ({"betas": [0.9, 1.0]}, "must be two numbers from 0 to below 1"),
         ({"scheduler": "linear"}, "use one of none, exponential, cosine"),
         ({"scheduler_every": 0.0}, "scheduler_every=0.0 must be positive"),
-        ({"clip_grad_norm": 1.0}, "clip_grad_norm=1.0 must be of type dict"),
+        ({"clip_grad_norm": 1.0}, "clip_grad_norm=1.0 must be a mapping"),
         ({"clip_grad_norm": {"max": 1.0}}, "lacks max_norm"),
     ],
 )

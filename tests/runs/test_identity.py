@@ -13,11 +13,10 @@ import pytest
 import yaml
 
 from recbole_hellm import registry
-from recbole_hellm.config.resolution import HellmConfig
+from recbole_hellm.config.resolution import HellmConfig, declared_facts
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.runs.directory import content_hash
 from recbole_hellm.runs.identity import recipe, recipe_of, run_path
-from recbole_hellm.runs.restoring import DERIVED
 
 GOLDEN = Path(__file__).with_name("recipes.json")
 RECORDS = Path(__file__).parents[2] / "docs/records"
@@ -79,7 +78,9 @@ class Hashes:
 
 def settings_of(identity: dict[str, Any]) -> dict[str, Any]:
     """The recorded settings as a user would give them."""
-    settings = {key: value for key, value in identity["settings"].items() if key not in DERIVED}
+    settings = {
+        key: value for key, value in identity["settings"].items() if declared_facts(key).restored
+    }
     if (settings.get("train_neg_sample_args") or {}).get("distribution") == "none":
         settings["train_neg_sample_args"] = None  # RecBole writes it so and does not read it
     return settings

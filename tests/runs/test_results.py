@@ -24,7 +24,7 @@ from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.data.interactions.dataset import create_dataset
 from recbole_hellm.errors import ConfigError, DataError, HellmError, RunError
 from recbole_hellm.runs.directory import RunDirectory
-from recbole_hellm.runs.identity import identifying_settings, run_path
+from recbole_hellm.runs.identity import run_path
 from recbole_hellm.runs.results import RunResult
 
 SCORE = """
@@ -139,7 +139,7 @@ def test_any_run_is_restored(
     assert not reopened.model.training
     # The rebuilt configuration is that of the run; only its stages are not known.
     recorded = json.loads((result.path / "identity.json").read_text())["settings"]
-    rebuilt = json.loads(json.dumps(identifying_settings(reopened.config), default=str))
+    rebuilt = json.loads(json.dumps(reopened.config.identifying_settings(), default=str))
     assert rebuilt == recorded
     if not sizes:
         assert Path(run_path(reopened.config, reopened.dataset)).name == result.path.name
@@ -164,12 +164,10 @@ def test_values_that_defaults_no_longer_have_are_the_runs(
     original = resolution.packaged
 
     def changed(*parts: str) -> dict[str, Any]:
-        found = original(*parts)
-        if parts == ("overall.yaml",):
-            found |= {"eval_users": 5, "learning_rate": 0.5, "topk": [1]}
+        values = original(*parts)
         if parts == ("model", "LightGCN.yaml"):
-            found |= {"embedding_size": 3}
-        return found
+            values |= {"embedding_size": 3, "eval_users": 5, "learning_rate": 0.5, "topk": [1]}
+        return values
 
     monkeypatch.setattr(resolution, "packaged", changed)
     assert load_run(result.path).evaluate() == result.record["test"]

@@ -47,7 +47,7 @@ def projector(path: Path) -> tuple[np.ndarray, pd.DataFrame]:
     return vectors, frame
 
 
-def tensorboard(logdir: Path) -> Client:
+def serve(logdir: Path) -> Client:
     """TensorBoard's own application over a folder, without a server."""
     program = TensorBoard(plugins=default.get_plugins())
     once = ["--reload_interval=0", "--reload_task=blocking"]
@@ -98,7 +98,7 @@ def runs(results: dict[str, RunResult]) -> Path:
 
 @pytest.fixture(scope="module")
 def site(runs: Path) -> Client:
-    return tensorboard(runs)
+    return serve(runs)
 
 
 def session_groups(site: Client, *statuses: str) -> dict[str, Any]:
@@ -305,14 +305,14 @@ def test_any_values_are_served(write: Callable[..., Path], value: float) -> None
     path = write(torch.full((30, 2), value))
     (path / "events.out.tfevents.0").write_bytes(b"")
     query = {"run": ".", "name": "BPR items"}
-    served = tensorboard(path).get("/data/plugin/projector/tensor", query_string=query)
+    served = serve(path).get("/data/plugin/projector/tensor", query_string=query)
     found = np.frombuffer(served.data, dtype="<f4")
     assert np.allclose(found, value, rtol=2e-4, atol=1e-30)
 
 
 def test_a_moved_run_keeps_its_projector(results: dict[str, RunResult], tmp_path: Path) -> None:
     shutil.copytree(results["SASRec"].path, tmp_path / "elsewhere/copy")
-    site = tensorboard(tmp_path / "elsewhere")
+    site = serve(tmp_path / "elsewhere")
     query = {"run": "copy", "name": "SASRec items"}
     served = site.get("/data/plugin/projector/tensor", query_string=query)
     assert len(served.data) == 30 * 8 * 4
@@ -355,7 +355,7 @@ def test_a_run_without_a_test_has_its_row(
     make_config: Callable[..., Any], quick: dict[str, Any]
 ) -> None:
     validate(make_config("BPR", embedding_size=4))
-    site = tensorboard(Path(quick["runs_dir"]))
+    site = serve(Path(quick["runs_dir"]))
     assert session_groups(site, "STATUS_SUCCESS") == {}
     (row,) = session_groups(site, "STATUS_UNKNOWN", "STATUS_RUNNING").values()
     assert row["hparams"]["embedding_size"] == 4

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from recbole_hellm.config.settings import Settings, require
+from recbole_hellm.config.settings import Settings, require, setting
 from recbole_hellm.data.features.encoders.image import encode_images
 from recbole_hellm.data.features.encoders.text import encode_text
 from recbole_hellm.data.features.item_metadata import ItemMetadata
@@ -17,43 +16,33 @@ from recbole_hellm.errors import DataError, FeatureError
 NONE = "none"
 
 
-@dataclasses.dataclass(frozen=True)
 class EncodeSettings(Settings):
-    """What `encode` is told.
+    """What `encode` is told."""
 
-    Attributes
-    ----------
-    text_encoder : str, optional
-        See :func:`~recbole_hellm.data.features.encoders.text.resolve_text_encoder`; ``none`` for
-        no texts, which is the default beside an `image_encoder`; ``auto`` otherwise.
-    text_pooling : str
-        How a transformer's tokens become one vector.
-    image_encoder : str, optional
-        See :func:`recbole_hellm.data.features.encoders.image.resolve_image_encoder`.
-    images : str, optional
-        A folder with pictures, looked into before the dataset's own ``images``.
-    encode_batch : int
-        Texts or pictures per forward pass.
-    force : bool
-        Encode even if the stored features are current.
-    """
+    text_encoder: str | None = setting(
+        None,
+        "auto, minilm, tfidf, bert, a name or a folder; none for no texts, the default beside an "
+        "image_encoder.",
+    )
+    text_pooling: Literal["auto", "cls", "mean"] = setting(
+        "auto", "How a transformer's tokens become one vector."
+    )
+    image_encoder: str | None = setting(None, "clip, a name or a folder.")
+    images: str | None = setting(
+        None, "Folder with pictures, looked into before the dataset's own images."
+    )
+    encode_batch: int = setting(64, "Texts or pictures per forward pass.", ge=1)
+    device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, mps.")
+    force: bool = setting(False, "Encode even if the stored features are current.")
 
-    text_encoder: str | None = None
-    text_pooling: Literal["auto", "cls", "mean"] = "auto"
-    image_encoder: str | None = None
-    images: str | None = None
-    encode_batch: int = 64
-    force: bool = False
-
-    def validate(self) -> None:
+    def validate_relations(self) -> None:
         """Check that there is something to do and no option is without effect.
 
         Raises
         ------
         ConfigError
-            If it is not so, or `encode_batch` is not positive.
+            If it is not so.
         """
-        require(self.encode_batch >= 1, f"encode_batch={self.encode_batch} must be at least 1.")
         require(
             self.images is None or self.image_encoder is not None,
             "images is for pictures; add an encoder, for example --image_encoder=clip.",
@@ -105,6 +94,7 @@ def encode_features(
         "force": settings.force,
         "progress": progress,
         "batch_size": settings.encode_batch,
+        "device": settings.device,
     }
     if settings.texts is not None:
         pooling = settings.text_pooling
@@ -134,7 +124,7 @@ def ensure_features(config: Any) -> None:
     FeatureError
         If there are neither features nor item texts to make them from.
     """
-    directory, name = Path(config["data_path"]), config["dataset"]
+    directory, name = config.dataset_directory, config["dataset"]
     if config["features"] is not None:
         return
     present = {info.modality for info in list_features(directory)}
@@ -142,7 +132,13 @@ def ensure_features(config: Any) -> None:
         return
     if (directory / f"{name}.item").is_file():
         progress = "show_progress" not in config or bool(config["show_progress"])
-        encode_dataset(name, directory, config["text_encoder"], progress=progress)
+        encode_dataset(
+            name,
+            directory,
+            config["text_encoder"],
+            progress=progress,
+            device=str(config["device"]),
+        )
     elif not present:
         raise FeatureError(
             f"Dataset '{name}' has neither item texts ({name}.item) nor features in "

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recbole_hellm.config.settings import Settings, require
+from recbole_hellm.config.settings import Settings, require, setting
 from recbole_hellm.data.features.embedding_files import ItemTableFile
 from recbole_hellm.data.features.store import check_tokens, feature_path, save_features
 from recbole_hellm.data.preparation.manifest import describe_source
@@ -37,42 +37,24 @@ FOLDER_ROWS = "i_id_mapping.csv"
 _ROW_NAMES = ("row", "rownumber", "index", "rowindex", "rowid")
 
 
-@dataclasses.dataclass(frozen=True)
 class ImportSettings(Settings):
-    """What is imported, and as what.
+    """What is imported, and as what."""
 
-    Attributes
-    ----------
-    features : str
-        A file, or a folder with ``<modality>_feat.npy`` files.
-    modality : str, optional
-        Of a file, by default what its name says (``text_feat.npy``), else ``image``; of a folder,
-        the only one to import.
-    encoder : str, optional
-        Name of the features: by default ``imported``, for a folder ``mmrec``.
-    tokens : str, optional
-        A file that says whose the rows are, see :func:`read_rows`.
-    fill_missing : bool
-        Take rows with NaN or infinity for missing ones.
-    force : bool
-        Replace features of the same name.
-    """
+    features: str = setting("", "A file, or a folder with <modality>_feat.npy files.")
+    modality: str | None = setting(
+        None,
+        "Of a file, by default what its name says (text_feat.npy), else image; of a folder, the "
+        "only one to import.",
+    )
+    encoder: str | None = setting(
+        None, "Name of the features: by default imported, for a folder mmrec."
+    )
+    tokens: str | None = setting(None, "File that says which item each row belongs to.")
+    fill_missing: bool = setting(False, "Take rows with NaN or infinity for missing ones.")
+    force: bool = setting(False, "Replace features of the same name.")
 
-    features: str = ""
-    modality: str | None = None
-    encoder: str | None = None
-    tokens: str | None = None
-    fill_missing: bool = False
-    force: bool = False
-
-    def validate(self) -> None:
-        """Check that there is something to import.
-
-        Raises
-        ------
-        ConfigError
-            If `features` is not given.
-        """
+    def validate_relations(self) -> None:
+        """Check that there is something to import; raises :class:`ConfigError`."""
         require(bool(self.features), "import needs features; name them: --features=FILE_OR_FOLDER.")
 
 

@@ -235,7 +235,7 @@ class CanonicalMixin(ModernPandasMixin):
         names = config["features"]
         if names is not None and not isinstance(names, list):
             raise ConfigError(f"features={names!r} must be a list, e.g. --features='[text-tfidf]'.")
-        directory = Path(config["data_path"])
+        directory = config.dataset_directory
         if names is None:
             names = named_features(directory, config["text_encoder"])
         return load_features(directory, list(self.item_tokens), names)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from recbole_hellm.data.interactions.splits import (
 )
 from recbole_hellm.data.preparation.manifest import FORMAT_VERSION, MANIFEST
 from recbole_hellm.errors import DataError
+from recbole_hellm.files import atomic_paths
 
 TEXT_COLUMNS = ("title", "brand", "categories", "description")
 _INTER_HEADER = ("user_id:token", "item_id:token", "position:float", "timestamp:float")
@@ -262,15 +262,8 @@ def _table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> bytes:
 
 
 def _replace_files(directory: Path, contents: Mapping[str, bytes]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    staged = {file: directory / f".{file}.{os.getpid()}.tmp" for file in contents}
-    try:
-        for file, data in contents.items():
-            staged[file].write_bytes(data)
-        # While files are moved the folder has no manifest, which marks it as not prepared.
+    with atomic_paths([directory / file for file in contents]) as temporaries:
+        for temporary, data in zip(temporaries, contents.values(), strict=True):
+            temporary.write_bytes(data)
+        # While files are renamed the folder has no manifest, which marks it as not prepared.
         (directory / MANIFEST).unlink(missing_ok=True)
-        for file, path in staged.items():
-            os.replace(path, directory / file)
-    finally:
-        for path in staged.values():
-            path.unlink(missing_ok=True)

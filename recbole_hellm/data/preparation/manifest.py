@@ -47,7 +47,7 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
 def describe(manifest: Mapping[str, Any]) -> str:
     """A dataset's row of the statistics table (the paper's Table 2), and how many users have ties.
 
-    All interactions count, while the paper's table leaves out one of each user.
+    All interactions are counted. The paper's table omits one per user (docs/method.md, Table 2).
     """
     cells = {
         "Dataset": manifest["name"],

@@ -20,8 +20,7 @@ from recbole_hellm.data.preparation.sample import generate_sample
 from recbole_hellm.data.preparation.settings import AUTO, PrepareSettings
 from recbole_hellm.data.preparation.table_files import TableFile
 from recbole_hellm.data.preparation.table_readers import read_interactions, read_item_table
-from recbole_hellm.errors import ConfigError, DataError
-from recbole_hellm.registry import nearest
+from recbole_hellm.errors import ConfigError, DataError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +167,7 @@ def prepare_files(
 
 def ensure_dataset(config: Any) -> None:
     """Prepare `config`'s dataset if its interactions are not there."""
-    directory, name = Path(config["data_path"]), config["dataset"]
+    directory, name = config.dataset_directory, config["dataset"]
     if not (directory / f"{name}.inter").is_file():
         logger.info("Preparing dataset '%s' in %s.", name, directory)
         raw_dir = Path(config["raw_dir"]) if config["raw_dir"] else None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from recbole_hellm.config.settings import Settings, names, require
+from recbole_hellm.config.settings import Settings, names, require, setting
 from recbole_hellm.data.preparation.delimited_text import TextFormat
 from recbole_hellm.errors import ConfigError
 
@@ -14,59 +12,41 @@ _FOR_ITEMS = ("item_columns", "item_separator")
 _BY_NAME = ("family", "raw_dir", "mirrors")
 
 
-@dataclasses.dataclass(frozen=True)
 class PrepareSettings(Settings):
-    """Options of ``prepare``.
+    """Options of ``prepare``."""
 
-    Attributes
-    ----------
-    family : str, optional
-        The family of a dataset by name: a name, or an import path ``package.module:Class``.
-    raw_dir : str, optional
-        Folder that holds the raw files of a dataset by name; missing ones are downloaded to it.
-    mirrors : str or tuple of str, optional
-        See :class:`recbole_hellm.data.downloads.mirrors.Mirrors`.
-    k_core : int, optional
-        Keep users and items with this many interactions.
-    interactions, items : str, optional
-        The user's own files.
-    columns, item_columns : str or tuple of str, optional
-        Names of all columns of `interactions` and `items`, for files without a header.
-    separator, item_separator : str, optional
-        What divides the cells of `interactions` and `items`; ``\\t`` is a tab.
-    encoding : str, optional
-        The encoding of both files; UTF-8 by default.
-    layout : str
-        What the columns of `interactions` mean; ``auto`` recognises it by their names.
-    user_column, item_column, time_column : str, optional
-        Columns of users, items and times, where their names are not known.
-    """
+    family: str | None = setting(
+        None, "Family of a dataset by name: a name, or an import path package.module:Class."
+    )
+    raw_dir: str | None = setting(
+        None, "Folder of the raw files of a dataset by name; missing ones are downloaded to it."
+    )
+    mirrors: str | tuple[str, ...] | None = setting(
+        None, "Where missing raw files are downloaded: addresses, a file that lists them, or none."
+    )
+    k_core: int | None = setting(None, "Keep users and items with this many interactions.", ge=0)
+    interactions: str | None = setting(None, "File of interactions of your own.")
+    items: str | None = setting(None, "File of items of your own.")
+    columns: str | tuple[str, ...] | None = setting(
+        None, "Names of all columns of interactions, if the file has no header."
+    )
+    item_columns: str | tuple[str, ...] | None = setting(
+        None, "Names of all columns of items, if the file has no header."
+    )
+    separator: str | None = setting(
+        None, "What separates the cells of interactions, such as '::' or '\\t' for a tab."
+    )
+    item_separator: str | None = setting(None, "What separates the cells of items.")
+    encoding: str | None = setting(None, "Encoding of both files; UTF-8 if none is given.")
+    layout: str = setting(
+        AUTO, "What the columns of interactions mean: auto, table or a family such as amazon2018."
+    )
+    user_column: str | None = setting(None, "Column of users.")
+    item_column: str | None = setting(None, "Column of items.")
+    time_column: str | None = setting(None, "Column of times.")
 
-    family: str | None = None
-    raw_dir: str | None = None
-    mirrors: str | tuple[str, ...] | None = None
-    k_core: int | None = None
-    interactions: str | None = None
-    items: str | None = None
-    columns: str | tuple[str, ...] | None = None
-    item_columns: str | tuple[str, ...] | None = None
-    separator: str | None = None
-    item_separator: str | None = None
-    encoding: str | None = None
-    layout: str = AUTO
-    user_column: str | None = None
-    item_column: str | None = None
-    time_column: str | None = None
-
-    def validate(self) -> None:
-        """Check that every option has an effect.
-
-        Raises
-        ------
-        ConfigError
-            If one has none, a file cannot be written as described, or `k_core` is negative.
-        """
-        require(self.k_core is None or self.k_core >= 0, f"k_core={self.k_core} is negative.")
+    def validate_relations(self) -> None:
+        """Check that every option has an effect; raises :class:`ConfigError`."""
         if self.interactions is None:
             useless = self._set("items", *_FOR_ITEMS, *_FOR_FILES)
             useless += ["layout"] if self.layout != AUTO else []

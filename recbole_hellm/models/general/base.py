@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -14,32 +13,20 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_hellm.config.settings import Settings, require
+from recbole_hellm.config.settings import Settings, require, setting
 from recbole_hellm.errors import FeatureError
 from recbole_hellm.graph.bipartite import BipartiteGraph, interaction_matrix
 
 
-@dataclasses.dataclass(frozen=True)
 class GeneralSettings(Settings):
-    """Settings that every baseline over the user-item graph has.
+    """Settings that every baseline over the user-item graph has."""
 
-    Attributes
-    ----------
-    embedding_size : int
-        d.
-    sampling : {"interactions", "users"}
-        What an epoch draws uniformly: training interactions, so that active users weigh more, or
-        users with one of their items each, as the metrics weigh them.
-    """
-
-    embedding_size: int = 64
-    sampling: Literal["interactions", "users"] = "interactions"
-
-    def validate(self) -> None:
-        """Check ranges; raises :class:`ConfigError`."""
-        require(
-            self.embedding_size >= 1, f"embedding_size={self.embedding_size} must be at least 1."
-        )
+    embedding_size: int = setting(64, "Width d of the embeddings.", ge=1)
+    sampling: Literal["interactions", "users"] = setting(
+        "interactions",
+        "What an epoch draws uniformly: training interactions, so that active users weigh more, or "
+        "users with one of their items each, as the metrics weigh them.",
+    )
 
 
 class EmbeddingNetwork(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_hellm.config.settings import require
+from recbole_hellm.config.settings import setting
 from recbole_hellm.models.general.base import (
     EmbeddingRecommender,
     GeneralSettings,
@@ -24,36 +23,22 @@ from recbole_hellm.models.general.base import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
 class BM3Settings(GeneralSettings):
-    r"""Settings of :class:`BM3`.
+    """Settings of :class:`BM3`, searched on Beauty within the authors' grids."""
 
-    Attributes
-    ----------
-    n_layers : int
-        Layers of LightGCN (L).
-    dropout : float
-        Probability with which an entry of a target is set to zero (p).
-    cl_weight : float
-        Weight of the alignment and of the masked terms; 1 in the paper.
-    reg_weight : float
-        Weight of the L2 term (:math:`\lambda`).
-    train_features : bool
-        Train raw features with the rest, as the authors' code does.
-    """
-
-    n_layers: int = 1
-    dropout: float = 0.5
-    cl_weight: float = 1.0
-    reg_weight: float = 0.01
-    train_features: bool = False
-
-    def validate(self) -> None:
-        """Check ranges; raises :class:`ConfigError`."""
-        super().validate()
-        for key in ("n_layers", "cl_weight", "reg_weight"):
-            require(getattr(self, key) >= 0, f"{key}={getattr(self, key)} must not be negative.")
-        require(0 <= self.dropout < 1, f"dropout={self.dropout} must lie in [0, 1).")
+    n_layers: int = setting(2, "Layers L of LightGCN.", ge=0)  # from 1, 2
+    dropout: float = setting(  # from 0.3, 0.5
+        0.5, "Probability p with which an entry of a target is set to zero.", ge=0, lt=1
+    )
+    cl_weight: float = setting(  # 1 in the paper, 2 in its code
+        2.0, "Weight of the alignment and of the masked terms.", ge=0
+    )
+    reg_weight: float = setting(  # from 0.01, 0.1 and next to 0 in this scale
+        0.0, "Weight lambda of the L2 term.", ge=0
+    )
+    train_features: bool = setting(  # True in the authors' code
+        False, "Train raw features with the rest."
+    )
 
 
 class Modality(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_hellm.config.settings import require
+from recbole_hellm.config.settings import setting
 from recbole_hellm.models.general.base import (
     EmbeddingRecommender,
     GeneralSettings,
@@ -24,35 +23,18 @@ from recbole_hellm.models.general.base import (
 from recbole_hellm.models.losses import info_nce
 
 
-@dataclasses.dataclass(frozen=True)
 class SLMRecSettings(GeneralSettings):
-    """Settings of :class:`SLMRec`.
+    """Settings of :class:`SLMRec`; defaults are those of the file that the authors released."""
 
-    Attributes
-    ----------
-    n_layers : int
-        L, layers of LightGCN in every stream.
-    tau, ssl_tau : float
-        Temperatures of the main loss and of the self-supervised one.
-    ssl_weight : float
-        Weight of the self-supervised loss (alpha); 0 leaves it out.
-    ssl_similarity : {"inner", "cosine"}
-        Similarity in the self-supervised loss.
-    """
-
-    n_layers: int = 3
-    tau: float = 0.2
-    ssl_weight: float = 0.1
-    ssl_tau: float = 0.2
-    ssl_similarity: Literal["inner", "cosine"] = "inner"
-
-    def validate(self) -> None:
-        """Check ranges; raises :class:`ConfigError`."""
-        super().validate()
-        require(self.n_layers >= 1, f"n_layers={self.n_layers} must be at least 1.")
-        require(self.ssl_weight >= 0, f"ssl_weight={self.ssl_weight} must not be negative.")
-        for key in ("tau", "ssl_tau"):
-            require(getattr(self, key) > 0, f"{key}={getattr(self, key)} must be positive.")
+    n_layers: int = setting(3, "Layers L of LightGCN in every stream.", ge=1)
+    tau: float = setting(0.2, "Temperature of the main loss.", gt=0)
+    ssl_weight: float = setting(
+        0.1, "Weight alpha of the self-supervised loss; 0 leaves it out.", ge=0
+    )
+    ssl_tau: float = setting(0.2, "Temperature of the self-supervised loss.", gt=0)
+    ssl_similarity: Literal["inner", "cosine"] = setting(
+        "inner", "Similarity in the self-supervised loss."
+    )
 
 
 class StreamEncoder(LightGCNNetwork):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from recbole_hellm.config.settings import require
+from recbole_hellm.config.settings import setting
 from recbole_hellm.models import losses
 from recbole_hellm.models.general.base import (
     EmbeddingNetwork,
@@ -22,26 +21,15 @@ from recbole_hellm.models.general.base import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
 class VBPRSettings(GeneralSettings):
-    r"""Settings of :class:`VBPR`; `embedding_size` is the width of gamma and of theta.
+    """Settings of :class:`VBPR`; `embedding_size` is the width of gamma and of theta."""
 
-    Attributes
-    ----------
-    reg_weight : float
-        Weight of the L2 term over a batch's gamma, theta and beta (:math:`\lambda_\Theta`).
-    reg_projection : float
-        Weight of the L2 term over E and beta' (:math:`\lambda_E`).
-    """
-
-    reg_weight: float = 1.0
-    reg_projection: float = 0.0
-
-    def validate(self) -> None:
-        """Check ranges; raises :class:`ConfigError`."""
-        super().validate()
-        for key in ("reg_weight", "reg_projection"):
-            require(getattr(self, key) >= 0, f"{key}={getattr(self, key)} must not be negative.")
+    reg_weight: float = setting(
+        1e-3,  # searched on Beauty
+        "Weight lambda_Theta of the L2 term over a batch's gamma, theta and beta.",
+        ge=0,
+    )
+    reg_projection: float = setting(0.0, "Weight lambda_E of the L2 term over E and beta'.", ge=0)
 
 
 class VisualFactors(EmbeddingNetwork):

@@ -57,7 +57,7 @@ def save(path: Path, table: Any = TABLE) -> Path:
 
 
 def run(folder: Path, source: Path, **settings: Any) -> list[Imported]:
-    return import_features(folder.name, folder, ImportSettings(str(source), **settings))
+    return import_features(folder.name, folder, ImportSettings(features=str(source), **settings))
 
 
 def stored(folder: Path, name: str = "image-imported", tokens: list[str] = TOKENS) -> list[Any]:

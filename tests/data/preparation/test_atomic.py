@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from recbole_hellm.data.interactions.splits import candidate_fingerprint, split_fingerprint
-from recbole_hellm.data.preparation import atomic
 from recbole_hellm.data.preparation.atomic import read_items, write_atomic_dataset
 from recbole_hellm.data.preparation.manifest import describe_source, read_manifest
 from recbole_hellm.errors import DataError
@@ -142,7 +141,7 @@ def test_a_crash_leaves_no_manifest_and_no_temporaries(
             raise OSError("disk gone")
         real(source, target)
 
-    monkeypatch.setattr(atomic.os, "replace", fail_on_items)
+    monkeypatch.setattr(os, "replace", fail_on_items)
     with pytest.raises(OSError, match="disk gone"):
         write(tmp_path, rows=ROWS[:5])
     assert sorted(os.listdir(tmp_path)) == ["demo.inter", "demo.item"]

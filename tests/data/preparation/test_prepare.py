@@ -66,9 +66,17 @@ def write_raw(folder: Path) -> Path:
     return folder
 
 
-def config(folder: Path, **overrides: Any) -> dict[str, Any]:
-    options = {"raw_dir": None, "mirrors": None, "features": None, "text_encoder": "auto"}
-    return {"data_path": str(folder), "dataset": folder.name} | options | overrides
+class Config(dict[str, Any]):
+    """As much of a configuration as is read."""
+
+    @property
+    def dataset_directory(self) -> Path:
+        return Path(self["data_path"]) / self["dataset"]
+
+
+def config(folder: Path, **overrides: Any) -> Config:
+    options = {"raw_dir": None, "mirrors": None}
+    return Config(data_path=str(folder.parent), dataset=folder.name, **options | overrides)
 
 
 def test_unknown_dataset_names_the_nearest(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from recbole_hellm.errors import ConfigError
         ({"interactions": "x", "separator": "\\x"}, "is not a character; write a tab as"),
         ({"interactions": "x", "encoding": "no"}, "There is no encoding 'no'"),
         ({"interactions": "x", "columns": ["a", "a"]}, "The columns include 'a' twice"),
-        ({"k_core": -1}, "k_core=-1"),
-        ({"k_core": "five"}, "k_core='five' must be of type int"),
+        ({"k_core": -1}, "k_core=-1 must not be negative"),
+        ({"k_core": "five"}, "k_core='five' must be a whole number"),
     ],
 )
 def test_options_without_effect_are_refused(options: dict[str, Any], message: str) -> None:

@@ -28,6 +28,8 @@ SETTINGS = {
     "reg_weight": 0.3,
     "alpha_u2u": 0.8,
     "beta_i2i": 0.2,
+    "contrast": "all",
+    "contrast_denominator": "all",
 }
 
 

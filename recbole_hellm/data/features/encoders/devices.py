@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from recbole_hellm.config.devices import AUTO, choose_device
+
 if TYPE_CHECKING:
     import torch
-
-
-def default_device() -> torch.device:
-    """A CUDA GPU, else Apple's, else the CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def working_dtype(device: torch.device) -> torch.dtype:
@@ -27,11 +20,24 @@ def working_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if halved else torch.float32
 
 
-class OnDefaultDevice:
-    """What encoders share whose model is on :func:`default_device`."""
+class OnDevice:
+    """What encoders share that compute with PyTorch.
+
+    Attributes
+    ----------
+    device_name : str
+        ``auto`` (a CUDA GPU, else Apple's, else the CPU), or a device as PyTorch names it.
+    """
+
+    device_name: str = AUTO
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder computes; raises :class:`ConfigError` if there is no such device."""
+        return choose_device(self.device_name, mps=True)
 
     @property
     def precision(self) -> str:
         """Type of the weights and kind of device, for example ``bfloat16 on cuda``."""
-        device = default_device()
+        device = self.device
         return f"{str(working_dtype(device)).removeprefix('torch.')} on {device.type}"

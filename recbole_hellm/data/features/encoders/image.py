@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from recbole_hellm.config.devices import AUTO
 from recbole_hellm.data.features.encoders.base import ImageEncoder
-from recbole_hellm.data.features.encoders.devices import OnDefaultDevice
+from recbole_hellm.data.features.encoders.devices import OnDevice
 from recbole_hellm.data.features.encoders.models import (
     enough_memory,
     folder_revision,
@@ -50,12 +51,12 @@ CLIP = "openai/clip-vit-base-patch32"  # the paper's
 _READERS = 8  # threads that read pictures, at most
 
 
-class VisionEncoder(OnDefaultDevice):
+class VisionEncoder(OnDevice):
     """One vector per picture by a Hugging Face vision model; not normalised.
 
     - Models of pictures and texts (CLIP, SigLIP and the like): ``get_image_features``, in CLIP the
       pooled and projected picture. With ``openai/clip-vit-base-patch32`` the paper's image
-      features (METHOD 1.5).
+      features (docs/method.md, Item images).
     - Other models (ViT, DINOv2, ConvNeXt, ...): their pooled output. Where there is none, or the
       checkpoint lacks the pooler's weights, the [CLS] token of the last layer; without such a
       token the mean over the last layer's places.
@@ -158,7 +159,7 @@ class VisionEncoder(OnDefaultDevice):
     def _load(self) -> tuple[Any, Any, bool]:
         config = load_config(self._told, self.folder)
         processor = self._load_processor()
-        model, missing = load_model(self._told, self.folder, config, ("pooler",))
+        model, missing = load_model(self._told, self.folder, config, self.device, ("pooler",))
         return model, processor, not any("pooler" in key for key in missing)
 
     def _load_processor(self) -> Any:
@@ -181,7 +182,7 @@ class VisionEncoder(OnDefaultDevice):
             ) from error
 
 
-def resolve_image_encoder(name: str, batch_size: int = 64) -> ImageEncoder:
+def resolve_image_encoder(name: str, batch_size: int = 64, device: str = AUTO) -> ImageEncoder:
     """The image encoder of the given name.
 
     Parameters
@@ -191,17 +192,18 @@ def resolve_image_encoder(name: str, batch_size: int = 64) -> ImageEncoder:
         a vision model.
     batch_size : int
         Pictures per forward pass.
+    device : str
+        See :class:`~recbole_hellm.data.features.encoders.devices.OnDevice`.
 
     Raises
     ------
     FeatureError
         If the model cannot be had.
     """
-    return (
-        VisionEncoder(CLIP, "clip", batch_size)
-        if name == "clip"
-        else VisionEncoder(name, batch_size=batch_size)
-    )
+    path, label = (CLIP, "clip") if name == "clip" else (name, None)
+    encoder = VisionEncoder(path, label, batch_size)
+    encoder.device_name = device
+    return encoder
 
 
 def encode_images(
@@ -212,6 +214,7 @@ def encode_images(
     force: bool = False,
     progress: bool = True,
     batch_size: int = 64,
+    device: str = AUTO,
 ) -> Path:
     """Encode the items' pictures and store them as modality ``image``.
 
@@ -237,6 +240,8 @@ def encode_images(
         Show items, rate and time left.
     batch_size : int
         Pictures per forward pass.
+    device : str
+        See :func:`resolve_image_encoder`.
 
     Returns
     -------
@@ -249,7 +254,7 @@ def encode_images(
         If no item has a usable picture, item tokens repeat, the encoder cannot be had, or features
         of another origin have the name.
     """
-    model = resolve_image_encoder(encoder, batch_size)
+    model = resolve_image_encoder(encoder, batch_size, device)
     path = feature_path(directory, "image", model.name)
     tokens = check_tokens(tokens, path)
     files = {token: metadata.file(token) for token in tokens}

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-from recbole_hellm.data.features.encoders.devices import default_device, working_dtype
+from recbole_hellm.data.features.encoders.devices import working_dtype
 from recbole_hellm.errors import FeatureError
+from recbole_hellm.files import update_digest
 from recbole_hellm.models.pretrained import LOADING_ERRORS, NO_CODE, Pretrained
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
@@ -81,9 +83,7 @@ def folder_revision(folder: Path) -> str:
         if any(part.startswith(".") for part in place.parts):
             continue
         digest.update(f"{place.as_posix()}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        update_digest(digest, file)
     return digest.hexdigest()
 
 
@@ -113,9 +113,9 @@ def load_config(model: Pretrained, folder: Path) -> Any:
 
 
 def load_model(
-    model: Pretrained, folder: Path, config: Any, unneeded: Collection[str]
+    model: Pretrained, folder: Path, config: Any, device: torch.device, unneeded: Collection[str]
 ) -> tuple[PreTrainedModel, set[str]]:
-    """Load a model for inference, on the default device in its precision.
+    """Load a model for inference, on a device in its precision.
 
     Parameters
     ----------
@@ -123,6 +123,7 @@ def load_model(
     folder : Path
         See :func:`model_folder`.
     config : PreTrainedConfig
+    device : torch.device
     unneeded : collection of str
         Parts of weight names that a checkpoint may lack, since the encoder can do without them.
 
@@ -138,7 +139,6 @@ def load_model(
     """
     from transformers import AutoModel
 
-    device = default_device()
     try:
         loaded, report = AutoModel.from_pretrained(
             str(folder),

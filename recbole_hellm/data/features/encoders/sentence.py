@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recbole_hellm.data.features.encoders.devices import (
-    OnDefaultDevice,
-    default_device,
+    OnDevice,
     working_dtype,
 )
 from recbole_hellm.data.features.encoders.models import (
@@ -39,7 +38,7 @@ def text_model(path_or_name: str) -> Pretrained:
     )
 
 
-class TextModel(OnDefaultDevice):
+class TextModel(OnDevice):
     """What encoders of texts share that encode batch by batch."""
 
     name: str
@@ -131,7 +130,7 @@ class SentenceEncoder(TextModel):
     def _load(self) -> Any:
         from sentence_transformers import SentenceTransformer
 
-        device = default_device()
+        device = self.device
         try:
             self._check_modules()
             with enough_memory(self._told.subject):

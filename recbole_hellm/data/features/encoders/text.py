@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from recbole_hellm.config.devices import AUTO
 from recbole_hellm.config.settings import require
 from recbole_hellm.data.features.encoders.base import BatchEncoder, TextEncoder
 from recbole_hellm.data.features.encoders.models import RESERVED, model_folder, slug
@@ -26,6 +27,7 @@ from recbole_hellm.data.features.encoders.sentence import (
     INSTALL,
     OWNER,
     SentenceEncoder,
+    TextModel,
     text_model,
 )
 from recbole_hellm.data.features.encoders.storing import (
@@ -132,7 +134,7 @@ class TfidfSvdEncoder:
 
 
 def resolve_text_encoder(
-    name: str = "auto", pooling: str = "auto", batch_size: int = 64
+    name: str = "auto", pooling: str = "auto", batch_size: int = 64, device: str = AUTO
 ) -> TextEncoder | BatchEncoder[str]:
     """The text encoder of the given name.
 
@@ -147,6 +149,8 @@ def resolve_text_encoder(
         to its own pooling, and is ``cls`` for ``bert`` and ``mean`` for any other transformer.
     batch_size : int
         Texts per forward pass; nothing to ``tfidf``.
+    device : str
+        See :class:`~recbole_hellm.data.features.encoders.devices.OnDevice`; nothing to ``tfidf``.
 
     Raises
     ------
@@ -168,9 +172,9 @@ def resolve_text_encoder(
         logger.info("Text encoder auto is %s here%s.", name, why)
     if name == "tfidf":
         return TfidfSvdEncoder()
-    if name == "minilm":
-        return _minilm(batch_size)
-    return _transformer(name, pooling, batch_size)
+    encoder = _minilm(batch_size) if name == "minilm" else _transformer(name, pooling, batch_size)
+    encoder.device_name = device
+    return encoder
 
 
 def named_features(directory: Path, encoder: str) -> list[str] | None:
@@ -225,7 +229,7 @@ def encode_text(
     progress : bool
         Show items, rate and time left.
     **options
-        ``pooling`` and ``batch_size`` of :func:`resolve_text_encoder`.
+        ``pooling``, ``batch_size`` and ``device`` of :func:`resolve_text_encoder`.
 
     Returns
     -------
@@ -306,7 +310,7 @@ def _minilm(batch_size: int = 64) -> SentenceEncoder:
     return SentenceEncoder(str(folder), "minilm", version, batch_size)
 
 
-def _transformer(name: str, pooling: str, batch_size: int) -> BatchEncoder[str]:
+def _transformer(name: str, pooling: str, batch_size: int) -> TextModel:
     if name == "bert":
         chosen: Pooling = "mean" if pooling == "mean" else "cls"
         label = "bert" if chosen == "cls" else "bert-mean"

@@ -35,9 +35,10 @@ Pooling = Literal["cls", "mean"]
 class TransformerEncoder(TextModel):
     """The last layer of a text encoder, pooled into one vector: no pooler, no normalisation.
 
-    With ``bert-base-uncased`` and `pooling` ``cls``, the paper's text features (METHOD 1.4). Of an
-    encoder-decoder such as T5 the encoder is used; decoder-only models are refused. A batch is
-    padded to its longest text, which masking makes equal to padding to the limit.
+    With ``bert-base-uncased`` and `pooling` ``cls``, these are the paper's text features
+    (docs/method.md, Item texts). Of an encoder-decoder such as T5 the encoder is used; decoder-only
+    models are refused. A batch is padded to its longest text, which masking makes equal to padding
+    to the limit.
 
     Parameters
     ----------
@@ -114,9 +115,8 @@ class TransformerEncoder(TextModel):
                 f"{BERT}, or a sentence-transformers model."
             )
         tokenizer = self._load_tokenizer()
-        model, _ = load_model(
-            self._told, self.folder, config, ("pooler", "decoder.") if two_sided else ("pooler",)
-        )
+        unneeded = ("pooler", "decoder.") if two_sided else ("pooler",)
+        model, _ = load_model(self._told, self.folder, config, self.device, unneeded)
         if hasattr(model, "get_image_features") or not tokenizer.pad_token:
             raise FeatureError(
                 f"{self._told.subject} ({config.model_type}) is no plain text encoder; name one "

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from recbole_hellm.data.preparation.datasets.base import DatasetFamily
-from recbole_hellm.errors import ConfigError
+from recbole_hellm.errors import ConfigError, nearest
 from recbole_hellm.extensions import installed, is_import_path, load_object
-from recbole_hellm.registry import nearest
 
 ENTRY_POINTS = "recbole_hellm.datasets"
 _HERE = "recbole_hellm.data.preparation.datasets"

@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from recbole_hellm.data.downloads.http import DownloadError, RetryPolicy, download
+from recbole_hellm.data.downloads.http import DownloadError, download
 from recbole_hellm.data.downloads.mirrors import Mirrors
+from recbole_hellm.data.downloads.retry import RetryPolicy
 from recbole_hellm.data.preparation.datasets.base import DatasetFamily, RawFile
 from recbole_hellm.data.preparation.packed_files import member_of
 from recbole_hellm.errors import DataError

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from recbole_hellm.data.downloads.http import RetryPolicy
 from recbole_hellm.data.downloads.mirrors import Mirrors
+from recbole_hellm.data.downloads.retry import RetryPolicy
 from recbole_hellm.data.preparation.datasets.amazon2014 import Amazon2014
 from recbole_hellm.data.preparation.datasets.amazon2018 import Amazon2018
 from recbole_hellm.data.preparation.datasets.base import RawFile

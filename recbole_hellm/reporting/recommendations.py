@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +11,10 @@ from typing import Any, Literal
 import pandas as pd
 from tabulate import tabulate
 
-from recbole_hellm.config.settings import Settings, require, require_file_name
+from recbole_hellm.config.settings import Settings, require, require_file_name, setting
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import ConfigError, DataError
+from recbole_hellm.files import atomic_path, write_text
 from recbole_hellm.runs.recommending import Recommender
 
 SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
@@ -23,53 +22,33 @@ WIDEST = 44  # characters of a title or of categories in a table
 Format = Literal["table", "json", "csv", "parquet"]
 
 
-@dataclasses.dataclass(frozen=True)
 class RecommendSettings(Settings):
-    """For whom to recommend what, and in which form.
+    """For whom to recommend what, and in which form."""
 
-    Attributes
-    ----------
-    user : str, optional
-        User tokens, separated by commas.
-    users : str, optional
-        File with a user token per line.
-    all_users : bool
-    history : str, optional
-        Item tokens, oldest first, separated by commas.
-    topk : int
-    exclude_seen : bool
-    recent : int
-        Items of the user's history that are shown, newest first.
-    format : str, optional
-        By default, what the ending of `output` says, or a table.
-    output : str, optional
-        File to write; standard output otherwise.
-    data_path, backbone : str, optional
-        Where the dataset and a frozen backbone lie if they have moved.
-    """
+    user: str | None = setting(None, "User tokens, separated by commas.")
+    users: str | None = setting(None, "File with a user token per line.")
+    all_users: bool = setting(False, "Recommend for every user.")
+    history: str | None = setting(
+        None,
+        "Item tokens, oldest first, separated by commas, of a user the model has not seen "
+        "(sequential and LLM models).",
+    )
+    topk: int = setting(10, "Items for each user.", ge=1)
+    exclude_seen: bool = setting(True, "Leave out items of the user's history.")
+    recent: int = setting(5, "Items of the user's history to show, newest first.", ge=0)
+    format: Format | None = setting(None, "By default, what the ending of output says, or a table.")
+    output: str | None = setting(None, "File to write; standard output otherwise.")
+    data_path: str | None = setting(None, "Where the datasets lie if they have moved.")
+    backbone: str | None = setting(None, "Where a frozen backbone lies if it has moved.")
 
-    user: str | None = None
-    users: str | None = None
-    all_users: bool = False
-    history: str | None = None
-    topk: int = 10
-    exclude_seen: bool = True
-    recent: int = 5
-    format: Format | None = None
-    output: str | None = None
-    data_path: str | None = None
-    backbone: str | None = None
-
-    def validate(self) -> None:
-        """Check ranges and that one kind of user is asked for; raises :class:`ConfigError`."""
+    def validate_relations(self) -> None:
+        """Check that one kind of user is asked for; raises :class:`ConfigError`."""
         kinds = [self.user, self.users, self.all_users or None, self.history]
         require(
             sum(kind is not None for kind in kinds) == 1,
             "Say for whom to recommend with one of --user=TOKEN, --users=FILE, --all_users or "
             "--history=ITEM1,ITEM2.",
         )
-        require(self.topk >= 1, f"topk={self.topk} must be at least 1.")
-        require(self.recent >= 0, f"recent={self.recent} must not be negative.")
         require(
             self.chosen_format != "parquet" or self.output is not None,
             "Parquet is no text; name a file with --output=FILE.",
@@ -107,14 +86,12 @@ def listing(run: str | Path, wanted: RecommendSettings) -> str:
     if not wanted.output:
         return _TEXTS[kind](frame, recent, metadata)
     path = Path(wanted.output)
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if kind == "parquet":
-            _flat(frame, recent, metadata).to_parquet(temporary, index=False)
+            with atomic_path(path) as temporary:
+                _flat(frame, recent, metadata).to_parquet(temporary, index=False)
         else:
-            temporary.write_text(_TEXTS[kind](frame, recent, metadata) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+            write_text(path, _TEXTS[kind](frame, recent, metadata) + "\n")
     except OSError as error:
         raise ConfigError(f"output={path} cannot be written ({error.strerror}).") from error
     return f"{path}: {len(frame):,} recommendations for {len(recent):,} users"

@@ -14,7 +14,7 @@ import pytest
 from recbole_hellm import recommend, run
 from recbole_hellm.cli.main import main, parse_options
 from recbole_hellm.errors import ConfigError, HellmError
-from recbole_hellm.runs.listing import RecommendSettings, listing
+from recbole_hellm.reporting.recommendations import RecommendSettings, listing
 from recbole_hellm.runs.recommending import Recommender
 from recbole_hellm.runs.results import RunResult
 

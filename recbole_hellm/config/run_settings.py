@@ -1,0 +1,125 @@
+"""The settings of data, protocol and runs, which every model shares."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from recbole_hellm.config.settings import Facts, Settings, require, setting
+
+# Where a run reads and writes, how it is shown and how fast it is; never what comes out of it.
+_PLACE = Facts(identifies=False, passed_on=True)
+_HERE = Facts(identifies=False, passed_on=True, restored=False)
+_PROTOCOL = Facts(passed_on=True)
+
+
+class RunSettings(Settings):
+    """Settings of data, protocol and runs."""
+
+    # Data
+    data_path: str = setting("dataset", "Folder that holds one folder per dataset.", facts=_HERE)
+    raw_dir: str | None = setting(
+        None, "Folder of raw files; the environment variable HELLM_RAW_DIR otherwise.", facts=_HERE
+    )
+    mirrors: str | tuple[str, ...] | None = setting(
+        None,
+        "Where missing raw files are downloaded: addresses, a file that lists them, or none.",
+        facts=_PLACE,
+        hash_neutral=True,
+    )
+    load_col: dict | None = setting(
+        None,
+        "Columns to read from atomic files, by suffix; ids, time and position are always read.",
+        facts=_PROTOCOL,
+        recbole_default=True,
+    )
+    unload_col: dict | None = setting(
+        None, "Columns not to read from atomic files.", facts=_PROTOCOL, recbole_default=True
+    )
+    features: tuple[str, ...] | None = setting(
+        None,
+        "Feature files to use, as in [text-minilm, image-clip]; all otherwise.",
+        facts=_PLACE,
+    )
+    text_encoder: str = setting(
+        "auto", "auto, minilm, tfidf, bert, or the name or folder of a text encoder.", facts=_PLACE
+    )
+    MAX_ITEM_LIST_LENGTH: int = setting(
+        50,
+        "Last items of a history that sequential models read.",
+        ge=1,
+        facts=_PROTOCOL,
+        shown=True,
+    )
+
+    # Evaluation: leave-one-out, full ranking, one masking for every model
+    mask_history: Literal["seen", "train", "none"] = setting(
+        "seen", "Items of a user that the ranking leaves out.", facts=_PROTOCOL, shown=True
+    )
+    metrics: tuple[str, ...] = setting(
+        ("Recall", "NDCG", "MRR", "Hit"), "Metrics to compute.", facts=_PROTOCOL
+    )
+    topk: tuple[int, ...] = setting((10, 20), "Lengths of the rankings.", facts=_PROTOCOL)
+    valid_metric: str = setting(
+        "NDCG@10",
+        "Metric of the validation split that chooses the epoch.",
+        facts=_PROTOCOL,
+        shown=True,
+    )
+    metric_decimal_place: int = setting(12, "Decimals that RecBole's own reports keep.", ge=0)
+    eval_users: int = setting(
+        256, "Users scored at a time; 256 fit into a processor's cache.", ge=1, facts=_PLACE
+    )
+
+    # Training
+    seed: int = setting(2024, "Random seed.", ge=0, lt=2**32, facts=_PROTOCOL, shown=True)
+    reproducibility: bool = setting(True, "Use deterministic algorithms.", facts=_PROTOCOL)
+    train_batch_size: int = setting(2048, "Training rows of a step.", ge=1, shown=True)
+    bucket_by_length: bool = setting(
+        False,
+        "Sequential models: batch histories of similar length and trim their padding.",
+        shown=True,
+    )
+
+    # Runs
+    runs_dir: str = setting("runs", "Folder of run directories.", facts=_HERE)
+    resume: bool = setting(False, "Go on from the last finished epoch.", facts=_HERE)
+    force: bool = setting(
+        False, "Train again even if the same run is finished.", identifies=False, restored=False
+    )
+    save_topk: int = setting(
+        0, "Items of each user's recommended list to keep, stages included.", ge=0, facts=_PLACE
+    )
+    projector: bool = setting(
+        True,
+        "Write item embeddings for TensorBoard's projector.",
+        facts=_PLACE,
+        hash_neutral=True,
+    )
+    device: str = setting(
+        "auto",
+        "Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.",
+        facts=_HERE,
+    )
+    use_gpu: bool = setting(True, "Whether device=auto may take a GPU.", facts=_PLACE)
+    threads: int | None = setting(None, "CPU threads; all cores otherwise.", ge=1, facts=_PLACE)
+    show_progress: bool = setting(True, "Show progress bars.", facts=_PLACE)
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _device_name(cls, value: Any) -> str:
+        return str(value)  # the configuration keeps a torch.device
+
+    def validate_relations(self) -> None:
+        """Check what concerns several fields or elements; raises :class:`ConfigError`."""
+        require(
+            bool(self.topk) and min(self.topk) >= 1,
+            f"topk={list(self.topk)} must be one or more positive numbers.",
+        )
+        known = {f"{metric}@{k}".lower() for metric in self.metrics for k in self.topk}
+        require(
+            self.valid_metric.lower() in known,
+            f"valid_metric={self.valid_metric!r} is not among the metrics "
+            f"({', '.join(sorted(known))}); name one of them, or add it to metrics and topk.",
+        )
