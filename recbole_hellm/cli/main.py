@@ -28,7 +28,10 @@ commands
   prepare   make a dataset's files:    --dataset=Beauty [--raw_dir=FOLDER] [--k_core=5]
               [--mirrors=FILE.yaml|none]; raw files that are in no folder are downloaded
               --dataset=NAME --interactions=FILE [--items=FILE]: CSV, TSV, Parquet or JSON lines of
-              your own [--user_column= --item_column= --time_column= --layout=amazon2023|...]
+              your own [--user_column= --item_column= --time_column= --layout=amazon2023|...];
+              without a header or with another separator: --columns='[user, item, rating, time]'
+              --separator=:: [--item_columns= --item_separator= --encoding=latin-1]
+              --dataset=NAME --family=my_package.my_module:MyFamily: datasets of your own by name
   encode    make item features:        --dataset=Beauty; after a kill the same command goes on
               [--text_encoder=auto|minilm|tfidf|bert|NAME|FOLDER|none] [--text_pooling=cls|mean]
               [--image_encoder=clip|NAME|FOLDER] [--images=FOLDER] [--encode_batch=64] [--force]
@@ -63,6 +66,7 @@ POSITIONAL = {"report": "runs"}
 TEXTS = {
     "encode": ("text_encoder", "text_pooling", "image_encoder", "images"),
     "import": ("features", "modality", "encoder", "tokens"),
+    "prepare": ("family", "separator", "item_separator", "encoding"),
     "recommend": ("run", "user", "users", "history", "format", "output", "backbone"),
     "report": ("runs", "output", "images", "backbone"),
 }
@@ -70,6 +74,7 @@ TEXTS = {
 NAMES = (
     *("dataset", "datasets", "data_path", "runs_dir", "raw_dir", "records", "output", "config"),
     *("interactions", "items", "user_column", "item_column", "time_column", "mirrors"),
+    *("columns", "item_columns"),
     *("space", "studies_dir", "storage", "graph_embeddings", "sequence_embeddings"),
     *("text_encoder", "backbone"),
 )
@@ -260,24 +265,17 @@ def _directory(options: dict[str, Any]) -> tuple[str, Path]:
 
 
 def _prepare(options: dict[str, Any]) -> str:
-    from recbole_hellm.data.downloads.mirrors import Mirrors
-    from recbole_hellm.data.preparation.atomic import describe
-    from recbole_hellm.data.preparation.prepare import (
-        PrepareSettings,
-        prepare_dataset,
-        prepare_files,
-    )
+    from recbole_hellm.data.preparation.manifest import describe
+    from recbole_hellm.data.preparation.prepare import prepare
+    from recbole_hellm.data.preparation.settings import PrepareSettings
 
     _only(options, "dataset", "data_path", *PrepareSettings.keys())
     name, directory = _directory(options)
     settings = PrepareSettings.from_config(options)
-    if settings.interactions is not None:
-        if "dataset" not in options:
-            raise ConfigError("--interactions needs a name for the dataset: --dataset=NAME.")
-        return describe(prepare_files(name, directory, settings))
-    raw_dir = Path(settings.raw_dir) if settings.raw_dir else None
-    mirrors = Mirrors(settings.mirrors)
-    return describe(prepare_dataset(name, directory, raw_dir, mirrors, settings.k_core))
+    for key in ("interactions", "family"):
+        if getattr(settings, key) is not None and "dataset" not in options:
+            raise ConfigError(f"--{key} needs a name for the dataset: --dataset=NAME.")
+    return describe(prepare(name, directory, settings))
 
 
 def _encode(options: dict[str, Any]) -> str:

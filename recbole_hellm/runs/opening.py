@@ -9,8 +9,9 @@ import torch
 from recbole.utils import init_seed
 
 from recbole_hellm import compat, registry
+from recbole_hellm.data.features.encoding import ensure_features
 from recbole_hellm.data.interactions.dataset import create_dataset
-from recbole_hellm.data.preparation.prepare import ensure_dataset, ensure_features
+from recbole_hellm.data.preparation.prepare import ensure_dataset
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.evaluation.evaluator import Evaluator
 from recbole_hellm.runs.directory import RunDirectory, SilentDirectory

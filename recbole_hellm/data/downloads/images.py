@@ -37,7 +37,8 @@ from recbole_hellm.data.features.item_metadata import (
     ItemMetadata,
     file_stem,
 )
-from recbole_hellm.data.preparation.atomic import MANIFEST, read_items
+from recbole_hellm.data.preparation.atomic import read_items
+from recbole_hellm.data.preparation.manifest import MANIFEST
 from recbole_hellm.errors import DataError
 from recbole_hellm.files import remove_leftovers, write_bytes
 

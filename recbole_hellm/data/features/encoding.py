@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from recbole_hellm.config.settings import Settings, require, setting
 from recbole_hellm.data.features.encoders.image import encode_images
+from recbole_hellm.data.features.encoders.text import encode_text
 from recbole_hellm.data.features.item_metadata import ItemMetadata
+from recbole_hellm.data.features.store import list_features
 from recbole_hellm.data.preparation.atomic import read_items
-from recbole_hellm.data.preparation.prepare import encode_dataset
 from recbole_hellm.errors import DataError, FeatureError
 
 NONE = "none"
@@ -111,3 +112,64 @@ def encode_features(
         metadata = ItemMetadata.read(directory, name, images=images)
         made.append(encode_images(directory, tokens, metadata, settings.image_encoder, **common))
     return made
+
+
+def ensure_features(config: Any) -> None:
+    """Encode item texts if `config` names no features and there are none for text.
+
+    An encoder that is named (not ``auto``) is run unless its features are there.
+
+    Raises
+    ------
+    FeatureError
+        If there are neither features nor item texts to make them from.
+    """
+    directory, name = config.dataset_directory, config["dataset"]
+    if config["features"] is not None:
+        return
+    present = {info.modality for info in list_features(directory)}
+    if "text" in present and config["text_encoder"] == "auto":
+        return
+    if (directory / f"{name}.item").is_file():
+        progress = "show_progress" not in config or bool(config["show_progress"])
+        encode_dataset(
+            name,
+            directory,
+            config["text_encoder"],
+            progress=progress,
+            device=str(config["device"]),
+        )
+    elif not present:
+        raise FeatureError(
+            f"Dataset '{name}' has neither item texts ({name}.item) nor features in "
+            f"{directory / 'features'}; add one of them."
+        )
+
+
+def encode_dataset(
+    name: str,
+    directory: Path,
+    encoder: str = "auto",
+    force: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Path:
+    """Encode a dataset's item texts into its feature store.
+
+    Parameters
+    ----------
+    name, directory : str, Path
+        The dataset's name and folder.
+    encoder, force, progress, **options
+        See :func:`recbole_hellm.data.features.encoders.text.encode_text`.
+
+    Raises
+    ------
+    DataError
+        If the dataset has no item table.
+    FeatureError
+        If its texts cannot be encoded.
+    """
+    if not (directory / f"{name}.item").is_file():
+        raise DataError(f"{directory / f'{name}.item'} is missing, so there is no text to encode.")
+    return encode_text(directory, read_items(directory, name), encoder, force, progress, **options)

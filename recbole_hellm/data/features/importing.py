@@ -25,8 +25,8 @@ import numpy.typing as npt
 from recbole_hellm.config.settings import Settings, require, setting
 from recbole_hellm.data.features.embedding_files import ItemTableFile
 from recbole_hellm.data.features.store import check_tokens, feature_path, save_features
-from recbole_hellm.data.preparation.atomic import describe_source
-from recbole_hellm.data.preparation.tables import read_table
+from recbole_hellm.data.preparation.manifest import describe_source
+from recbole_hellm.data.preparation.table_files import TableFile
 from recbole_hellm.errors import DataError, FeatureError
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def dataset_items(name: str, directory: Path) -> list[str]:
     path = directory / f"{name}.inter"
     if not path.is_file():
         raise DataError(f"{path} does not exist; prepare the dataset '{name}' first.")
-    frame = read_table(path, "item_id".__eq__, progress=False).frame
+    frame = TableFile(path).read("item_id".__eq__, progress=False).frame
     if "item_id" not in frame:
         raise DataError(f"{path}, line 1 names no column item_id; rename the one with items.")
     return sorted(frame["item_id"].dropna().unique().tolist())
@@ -197,7 +197,7 @@ def read_rows(path: Path) -> Rows:
 
 
 def _read_mapping(path: Path) -> Rows:
-    table = read_table(path, lambda _: True, progress=False)
+    table = TableFile(path).read(lambda _: True, progress=False)
     if len(table.columns) != 2:
         raise FeatureError(
             f"{path} has {len(table.columns)} columns ({', '.join(table.columns[:6])}); keep two: "

@@ -1,4 +1,4 @@
-"""RecBole atomic files in canonical order, and the manifest that says what is in them.
+"""RecBole atomic files in canonical order, and the manifest that describes them.
 
 A prepared dataset is three files in one folder:
 
@@ -30,11 +30,10 @@ from recbole_hellm.data.interactions.splits import (
     tied_test_users,
     tied_validation_users,
 )
+from recbole_hellm.data.preparation.manifest import FORMAT_VERSION, MANIFEST
 from recbole_hellm.errors import DataError
-from recbole_hellm.files import atomic_paths, file_sha256
+from recbole_hellm.files import atomic_paths
 
-MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
 TEXT_COLUMNS = ("title", "brand", "categories", "description")
 _INTER_HEADER = ("user_id:token", "item_id:token", "position:float", "timestamp:float")
 _ITEM_HEADER = (
@@ -71,7 +70,8 @@ def write_atomic_dataset(
     directory : Path
         Created if absent; files of the same names are replaced.
     sources : sequence of mapping
-        Where the data comes from, see :func:`describe_source`.
+        Where the data comes from, see
+        :func:`recbole_hellm.data.preparation.manifest.describe_source`.
     notes : mapping, optional
         Anything JSON-serialisable that the manifest should keep.
 
@@ -133,37 +133,6 @@ def write_atomic_dataset(
     _replace_files(Path(directory), {**contents, MANIFEST: text.encode()})
     if items is None:
         (Path(directory) / f"{name}.item").unlink(missing_ok=True)  # of other data
-    return manifest
-
-
-def describe_source(path: Path) -> dict[str, Any]:
-    """Name, size in bytes and SHA-256 of an input file, as a manifest lists it."""
-    path = Path(path)
-    return {"file": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
-
-
-def read_manifest(directory: Path) -> dict[str, Any] | None:
-    """The manifest of a prepared dataset, or None where there is none.
-
-    Raises
-    ------
-    DataError
-        If the file is there and is no manifest of this version.
-    """
-    path = Path(directory) / MANIFEST
-    if not path.is_file():
-        return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(
-            f"{path} is no JSON ({error}); delete it and prepare the dataset again."
-        ) from error
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
-    if version != FORMAT_VERSION:
-        raise DataError(
-            f"{path} has format version {version}, not {FORMAT_VERSION}; prepare the dataset again."
-        )
     return manifest
 
 
@@ -230,39 +199,9 @@ def read_items(directory: Path, name: str, item_field: str = "item_id") -> pd.Da
     return frame
 
 
-def describe(manifest: Mapping[str, Any]) -> str:
-    """A dataset's row of the statistics table (the paper's Table 2), and what ties decide.
-
-    All interactions are counted. The paper's table omits one per user (docs/method.md, Table 2).
-    """
-    cells = {
-        "Dataset": manifest["name"],
-        "Users": f"{manifest['users']:,}",
-        "Items": f"{manifest['items']:,}",
-        "Interactions": f"{manifest['interactions']:,}",
-        "Density": f"{100 * (1.0 - manifest['sparsity']):.3f} %",
-        "Sparsity": f"{100 * manifest['sparsity']:.3f} %",
-    }
-    widths = [max(len(key), len(value)) for key, value in cells.items()]
-    rows: list[Iterable[str]] = [cells.keys(), cells.values()]
-    table = "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    below = manifest["users_below_three"]
-    evaluated = manifest["users"] - below
-    lines = [f"\nOf {evaluated:,} evaluated users, equal times leave to the rule for ties"]
-    for part in ("test", "validation"):
-        count = manifest.get(f"users_with_tied_{part}")
-        if count is not None:
-            lines.append(f"  the {part} item of {_share(count, evaluated)}")
-    if below:
-        lines.append(f"{below:,} users have fewer than three interactions: they train only")
-    return "\n".join([table, *lines])
-
-
-def _share(count: int, total: int) -> str:
-    return f"{count:,} ({100 * count / max(total, 1):.1f} %)"
+def is_missing(value: Any) -> bool:
+    """Whether a cell of a table is empty: None, NA or NaN."""
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
 
 
 def _item_table(items: pd.DataFrame, candidates: Sequence[str]) -> bytes:
@@ -280,7 +219,7 @@ def _item_table(items: pd.DataFrame, candidates: Sequence[str]) -> bytes:
     rows = []
     for token in candidates:
         title, brand, categories, description, image = texts.get(token, (None,) * len(fields))
-        path = "" if _is_missing(categories) else _words(categories)
+        path = "" if is_missing(categories) else _words(categories)
         rows.append([token, _text(title), _text(brand), path, _text(description), _text(image)])
     header = (*_ITEM_HEADER, f"{IMAGE}:token")
     width = len(header) if any(row[-1] for row in rows) else len(_ITEM_HEADER)
@@ -294,7 +233,7 @@ def _words(categories: Any) -> str:
 
 def _text(value: Any) -> str:
     """`value` on one line: any run of white space, tabs and line ends included, is one blank."""
-    if _is_missing(value):
+    if is_missing(value):
         return ""
     # What UTF-8 cannot hold (lone surrogates), and NUL, which ends a field for pandas.
     clean = str(value).encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
@@ -304,10 +243,6 @@ def _text(value: Any) -> str:
 def _quotable(text: str) -> str:
     # RecBole's reader takes a quote at the very start of a cell for a quoted cell.
     return f" {text}" if text.startswith('"') else text
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
 
 
 def _check_tokens(tokens: Iterable[str], field: str) -> list[str]:

@@ -37,16 +37,16 @@ def k_core(interactions: pd.DataFrame, k: int) -> pd.DataFrame:
     if k < 0:
         raise ConfigError(f"k_core={k} must not be negative.")
     users, items = (_codes(interactions[key]) for key in ("user_id", "item_id"))
-    kept = np.arange(len(interactions))
-    while len(kept):
-        often = [np.bincount(codes[kept])[codes[kept]] >= k for codes in (users, items)]
+    rows = np.arange(len(interactions))
+    while len(rows):
+        often = [np.bincount(codes[rows])[codes[rows]] >= k for codes in (users, items)]
         enough = often[0] & often[1]
         if enough.all():
             break
-        kept = kept[enough]
-    if len(interactions) and not len(kept):
+        rows = rows[enough]
+    if len(interactions) and not len(rows):
         raise DataError(f"No interaction is left in the {k}-core; choose a smaller --k_core.")
-    return interactions.iloc[kept].reset_index(drop=True)
+    return interactions.iloc[rows].reset_index(drop=True)
 
 
 def _codes(tokens: pd.Series) -> npt.NDArray[np.int64]:

@@ -1,67 +1,46 @@
-"""Get a dataset and its features ready by name, making only what is missing."""
+"""Prepare datasets, by name or from the user's own files."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
-from recbole_hellm.config.settings import Settings, require, setting
+from recbole_hellm.config.settings import require
 from recbole_hellm.data.downloads.mirrors import Mirrors
-from recbole_hellm.data.features.encoders.text import encode_text
-from recbole_hellm.data.features.store import list_features
 from recbole_hellm.data.preparation.assembling import assemble
-from recbole_hellm.data.preparation.atomic import read_items
-from recbole_hellm.data.preparation.datasets.amazon import prepare_amazon
-from recbole_hellm.data.preparation.datasets.catalogue import CATALOGUE, names_told
-from recbole_hellm.data.preparation.layouts import Columns, read_interactions, read_item_table
+from recbole_hellm.data.preparation.column_roles import TABLE, Layout, recognise
+from recbole_hellm.data.preparation.datasets.base import DatasetFamily
+from recbole_hellm.data.preparation.datasets.families import families, family_of
+from recbole_hellm.data.preparation.datasets.raw_files import raw_files
 from recbole_hellm.data.preparation.sample import generate_sample
-from recbole_hellm.errors import ConfigError, DataError, FeatureError, nearest
+from recbole_hellm.data.preparation.settings import AUTO, PrepareSettings
+from recbole_hellm.data.preparation.table_files import TableFile
+from recbole_hellm.data.preparation.table_readers import read_interactions, read_item_table
+from recbole_hellm.errors import ConfigError, DataError, nearest
 
 logger = logging.getLogger(__name__)
 
 SAMPLE = "sample"
 
 
-class PrepareSettings(Settings):
-    """What `prepare` is told."""
-
-    raw_dir: str | None = setting(None, "Where raw files are, and are downloaded to.")
-    mirrors: str | tuple[str, ...] | None = setting(
-        None, "Addresses of raw files, a file that lists them, or none."
-    )
-    k_core: int | None = setting(None, "Keep users and items with this many interactions.", ge=0)
-    interactions: str | None = setting(None, "File of interactions of your own.")
-    items: str | None = setting(None, "File of items of your own.")
-    layout: Literal["auto", "table", "amazon2014", "amazon2018", "amazon2023"] = setting(
-        "auto", "What the columns of interactions mean; auto goes by their names."
-    )
-    user_column: str | None = setting(None, "Column of users.")
-    item_column: str | None = setting(None, "Column of items.")
-    time_column: str | None = setting(None, "Column of times.")
-
-    def validate_relations(self) -> None:
-        """Check that no option is without effect; raises :class:`ConfigError`."""
-        own = ("items", "user_column", "item_column", "time_column")
-        if self.interactions is None:
-            given = [key for key in own if getattr(self, key) is not None]
-            given += ["layout"] if self.layout != "auto" else []
-            require(not given, f"{', '.join(given)} needs --interactions=FILE beside it.")
-        else:
-            given = [key for key in ("raw_dir", "mirrors") if getattr(self, key) is not None]
-            require(not given, f"{', '.join(given)} is for datasets by name; remove it.")
-
-
-def prepare_dataset(
-    name: str,
-    directory: Path,
-    raw_dir: Path | None = None,
-    mirrors: Mirrors | None = None,
-    k_core: int | None = None,
+def prepare(
+    name: str, directory: Path, settings: PrepareSettings, progress: bool = True
 ) -> dict[str, Any]:
-    """Make the atomic files of a dataset this package knows by name.
+    """Make the atomic files of a dataset: from the user's files if `settings` name some.
+
+    Parameters
+    ----------
+    name : str
+        The dataset's name.
+    directory : Path
+        Folder for its files.
+    settings : PrepareSettings
+    progress : bool
+        Show progress bars.
 
     Returns
     -------
@@ -70,40 +49,94 @@ def prepare_dataset(
 
     Raises
     ------
+    ConfigError, DataError
+        See :func:`prepare_files` and :func:`prepare_dataset`.
+    """
+    if settings.interactions is not None:
+        return prepare_files(name, directory, settings, progress)
+    raw_dir = Path(settings.raw_dir) if settings.raw_dir else None
+    mirrors = Mirrors(settings.mirrors)
+    return prepare_dataset(
+        name, directory, raw_dir, mirrors, settings.k_core, settings.family, progress
+    )
+
+
+def prepare_dataset(
+    name: str,
+    directory: Path,
+    raw_dir: Path | None = None,
+    mirrors: Mirrors | None = None,
+    k_core: int | None = None,
+    family: str | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Make the atomic files of a dataset that is known by name.
+
+    Parameters
+    ----------
+    name, directory : str, Path
+        The dataset's name, and the folder for its files.
+    raw_dir, mirrors : Path, Mirrors, optional
+        See :func:`recbole_hellm.data.preparation.datasets.raw_files.raw_files`.
+    k_core : int, optional
+        See :func:`recbole_hellm.data.preparation.kcore.k_core`.
+    family : str, optional
+        Name or import path of the dataset's family; by default the first one that has it.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    dict
+        The manifest.
+
+    Raises
+    ------
+    ConfigError
+        If `family` is unknown or does not have the dataset.
     DataError
         If the name is unknown, or raw files are missing and cannot be downloaded, or malformed.
     """
-    if name == SAMPLE:
+    if name == SAMPLE and family is None:
         require(k_core is None, "k_core is not for the sample; remove it.")
         return generate_sample(directory)
-    if name in CATALOGUE:
-        return prepare_amazon(name, directory, raw_dir, mirrors=mirrors, k_core=k_core)
+    chosen = family_of(name, family)
+    if chosen is not None:
+        return _prepare_raw(chosen, name, directory, raw_dir, mirrors, k_core, progress)
+    known = list(families())
+    names = [SAMPLE, *(dataset for known_family in known for dataset in known_family.datasets)]
     raise DataError(
-        f"Unknown dataset '{name}'{nearest(name, [SAMPLE, *CATALOGUE])} use {SAMPLE}, "
-        f"{names_told()}, make it from files of your own with `recbole-hellm prepare "
-        f"--dataset={name} --interactions=FILE`, or put RecBole atomic files into {directory}."
+        f"Unknown dataset '{name}'{nearest(name, names)} use one of {SAMPLE}, "
+        f"{', '.join(known_family.summary() for known_family in known)}; make it from files of "
+        f"your own with `recbole-hellm prepare --dataset={name} --interactions=FILE`; or put "
+        f"RecBole atomic files into {directory}."
     )
 
 
 def prepare_files(
     name: str, directory: Path, settings: PrepareSettings, progress: bool = True
 ) -> dict[str, Any]:
-    """Make the atomic files of a dataset from a table of interactions, and one of items if given.
+    """Make the atomic files of a dataset from the user's tables of interactions and of items.
+
+    Parameters
+    ----------
+    name, directory, settings, progress
+        See :func:`prepare`; the table of items is optional.
 
     Returns
     -------
     dict
-        The manifest; its notes say which layout was read.
+        The manifest; its notes name the layout of the interactions.
 
     Raises
     ------
     ConfigError
-        If the name belongs to a dataset that this package makes, or is no name.
+        If the name belongs to a dataset that is known by name, or cannot name a folder.
     DataError
         If a file is missing or malformed, or a column is not found.
     """
     require(settings.interactions is not None, "prepare_files needs interactions.")
-    if name == SAMPLE or name in CATALOGUE:
+    if name == SAMPLE or family_of(name) is not None:
         raise ConfigError(
             f"'{name}' is a dataset that this package makes; give yours another name, for "
             f"example --dataset=my{name}."
@@ -111,23 +144,24 @@ def prepare_files(
     if not name or name in (".", "..") or not name.isprintable() or set(name) & set("/\\:"):
         raise ConfigError(f"--dataset={name!r} cannot name a folder; use letters and digits.")
     source = Path(str(settings.interactions)).expanduser()
-    columns = Columns(settings.user_column, settings.item_column, settings.time_column)
-    interactions, layout = read_interactions(source, settings.layout, columns, progress)
+    file = TableFile(source, settings.interactions_format)
+    layout = _layout(settings, file)
+    interactions = read_interactions(file, layout, progress)
     sources, read_items = [source], None
     if settings.items is not None:
-        table = Path(settings.items).expanduser()
-        sources.append(table)
+        items_file = TableFile(Path(settings.items).expanduser(), settings.items_format)
+        sources.append(items_file.path)
 
         def read_items(wanted: set[str]) -> pd.DataFrame:
-            found = read_item_table(table, wanted, layout, settings.item_column, progress)
-            if found.empty:
+            items = read_item_table(items_file, wanted, layout, progress)
+            if items.empty:
                 raise DataError(
-                    f"{table} has none of the {len(wanted)} items of {source}; correct "
+                    f"{items_file.path} has none of the {len(wanted)} items of {source}; correct "
                     "--item_column, or name another file."
                 )
-            return found
+            return items
 
-    notes = {"layout": layout}
+    notes = {"layout": layout.name}
     return assemble(name, directory, interactions, read_items, sources, notes, settings.k_core)
 
 
@@ -140,62 +174,47 @@ def ensure_dataset(config: Any) -> None:
         prepare_dataset(name, directory, raw_dir, Mirrors(config["mirrors"]))
 
 
-def ensure_features(config: Any) -> None:
-    """Encode item texts if `config` names no features and there are none for text.
-
-    An encoder that is named (not ``auto``) is run unless its features are there.
-
-    Raises
-    ------
-    FeatureError
-        If there are neither features nor item texts to make them from.
-    """
-    directory, name = config.dataset_directory, config["dataset"]
-    if config["features"] is not None:
-        return
-    present = {info.modality for info in list_features(directory)}
-    if "text" in present and config["text_encoder"] == "auto":
-        return
-    if (directory / f"{name}.item").is_file():
-        progress = "show_progress" not in config or bool(config["show_progress"])
-        encode_dataset(
-            name,
-            directory,
-            config["text_encoder"],
-            progress=progress,
-            device=str(config["device"]),
-        )
-    elif not present:
-        raise FeatureError(
-            f"Dataset '{name}' has neither item texts ({name}.item) nor features in "
-            f"{directory / 'features'}; add one of them."
-        )
-
-
-def encode_dataset(
+def _prepare_raw(
+    family: DatasetFamily,
     name: str,
     directory: Path,
-    encoder: str = "auto",
-    force: bool = False,
-    progress: bool = True,
-    **options: Any,
-) -> Path:
-    """Encode a dataset's item texts into its feature store.
+    raw_dir: Path | None,
+    mirrors: Mirrors | None,
+    k_core: int | None,
+    progress: bool,
+) -> dict[str, Any]:
+    paths = raw_files(family, name, directory, raw_dir, mirrors, progress)
+    interactions = family.read_interactions(name, paths, progress)
+    notes = {**family.notes(name), "layout": family.layout.name}
+    manifest = assemble(
+        name,
+        directory,
+        interactions,
+        lambda wanted: family.read_items(name, paths, wanted, progress),
+        list(paths.values()),
+        notes,
+        family.k_core if k_core is None else k_core,
+    )
+    family.check_totals(name, manifest)
+    if family.citation:
+        logger.info("Cite for '%s': %s.", name, family.citation)
+    return manifest
 
-    Parameters
-    ----------
-    name, directory : str, Path
-        The dataset's name and folder.
-    encoder, force, progress, **options
-        See :func:`recbole_hellm.data.features.encoders.text.encode_text`.
 
-    Raises
-    ------
-    DataError
-        If the dataset has no item table.
-    FeatureError
-        If its texts cannot be encoded.
-    """
-    if not (directory / f"{name}.item").is_file():
-        raise DataError(f"{directory / f'{name}.item'} is missing, so there is no text to encode.")
-    return encode_text(directory, read_items(directory, name), encoder, force, progress, **options)
+def _layout(settings: PrepareSettings, file: TableFile) -> Layout:
+    """The layout that `settings` name or the file shows, with the columns that they name."""
+    layouts = {TABLE.name: TABLE} | {family.layout.name: family.layout for family in families()}
+    if settings.layout == AUTO:
+        layout = recognise(file.columns, layouts.values())
+    else:
+        require(
+            settings.layout in layouts,
+            f"layout='{settings.layout}' is not allowed; use one of {', '.join((AUTO, *layouts))}.",
+        )
+        layout = layouts[settings.layout]
+    return dataclasses.replace(
+        layout,
+        user=settings.user_column or layout.user,
+        item=settings.item_column or layout.item,
+        time=settings.time_column or layout.time,
+    )

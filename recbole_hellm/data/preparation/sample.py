@@ -1,16 +1,16 @@
-"""The bundled sample: a small synthetic shop in which every kind of signal can be found.
+"""The bundled sample: a small synthetic shop that holds every kind of signal.
 
 - *Content*: items belong to sub-categories of eight categories and have a style; titles, brands,
   descriptions and an image-like vector carry both.
-- *Collaboration*: within every category, groups of users prefer one circle of items, which no text
-  or image shows.
+- *Collaboration*: within every category, groups of users prefer one circle of items; neither texts
+  nor images show it.
 - *Order*: every item has a successor within its category, which often comes right after it.
 - *Drift*: a user's interest in categories moves from one mixture to another along the history.
 
-It is as sparse as Amazon's data sets, some five interactions an item: where items have many,
-interactions tell what content tells, and a model that reads content cannot do better.
+It is as sparse as Amazon's datasets, with about five interactions an item. Where items have many
+interactions, these already show what content shows, and models that read content do no better.
 
-Everything is a pure function of the seed, byte for byte; nothing is taken from real data.
+Every byte is a function of the seed alone; nothing comes from real data.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ def generate_sample(
     taken = set(interactions["item_id"])
     order = [row for row in np.argsort(tokens) if tokens[row] in taken]
     details = {"template": "style, category and sub-category plus noise", "seed": seed}
-    kept = [tokens[row] for row in order]
-    save_features(Path(directory), "image", "synthetic", kept, image[order], details)
+    ordered_tokens = [tokens[row] for row in order]
+    save_features(Path(directory), "image", "synthetic", ordered_tokens, image[order], details)
     return manifest
 
 
@@ -184,8 +184,8 @@ def _histories(shop: _Items, users: int, rng: np.random.Generator) -> list[list[
     histories = []
     for _ in range(users):
         group = int(rng.integers(_GROUPS))
-        own = rng.dirichlet(np.full(n_categories, 0.15), size=2)
-        begin, end = 0.3 * group_interest[group] + 0.7 * own
+        user_interest = rng.dirichlet(np.full(n_categories, 0.15), size=2)
+        begin, end = 0.3 * group_interest[group] + 0.7 * user_interest
         length = 5 + min(int(rng.geometric(0.2)) - 1, 15)
         in_circle = shop.circle == group_circle[group]
         style = group_style[group] if rng.random() < 0.5 else rng.integers(len(STYLES))

@@ -6,42 +6,42 @@ import pytest
 
 from recbole_hellm.data.downloads.http import KnownFile
 from recbole_hellm.data.downloads.mirrors import Mirrors
-from recbole_hellm.data.preparation.datasets.catalogue import CATALOGUE
 from recbole_hellm.errors import ConfigError
 
 LIST = """
 amazon2014: ["http://a/{file}", "https://b/x/{file}?y"]
+amazon2018-meta: ["http://c/{file}"]
 files:
   f.gz: {bytes: 3, sha256: abc}
 """
 
 
-def test_the_packaged_list_has_addresses_for_every_category(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_addresses_without_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HELLM_MIRRORS")
     mirrors = Mirrors()
     assert not mirrors.forbidden
-    for edition in {category.edition for category in CATALOGUE.values()}:
-        kinds = [edition] if edition == "amazon2014" else [f"{edition}-reviews", f"{edition}-meta"]
-        for kind in kinds:
-            urls = mirrors.urls(kind, "NAME.gz")
-            assert len(urls) >= 2
-            assert all(url.endswith("/NAME.gz") for url in urls)
-    assert mirrors.known("NAME.gz") == KnownFile()
+    assert mirrors.urls("f.gz", ("any",), ("http://own/{file}", "http://own/fixed")) == [
+        "http://own/f.gz",
+        "http://own/fixed",
+    ]
+    assert mirrors.known("f.gz") == KnownFile()
+    assert mirrors.known("f.gz", KnownFile(5)) == KnownFile(5)
 
 
 def test_a_list_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.yaml").write_text(LIST)
+    own = ("http://own/{file}",)
     for mirrors in (Mirrors(str(tmp_path / "m.yaml")), Mirrors([str(tmp_path / "m.yaml")])):
-        assert mirrors.urls("amazon2014", "f.gz") == ["http://a/f.gz", "https://b/x/f.gz?y"]
-        assert mirrors.urls("amazon2018", "f.gz") == []
-        assert mirrors.known("f.gz") == KnownFile(3, "abc")
+        keys = ("amazon2014", "amazon2014-meta")
+        assert mirrors.urls("f.gz", keys, own) == ["http://a/f.gz", "https://b/x/f.gz?y"]
+        assert mirrors.urls("f", ("amazon2018", "amazon2018-meta"), own) == ["http://c/f"]
+        assert mirrors.urls("f.gz", ("amazon2023",), own) == []
+        assert mirrors.known("f.gz", KnownFile(5)) == KnownFile(3, "abc")
     monkeypatch.setenv("HELLM_MIRRORS", "http://a/{file} http://b/{file}")
-    assert Mirrors().urls("anything", "f") == ["http://a/f", "http://b/f"]
-    assert Mirrors(["http://c/{file}"]).urls("anything", "f") == ["http://c/f"]
+    assert Mirrors().urls("f", ("any",), own) == ["http://a/f", "http://b/f"]
+    assert Mirrors(["http://c/{file}"]).urls("f", ("any",), own) == ["http://c/f"]
     assert Mirrors("none").forbidden
-    assert Mirrors("none").urls("amazon2014", "f") == []
+    assert Mirrors("none").urls("f", ("amazon2014",), own) == []
 
 
 @pytest.mark.parametrize(

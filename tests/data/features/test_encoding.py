@@ -11,9 +11,10 @@ import pytest
 
 from recbole_hellm.cli.main import main
 from recbole_hellm.data.features import encoding
-from recbole_hellm.data.features.encoding import EncodeSettings
-from recbole_hellm.data.features.store import load_features
-from recbole_hellm.errors import ConfigError
+from recbole_hellm.data.features.encoders.text import named_features
+from recbole_hellm.data.features.encoding import EncodeSettings, encode_dataset, ensure_features
+from recbole_hellm.data.features.store import list_features, load_features, save_features
+from recbole_hellm.errors import ConfigError, DataError, FeatureError
 
 pytest.importorskip("PIL")
 from PIL import Image
@@ -122,3 +123,112 @@ def test_an_interrupted_encoding_says_how_to_go_on(
     monkeypatch.setattr(encoding, "encode_dataset", interrupt)
     assert main(["encode", *shop]) == 130
     assert "interrupted; the same command goes on from here" in capsys.readouterr().err
+
+
+# Features of a run -------------------------------------------------------------------------------
+
+HATS = """item_id:token\ttitle:token_seq
+a\tred wool hat
+b\tblue wool hat
+c\tred silk scarf
+d\tblue silk scarf
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "shop.item").write_text(HATS)
+    return folder
+
+
+class Config(dict[str, Any]):
+    """As much of a configuration as is read."""
+
+    @property
+    def dataset_directory(self) -> Path:
+        return Path(self["data_path"]) / self["dataset"]
+
+
+def config(folder: Path, **overrides: Any) -> Config:
+    options = {"features": None, "text_encoder": "auto", "device": "cpu"}
+    return Config(data_path=str(folder.parent), dataset=folder.name, **options | overrides)
+
+
+def feature_names(folder: Path) -> list[str]:
+    return [info.name for info in list_features(folder)]
+
+
+def test_texts_are_encoded_once(folder: Path) -> None:
+    ensure_features(config(folder, text_encoder="tfidf"))
+    assert feature_names(folder) == ["text-tfidf"]
+    path = folder / "features/text-tfidf.npy"
+    before = path.stat().st_mtime_ns
+    ensure_features(config(folder, text_encoder="tfidf"))
+    ensure_features(config(folder))  # auto takes the text features that are there
+    assert path.stat().st_mtime_ns == before
+    assert feature_names(folder) == ["text-tfidf"]
+
+
+def test_an_encoder_that_is_named_is_run_beside_others(folder: Path) -> None:
+    save_features(folder, "text", "mine", ["a", "b", "c", "d"], np.ones((4, 1)))
+    ensure_features(config(folder))
+    assert feature_names(folder) == ["text-mine"]
+    ensure_features(config(folder, text_encoder="tfidf"))
+    assert feature_names(folder) == ["text-mine", "text-tfidf"]
+
+
+@pytest.mark.parametrize("details", [{}, {"requested_encoder": "m/TFIDF", "template": "{title}"}])
+def test_features_of_another_origin_are_kept(folder: Path, details: dict[str, Any]) -> None:
+    tokens = ["a", "b", "c", "d"]
+    path = save_features(folder, "text", "tfidf", tokens, np.ones((4, 1)), details)
+    before = path.read_bytes()
+    with pytest.raises(FeatureError) as caught:
+        ensure_features(config(folder, text_encoder="tfidf"))
+    told = str(caught.value)
+    assert told.startswith(f"{path} ") and told.endswith("--features='[text-tfidf]'.")
+    assert "--force" in told and "--encoder name" in told
+    assert path.read_bytes() == before
+    encode_dataset("shop", folder, "tfidf", force=True, progress=False)
+    assert path.read_bytes() != before
+    ensure_features(config(folder, text_encoder="tfidf"))
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"requested_encoder": "tfidf", "template": "{old}"},
+        {"requested_encoder": "auto", "template": "{old}"},
+        {"template": "{old}"},
+    ],
+)
+def test_own_features_are_replaced(folder: Path, details: dict[str, Any]) -> None:
+    path = save_features(folder, "text", "tfidf", list("abcd"), np.ones((4, 1)), details)
+    before = path.read_bytes()
+    ensure_features(config(folder, text_encoder="tfidf"))
+    assert path.read_bytes() != before
+
+
+def test_a_named_encoder_chooses_its_own_features(folder: Path) -> None:
+    for name in ("text-mine", "text-tfidf", "text-bert-model", "image-mine"):
+        save_features(folder, *name.split("-", 1), list("abcd"), np.ones((4, 1)))
+    assert named_features(folder, "auto") is None
+    assert named_features(folder, "tfidf") == ["image-mine", "text-tfidf"]
+    assert named_features(folder, "m/BERT/") == ["image-mine", "text-bert-model"]
+    assert named_features(folder, "bert") is None
+
+
+def test_named_features_need_no_encoding(folder: Path) -> None:
+    ensure_features(config(folder, features=["image-clip"]))
+    assert feature_names(folder) == []
+
+
+def test_neither_texts_nor_features_is_told(folder: Path) -> None:
+    (folder / "shop.item").unlink()
+    with pytest.raises(FeatureError, match=r"'shop' has neither item texts \(shop.item\) nor"):
+        ensure_features(config(folder))
+    with pytest.raises(DataError, match=r"shop.item is missing, so there is no text"):
+        encode_dataset("shop", folder)
+    save_features(folder, "image", "mine", ["a"], np.ones((1, 1)))
+    ensure_features(config(folder))  # an image is enough

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,8 @@ import pandas as pd
 import pytest
 
 from recbole_hellm.data.interactions.splits import candidate_fingerprint, split_fingerprint
-from recbole_hellm.data.preparation.atomic import (
-    describe,
-    describe_source,
-    read_items,
-    read_manifest,
-    write_atomic_dataset,
-)
+from recbole_hellm.data.preparation.atomic import read_items, write_atomic_dataset
+from recbole_hellm.data.preparation.manifest import describe_source, read_manifest
 from recbole_hellm.errors import DataError
 
 ROWS = [  # user, item, time; user a's last two are tied, b is short, c's order is by time
@@ -184,13 +178,6 @@ def test_input_mistakes_are_named(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format_version": 0}', "{}"])
-def test_unusable_manifest(tmp_path: Path, content: str) -> None:
-    (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(DataError, match=r"manifest\.json .*prepare the dataset again"):
-        read_manifest(tmp_path)
-
-
 def test_items_of_another_atomic_dataset(tmp_path: Path) -> None:
     (tmp_path / "ml.item").write_text(
         "movie:token\tmovie_title:token_seq\tyear:float\tclass:token_seq\n"
@@ -226,23 +213,6 @@ def test_unusable_item_files(tmp_path: Path, content: bytes, message: str) -> No
 def test_absent_item_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x\.item does not exist"):
         read_items(tmp_path, "x")
-
-
-def test_description_is_aligned(tmp_path: Path) -> None:
-    manifest = json.loads(json.dumps(write(tmp_path))) | {"interactions": 198_502}
-    heading, row, *rest = describe(manifest).split("\n")
-    assert len(heading) == len(row)
-    assert heading.split()[3:] == ["Interactions", "Density", "Sparsity"]
-    assert row.split() == ["demo", "3", "4", "198,502", "66.667", "%", "33.333", "%"]
-    assert rest == [
-        "",
-        "Of 2 evaluated users, equal times leave to the rule for ties",
-        "  the test item of 1 (50.0 %)",
-        "  the validation item of 1 (50.0 %)",
-        "1 users have fewer than three interactions: they train only",
-    ]
-    old = {key: manifest[key] for key in manifest if key != "users_with_tied_validation"}
-    assert "validation item" not in describe(old)  # written before it was counted
 
 
 def test_pictures_and_absent_tables(tmp_path: Path) -> None:

@@ -1,144 +1,173 @@
 from __future__ import annotations
 
+import gzip
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from recbole_hellm.data.features.encoders.text import named_features
-from recbole_hellm.data.features.store import list_features, save_features
+from recbole_hellm.cli.main import main
+from recbole_hellm.data.features.store import save_features
+from recbole_hellm.data.interactions.splits import split_fingerprint
 from recbole_hellm.data.preparation import prepare
-from recbole_hellm.data.preparation.atomic import read_items, read_manifest
-from recbole_hellm.data.preparation.prepare import PrepareSettings, prepare_files
-from recbole_hellm.errors import ConfigError, DataError, FeatureError
+from recbole_hellm.data.preparation.atomic import read_items
+from recbole_hellm.data.preparation.manifest import read_manifest
+from recbole_hellm.data.preparation.prepare import prepare_dataset, prepare_files
+from recbole_hellm.data.preparation.settings import PrepareSettings
+from recbole_hellm.errors import ConfigError, DataError
 
-ITEMS = """item_id:token\ttitle:token_seq
-a\tred wool hat
-b\tblue wool hat
-c\tred silk scarf
-d\tblue silk scarf
+REVIEWS = [  # user, item, time; one exact duplicate, one user with two interactions
+    ("U1", "A1", 10),
+    ("U2", "A1", 10),
+    ("U1", "A2", 10),
+    ("U1", "A3", 5),
+    ("U1", "A3", 5),
+    ("U2", "A3", 20),
+]
+META = [
+    "{'asin': 'A2', 'title': 'The Big one', 'categories': [['Toys']], 'description': 'x'}",
+    "{'asin': 'A1', 'title': \"O'Neil\"}",
+]
+PLAYS = "u1,a,1\nu1,b,2\nu2,a,3\nu2,b,4\nu3,c,5\n"
+FAMILY = """
+import pandas as pd
+
+from recbole_hellm.data.preparation.datasets.base import DatasetFamily, RawFile
+
+
+class Plays(DatasetFamily):
+    name = "plays"
+    datasets = {"plays": {}}
+    k_core = 2
+
+    def files(self, dataset):
+        return {"plays": RawFile("plays.csv")}
+
+    def read_items(self, dataset, paths, wanted, progress=True):
+        return pd.DataFrame({"item_id": ["a", "c"], "title": ["One", None]})
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "shop"
+@pytest.fixture(autouse=True)
+def no_raw_dir(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HELLM_RAW_DIR", raising=False)
+
+
+def write_raw(folder: Path) -> Path:
+    """Raw files of Toys."""
     folder.mkdir()
-    (folder / "shop.item").write_text(ITEMS)
+    keys = ("reviewerID", "asin", "unixReviewTime")
+    reviews = [json.dumps(dict(zip(keys, row, strict=True))) for row in REVIEWS]
+    for file, lines in (("reviews_Toys_and_Games_5", reviews), ("meta_Toys_and_Games", META)):
+        (folder / f"{file}.json.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
     return folder
 
 
-def config(folder: Path, **overrides: Any) -> dict[str, Any]:
-    options = {"raw_dir": None, "mirrors": None, "features": None, "text_encoder": "auto"}
-    return {"data_path": str(folder), "dataset": folder.name} | options | overrides
+class Config(dict[str, Any]):
+    """As much of a configuration as is read."""
+
+    @property
+    def dataset_directory(self) -> Path:
+        return Path(self["data_path"]) / self["dataset"]
 
 
-def names(folder: Path) -> list[str]:
-    return [info.name for info in list_features(folder)]
+def config(folder: Path, **overrides: Any) -> Config:
+    options = {"raw_dir": None, "mirrors": None}
+    return Config(data_path=str(folder.parent), dataset=folder.name, **options | overrides)
 
 
 def test_unknown_dataset_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        prepare.prepare_dataset("Beuty", tmp_path / "Beuty")
+        prepare_dataset("Beuty", tmp_path / "Beuty")
     message = str(caught.value)
-    assert message.startswith("Unknown dataset 'Beuty' (did you mean Beauty?); use sample,")
+    assert message.startswith("Unknown dataset 'Beuty' (did you mean Beauty?); use one of sample,")
+    for names in ("Toys, Sports", "CATEGORY-2018 such as", "CATEGORY-2023 such as", "ml-100k"):
+        assert names in message
     assert str(tmp_path / "Beuty") in message
+
+
+def test_a_dataset_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = write_raw(tmp_path / "raw")
+    with caplog.at_level(logging.INFO):
+        manifest = prepare_dataset("Toys", tmp_path / "Toys", raw, progress=False)
+    assert (tmp_path / "Toys" / "Toys.inter").read_text().split("\n")[1:] == [
+        "U1\tA3\t0\t5",
+        "U1\tA1\t1\t10",
+        "U1\tA2\t2\t10",
+        "U2\tA1\t0\t10",
+        "U2\tA3\t1\t20",
+        "",
+    ]
+    assert read_manifest(tmp_path / "Toys") == manifest
+    assert manifest["split_fingerprint"] == split_fingerprint(["U1"], ["A1"], ["A2"])
+    assert [source["file"] for source in manifest["sources"]] == [
+        "reviews_Toys_and_Games_5.json.gz",
+        "meta_Toys_and_Games.json.gz",
+    ]
+    assert manifest["notes"] == {
+        "category": "Toys_and_Games",
+        "layout": "amazon2014",
+        "duplicates_dropped": 1,
+        "items_without_metadata": 1,
+        "items_without_title": 1,
+        "items_without_brand": 3,
+        "items_without_categories": 2,
+        "items_without_description": 2,
+    }
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings[0].startswith("1 users of 'Toys' have fewer than three interactions")
+    assert "2 users, 3 items, 5 interactions" in warnings[1]
+    assert "19,412 users, 11,924 items, 167,597 interactions" in warnings[1]
+    assert "Cite for 'Toys': J. McAuley" in caplog.text
+    manifest = prepare_dataset("Toys", tmp_path / "Toys", raw, k_core=1, progress=False)
+    assert manifest["notes"]["k_core"] == 1
 
 
 def test_a_known_dataset_is_made_where_it_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Any] = []
-    monkeypatch.setattr(prepare, "prepare_amazon", lambda *given, **_: made.append(given))
-    monkeypatch.setattr(prepare, "generate_sample", lambda *given: made.append(given))
-    beauty = tmp_path / "Beauty"
-    prepare.ensure_dataset(config(beauty, raw_dir="/raw"))
+    samples: list[Path] = []
+    monkeypatch.setattr(prepare, "generate_sample", samples.append)
     prepare.ensure_dataset(config(tmp_path / "sample"))
-    assert made == [("Beauty", beauty, Path("/raw")), (tmp_path / "sample",)]
-    beauty.mkdir()
-    (beauty / "Beauty.inter").write_text("")
-    prepare.ensure_dataset(config(beauty))
-    assert len(made) == 2
+    assert samples == [tmp_path / "sample"]
+    toys = tmp_path / "Toys"
+    prepare.ensure_dataset(config(toys, raw_dir=str(write_raw(tmp_path / "raw"))))
+    assert (toys / "Toys.inter").is_file()
+    prepare.ensure_dataset(config(toys, raw_dir="nowhere"))
+
+
+def test_a_family_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "family_for_prepare.py").write_text(FAMILY)
+    (tmp_path / "plays.csv").write_text(f"user,item,time\n{PLAYS}")
+    settings = PrepareSettings(family="family_for_prepare:Plays", raw_dir=str(tmp_path))
+    manifest = prepare.prepare("plays", tmp_path / "plays", settings, progress=False)
+    assert manifest["interactions"] == 4  # the family's 2-core
+    assert manifest["notes"] == {
+        "family": "plays",
+        "layout": "table",
+        "duplicates_dropped": 0,
+        "k_core": 2,
+        "interactions_before_k_core": 5,
+        "items_without_metadata": 1,
+        "items_without_title": 1,
+        "items_without_brand": 2,
+        "items_without_categories": 2,
+        "items_without_description": 2,
+    }
+    assert read_items(tmp_path / "plays", "plays")["title"].tolist() == ["One", ""]
+    settings = PrepareSettings(family="family_for_prepare:Plays", raw_dir=str(tmp_path), k_core=0)
+    assert prepare.prepare("plays", tmp_path / "plays", settings)["interactions"] == 5
+    with pytest.raises(ConfigError, match=r"The family plays has no dataset 'play' \(did you mean"):
+        prepare.prepare("play", tmp_path / "play", settings)
 
 
 def test_missing_raw_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Beauty.*--raw_dir or the environment variable"):
         prepare.ensure_dataset(config(tmp_path / "Beauty", raw_dir=str(tmp_path)))
-
-
-def test_texts_are_encoded_once(folder: Path) -> None:
-    prepare.ensure_features(config(folder, text_encoder="tfidf"))
-    assert names(folder) == ["text-tfidf"]
-    path = folder / "features/text-tfidf.npy"
-    before = path.stat().st_mtime_ns
-    prepare.ensure_features(config(folder, text_encoder="tfidf"))
-    prepare.ensure_features(config(folder))  # auto takes the text features that are there
-    assert path.stat().st_mtime_ns == before
-    assert names(folder) == ["text-tfidf"]
-
-
-def test_an_encoder_that_is_named_is_run_beside_others(folder: Path) -> None:
-    save_features(folder, "text", "mine", ["a", "b", "c", "d"], np.ones((4, 1)))
-    prepare.ensure_features(config(folder))
-    assert names(folder) == ["text-mine"]
-    prepare.ensure_features(config(folder, text_encoder="tfidf"))
-    assert names(folder) == ["text-mine", "text-tfidf"]
-
-
-@pytest.mark.parametrize("details", [{}, {"requested_encoder": "m/TFIDF", "template": "{title}"}])
-def test_features_of_another_origin_are_kept(folder: Path, details: dict[str, Any]) -> None:
-    tokens = ["a", "b", "c", "d"]
-    path = save_features(folder, "text", "tfidf", tokens, np.ones((4, 1)), details)
-    before = path.read_bytes()
-    with pytest.raises(FeatureError) as caught:
-        prepare.ensure_features(config(folder, text_encoder="tfidf"))
-    told = str(caught.value)
-    assert told.startswith(f"{path} ") and told.endswith("--features='[text-tfidf]'.")
-    assert "--force" in told and "--encoder name" in told
-    assert path.read_bytes() == before
-    prepare.encode_dataset("shop", folder, "tfidf", force=True, progress=False)
-    assert path.read_bytes() != before
-    prepare.ensure_features(config(folder, text_encoder="tfidf"))
-
-
-@pytest.mark.parametrize(
-    "details",
-    [
-        {"requested_encoder": "tfidf", "template": "{old}"},
-        {"requested_encoder": "auto", "template": "{old}"},
-        {"template": "{old}"},
-    ],
-)
-def test_own_features_are_replaced(folder: Path, details: dict[str, Any]) -> None:
-    path = save_features(folder, "text", "tfidf", list("abcd"), np.ones((4, 1)), details)
-    before = path.read_bytes()
-    prepare.ensure_features(config(folder, text_encoder="tfidf"))
-    assert path.read_bytes() != before
-
-
-def test_a_named_encoder_chooses_its_own_features(folder: Path) -> None:
-    for name in ("text-mine", "text-tfidf", "text-bert-model", "image-mine"):
-        save_features(folder, *name.split("-", 1), list("abcd"), np.ones((4, 1)))
-    assert named_features(folder, "auto") is None
-    assert named_features(folder, "tfidf") == ["image-mine", "text-tfidf"]
-    assert named_features(folder, "m/BERT/") == ["image-mine", "text-bert-model"]
-    assert named_features(folder, "bert") is None
-
-
-def test_named_features_need_no_encoding(folder: Path) -> None:
-    prepare.ensure_features(config(folder, features=["image-clip"]))
-    assert names(folder) == []
-
-
-def test_neither_texts_nor_features_is_told(folder: Path) -> None:
-    (folder / "shop.item").unlink()
-    with pytest.raises(FeatureError, match=r"'shop' has neither item texts \(shop.item\) nor"):
-        prepare.ensure_features(config(folder))
-    with pytest.raises(DataError, match=r"shop.item is missing, so there is no text"):
-        prepare.encode_dataset("shop", folder)
-    save_features(folder, "image", "mine", ["a"], np.ones((1, 1)))
-    prepare.ensure_features(config(folder))  # an image is enough
 
 
 # Files of one's own -------------------------------------------------------------------------------
@@ -236,26 +265,70 @@ def test_names_that_cannot_be_ones_own(tmp_path: Path, name: str) -> None:
         prepare_files(name, tmp_path / "mine", settings)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"items": "x"}, "items needs --interactions=FILE"),
-        ({"layout": "table", "time_column": "t"}, "time_column, layout needs --interactions"),
-        ({"interactions": "x", "raw_dir": "y"}, "raw_dir is for datasets by name"),
-        ({"interactions": "x", "layout": "amazon"}, "layout='amazon' is not allowed; use one of"),
-        ({"k_core": -1}, "k_core=-1"),
-        ({"k_core": "five"}, "k_core='five' must be of type int"),
-    ],
-)
-def test_options_without_effect_are_refused(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        PrepareSettings.from_config(given)
-
-
-def test_a_k_core_of_a_dataset_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Any] = []
-    monkeypatch.setattr(prepare, "prepare_amazon", lambda *_, **given: made.append(given["k_core"]))
-    prepare.prepare_dataset("Beauty", tmp_path, k_core=7)
-    assert made == [7]
+def test_a_k_core_is_not_for_the_sample(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="k_core is not for the sample"):
-        prepare.prepare_dataset("sample", tmp_path, k_core=7)
+        prepare_dataset("sample", tmp_path, k_core=7)
+
+
+def test_files_without_headers(tmp_path: Path) -> None:
+    (tmp_path / "u.data").write_text("1::7::5::30\n1::8::3::10\n2::7::1::20\n", encoding="utf-8")
+    (tmp_path / "u.item").write_text("8|Ham & Café|Drama\n7|Tea|War\n", encoding="latin-1")
+    settings = PrepareSettings(
+        interactions=str(tmp_path / "u.data"),
+        items=str(tmp_path / "u.item"),
+        columns=("user", "item", "rating", "time"),
+        separator="::",
+        item_columns="item,title,genres",
+        encoding="latin-1",
+    )
+    manifest = prepare_files("mine", tmp_path / "mine", settings, progress=False)
+    assert (tmp_path / "mine/mine.inter").read_text().splitlines()[1:] == [
+        "1\t8\t0\t10",
+        "1\t7\t1\t30",
+        "2\t7\t0\t20",
+    ]
+    assert read_items(tmp_path / "mine", "mine")["title"].tolist() == ["Tea", "Ham & Café"]
+    assert manifest["notes"]["layout"] == "table"
+    for columns in ({}, {"user_column": "1", "item_column": "7", "time_column": "30"}):
+        settings = PrepareSettings(interactions=str(tmp_path / "u.data"), separator="::", **columns)
+        with pytest.raises(DataError, match=r"u\.data, line 1 looks like data.* --columns='"):
+            prepare_files("mine", tmp_path / "mine", settings, progress=False)
+
+
+def test_layouts_of_ones_own_files(tmp_path: Path) -> None:
+    raw = write_raw(tmp_path / "raw")
+    reviews, meta = (
+        str(raw / f"{file}.json.gz") for file in ("reviews_Toys_and_Games_5", "meta_Toys_and_Games")
+    )
+    for options in ({}, {"layout": "amazon2014"}):
+        settings = PrepareSettings(interactions=reviews, items=meta, **options)
+        manifest = prepare_files("mine", tmp_path / "mine", settings, progress=False)
+        assert manifest["notes"]["layout"] == "amazon2014"
+        assert read_items(tmp_path / "mine", "mine")["title"].tolist() == [
+            "O'Neil",
+            "The Big one",
+            "",
+        ]
+    settings = PrepareSettings(interactions=reviews, layout="table")
+    manifest = prepare_files("mine", tmp_path / "mine", settings, progress=False)
+    assert manifest["notes"]["layout"] == "table"
+    settings = PrepareSettings(interactions=reviews, layout="amazon")
+    with pytest.raises(ConfigError, match="layout='amazon' is not allowed; use one of auto, table"):
+        prepare_files("mine", tmp_path / "mine", settings, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("option", "separator"), [("\\t", "\t"), ("::", "::"), ("|", "|"), (",", ",")]
+)
+def test_the_command_takes_any_separator(
+    tmp_path: Path, option: str, separator: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["1#no#5#30", "1#8#3#10", "2#no#1#20"]  # 'no' is a name, not YAML's false
+    (tmp_path / "u.data").write_text("\n".join(rows).replace("#", separator))
+    (tmp_path / "u.item").write_text("no~Tea\n8~Ham")
+    options = [f"--data_path={tmp_path}", f"--interactions={tmp_path}/u.data", "--dataset=ud"]
+    options += ["--columns=[user, item, yes, time]", f"--separator={option}"]
+    items = [f"--items={tmp_path}/u.item", "--item_columns=[item, title]", "--item_separator=~"]
+    assert main(["prepare", *options, *items, "--encoding=latin-1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["ud", "2", "2", "3"]
+    assert read_items(tmp_path / "ud", "ud")["title"].tolist() == ["Ham", "Tea"]

@@ -12,7 +12,8 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from recbole_hellm.data.preparation import sample
-from recbole_hellm.data.preparation.atomic import read_items, read_manifest
+from recbole_hellm.data.preparation.atomic import read_items
+from recbole_hellm.data.preparation.manifest import read_manifest
 from recbole_hellm.data.preparation.sample import generate_sample
 
 features = pytest.importorskip("recbole_hellm.data.features.store")

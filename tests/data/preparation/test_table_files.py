@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import zipfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from recbole_hellm.data.preparation.tables import column_names, keeper, read_table
+from recbole_hellm.data.preparation.delimited_text import TextFormat
+from recbole_hellm.data.preparation.table_files import TableFile, keeper
 from recbole_hellm.errors import DataError
 
 FRAME = pd.DataFrame({"user": ["a", "b"], "item": ["007", "8"], "extra": ["x", None]})
@@ -24,28 +26,17 @@ def named(*names: str):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("mark", [",", "\t", ";", "|"])
-def test_delimited_text(tmp_path: Path, mark: str, packed: bool) -> None:
-    # Whatever the name says; with a byte-order mark, line ends of Windows and RecBole's types.
-    rows = ["user:token,item:token,extra:token_seq", "a,007,x", "", "b,8,"]
-    content = "\ufeff" + "".join(f"{row}\r\n" for row in rows).replace(",", mark)
-    path = write(tmp_path / "data", content, packed)
-    assert column_names(path) == ("user", "item", "extra")
-    table = read_table(path, named("user", "extra"))
+def test_delimited_text(tmp_path: Path, packed: bool) -> None:
+    path = write(tmp_path / "data.json", "user:token,item:token,extra\na,007,x\n\nb,8,\n", packed)
+    assert TableFile(path).columns == ("user", "item", "extra")
+    table = TableFile(path).read(named("item", "user"))
     assert table.columns == ("user", "item", "extra")
-    assert table.frame.columns.tolist() == ["user", "extra"]
-    assert table.frame["user"].tolist() == ["a", "b"]
-    assert table.frame["extra"].isna().tolist() == [False, True]
-    assert read_table(path, named("item")).frame["item"].tolist() == ["007", "8"]
+    assert table.frame.to_dict("list") == {"user": ["a", "b"], "item": ["007", "8"]}
     assert [table.where(row) for row in (0, 1)] == [f"{path}, line 2", f"{path}, line 4"]
-
-
-def test_lines_of_quoted_cells_are_counted(tmp_path: Path) -> None:
-    path = write(tmp_path / "f.csv", 'a,b\n"1\n2",x\n\n"3,4",NA\n5\n', False)
-    table = read_table(path, named("a", "b"))
-    assert table.frame["a"].tolist() == ["1\n2", "3,4", "5"]
-    assert table.frame["b"].isna().tolist() == [False, False, True]  # NA is a word
-    assert [table.where(row)[-1] for row in range(3)] == ["2", "5", "6"]
+    # Columns or a separator that are given make any file delimited text.
+    path = write(tmp_path / "odd", "{a}::[b]\n", packed)
+    table = TableFile(path, TextFormat(("x", "y"), "::")).read(named("x", "y"))
+    assert table.frame.to_numpy().tolist() == [["{a}", "[b]"]]
 
 
 @pytest.mark.parametrize("index", [False, True])
@@ -53,8 +44,8 @@ def test_parquet(tmp_path: Path, index: bool) -> None:
     path = tmp_path / "data"
     frame = FRAME.assign(time=pd.to_datetime(["2014-07-23", "2014-07-24"]))
     (frame.set_index("user") if index else frame).to_parquet(path)
-    assert set(column_names(path)) == {"user", "item", "extra", "time"}
-    table = read_table(path, named("user", "time"))
+    assert set(TableFile(path).columns) == {"user", "item", "extra", "time"}
+    table = TableFile(path).read(named("user", "time"))
     assert table.frame["user"].tolist() == ["a", "b"]
     assert table.frame["time"].dt.day.tolist() == [23, 24]
     assert table.where(1) == f"{path}, row 2"
@@ -64,13 +55,32 @@ def test_parquet(tmp_path: Path, index: bool) -> None:
 def test_objects(tmp_path: Path, packed: bool) -> None:
     lines = ['{"user": "a", "n": 1}', "", "{'user': 'b', 'tags': ['x', None]}", '{"n": 2}']
     path = write(tmp_path / "data.csv", "\n".join(lines), packed)
-    assert column_names(path) == ("user", "n")
-    table = read_table(path, named("user", "tags"), progress=False)
+    assert TableFile(path).columns == ("user", "n")
+    table = TableFile(path).read(named("user", "tags"), progress=False)
     assert table.frame.to_dict("list") == {
         "user": ["a", "b", None],
         "tags": [None, ["x", None], None],
     }
     assert [table.where(row)[-6:] for row in range(3)] == ["line 1", "line 3", "line 4"]
+
+
+def test_members_of_archives(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("d/f.csv", "a,b\n1,2\n")
+        archive.writestr("d/f.json", '{"a": 1}')
+    path = tmp_path / "all.zip/d/f.csv"
+    assert TableFile(path).read(named("b")).frame["b"].tolist() == ["2"]
+    assert TableFile(path).where(0) == f"{path}, line 2"
+    table = TableFile(tmp_path / "all.zip/d/f.json").read(named("a"), progress=False)
+    assert table.frame["a"].tolist() == [1]
+    with pytest.raises(DataError, match=r"all.zip/d/g.csv cannot be read \(all.zip has no such"):
+        TableFile(tmp_path / "all.zip/d/g.csv").columns  # noqa: B018
+
+
+def test_objects_in_another_encoding(tmp_path: Path) -> None:
+    path = write(tmp_path / "f", '{"a": "é"}\n'.encode("latin-1"), False)
+    table = TableFile(path, TextFormat(encoding="latin-1")).read(named("a"), progress=False)
+    assert table.frame["a"].tolist() == ["é"]
 
 
 def test_lines_are_left_out_only_if_they_cannot_matter(tmp_path: Path) -> None:
@@ -90,7 +100,7 @@ def test_lines_are_left_out_only_if_they_cannot_matter(tmp_path: Path) -> None:
         assert not keep(other.encode())
     lines = ['{"id": "B"}', '{"id": "C", "broken', '{"id": "A"}']
     path = write(tmp_path / "f", "\n".join(lines), False)
-    table = read_table(path, named("id"), keeper("id", {"A"}), progress=False)
+    table = TableFile(path).read(named("id"), keeper("id", {"A"}), progress=False)
     assert table.frame["id"].tolist() == ["B", "A"]  # the first gives the columns
     assert table.where(1).endswith("line 3")
 
@@ -99,25 +109,25 @@ def test_lines_are_left_out_only_if_they_cannot_matter(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"[1, 2]", "holds one JSON array; write one JSON object a line"),
+        (b"[1, 2]", "is one JSON array; write one JSON object a line"),
         (b"a,b\n1,2\n1,2,3\n", r"\(Expected 2 fields in line 3, saw 3\)"),
-        (b"a,b\n1,2,3\n", "line 2 has more columns than line 1 names"),
+        (b"a,b\n1,2,3\n", "line 2 has more cells than line 1 has names"),
         (b"a,b,a\n1,2,3\n", "line 1 names the column 'a' twice"),
-        (b"a,b\n1,\xff\n", "no table of delimited columns"),
-        (b"\xff,b\n1,2\n", "line 1 names no columns"),
-        (b'a,b\n1,"2\n', "no table of delimited columns"),
+        (b"a,b\n1,\xff\n", r"is not encoded in utf-8 \(.*--encoding=latin-1"),
+        (b"\xff,b\n1,2\n", "is not encoded in utf-8"),
+        (b'a,b\n1,"2\n', "is not a table of delimited columns"),
         (b'{"a": 1}\n{"a": }\n', "line 2 is neither JSON nor a Python literal"),
         (b'{"a": 1}\n[1]\n', "line 2 is a list, not an object"),
         (b'{"a": 1}\n{"a": open("/x")}\n', "line 2 is neither JSON nor a Python literal"),
         (b'{"a": "\xff"}\n', "line 1 is neither JSON nor a Python literal"),
-        (b"PAR1 and nothing more", "is no Parquet file"),
+        (b"PAR1 and nothing more", "is not a Parquet file"),
         (b"\x1f\x8b and nothing more", "cannot be read"),
     ],
 )
 def test_unusable_files(tmp_path: Path, content: bytes, message: str) -> None:
     path = write(tmp_path / "f", content, False)
     with pytest.raises(DataError, match=message) as caught:
-        read_table(path, lambda _: True, progress=False)
+        TableFile(path).read(lambda _: True, progress=False)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
 
@@ -125,8 +135,8 @@ def test_unusable_files(tmp_path: Path, content: bytes, message: str) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(DataError, match=rf"{path.name} cannot be read \("):
-            read_table(path, lambda _: True)
+            TableFile(path).read(lambda _: True)
     path = write(tmp_path / "f.gz", '{"a": 1}\n' * 100_000, True)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"cannot be read beyond line \d+"):
-        read_table(path, lambda _: True, progress=False)
+        TableFile(path).read(lambda _: True, progress=False)

@@ -1,0 +1,86 @@
+"""Read plain files, gzipped ones and members of zip archives alike.
+
+The path ``ml-100k.zip/ml-100k/u.data`` names a member of the archive ``ml-100k.zip``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from recbole_hellm.errors import DataError
+
+UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)
+
+
+def open_binary(path: Path) -> IO[bytes]:
+    """Open a file for reading its unpacked bytes; its content tells whether it is gzipped.
+
+    Raises
+    ------
+    OSError, zipfile.BadZipFile
+        If it cannot be opened.
+    """
+    archive = archive_of(path)
+    if archive is not None:
+        with zipfile.ZipFile(archive) as members:  # its file stays open until the member is closed
+            try:
+                return members.open(path.relative_to(archive).as_posix())
+            except KeyError as error:
+                raise FileNotFoundError(f"{archive.name} has no such member") from error
+    with path.open("rb") as file:
+        gzipped = file.read(2) == b"\x1f\x8b" or path.suffix == ".gz"
+    return gzip.open(path, "rb") if gzipped else path.open("rb")  # type: ignore[return-value]
+
+
+def numbered_lines(path: Path, progress: bool = True) -> Iterator[tuple[int, bytes]]:
+    """Non-blank lines of a file, with their numbers from 1.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read to its end.
+    """
+    number = 0
+    try:
+        with open_binary(path) as file:
+            bar = tqdm(file, desc=path.name, unit=" lines", unit_scale=True, disable=not progress)
+            for number, line in enumerate(bar, start=1):
+                if line.strip():
+                    yield number, line
+    except UNREADABLE as error:
+        raise DataError(
+            f"{path} cannot be read beyond line {number} ({error}); download it again."
+        ) from error
+
+
+def archive_of(path: Path) -> Path | None:
+    """The zip archive of which `path` names a member, or None."""
+    archives = (parent for parent in path.parents if parent.suffix.lower() == ".zip")
+    return next((archive for archive in archives if archive.is_file()), None)
+
+
+def member_of(archive: Path, name: str) -> Path:
+    """Path of the file `name` in a zip archive, in whatever folder it lies there.
+
+    Raises
+    ------
+    DataError
+        If `archive` is not a zip archive, or has no such file.
+    """
+    try:
+        with zipfile.ZipFile(archive) as members:
+            matching = [member for member in members.namelist() if Path(member).name == name]
+    except UNREADABLE as error:
+        raise DataError(
+            f"{archive} is not a complete zip archive ({error}); download it again."
+        ) from error
+    if not matching:
+        raise DataError(f"{archive} has no file {name}; download it again.")
+    return archive / min(matching, key=len)

@@ -1,0 +1,94 @@
+"""Options of the command ``prepare``."""
+
+from __future__ import annotations
+
+from recbole_hellm.config.settings import Settings, names, require, setting
+from recbole_hellm.data.preparation.delimited_text import TextFormat
+from recbole_hellm.errors import ConfigError
+
+AUTO = "auto"
+_FOR_FILES = ("columns", "separator", "encoding", "user_column", "item_column", "time_column")
+_FOR_ITEMS = ("item_columns", "item_separator")
+_BY_NAME = ("family", "raw_dir", "mirrors")
+
+
+class PrepareSettings(Settings):
+    """Options of ``prepare``."""
+
+    family: str | None = setting(
+        None, "Family of a dataset by name: a name, or an import path package.module:Class."
+    )
+    raw_dir: str | None = setting(
+        None, "Folder of the raw files of a dataset by name; missing ones are downloaded to it."
+    )
+    mirrors: str | tuple[str, ...] | None = setting(
+        None, "Where missing raw files are downloaded: addresses, a file that lists them, or none."
+    )
+    k_core: int | None = setting(None, "Keep users and items with this many interactions.", ge=0)
+    interactions: str | None = setting(None, "File of interactions of your own.")
+    items: str | None = setting(None, "File of items of your own.")
+    columns: str | tuple[str, ...] | None = setting(
+        None, "Names of all columns of interactions, if the file has no header."
+    )
+    item_columns: str | tuple[str, ...] | None = setting(
+        None, "Names of all columns of items, if the file has no header."
+    )
+    separator: str | None = setting(
+        None, "What separates the cells of interactions, such as '::' or '\\t' for a tab."
+    )
+    item_separator: str | None = setting(None, "What separates the cells of items.")
+    encoding: str | None = setting(None, "Encoding of both files; UTF-8 if none is given.")
+    layout: str = setting(
+        AUTO, "What the columns of interactions mean: auto, table or a family such as amazon2018."
+    )
+    user_column: str | None = setting(None, "Column of users.")
+    item_column: str | None = setting(None, "Column of items.")
+    time_column: str | None = setting(None, "Column of times.")
+
+    def validate_relations(self) -> None:
+        """Check that every option has an effect; raises :class:`ConfigError`."""
+        if self.interactions is None:
+            useless = self._set("items", *_FOR_ITEMS, *_FOR_FILES)
+            useless += ["layout"] if self.layout != AUTO else []
+            require(not useless, f"{', '.join(useless)} needs --interactions=FILE beside it.")
+        else:
+            useless = self._set(*_BY_NAME)
+            require(not useless, f"{', '.join(useless)} is for datasets by name; remove it.")
+        if self.items is None:
+            useless = self._set(*_FOR_ITEMS)
+            require(not useless, f"{', '.join(useless)} needs --items=FILE beside it.")
+        _ = self.interactions_format, self.items_format
+
+    @property
+    def interactions_format(self) -> TextFormat:
+        """How the file of interactions is written."""
+        return self._text_format(self.columns, self.separator)
+
+    @property
+    def items_format(self) -> TextFormat:
+        """How the file of items is written."""
+        return self._text_format(self.item_columns, self.item_separator)
+
+    def _text_format(
+        self, columns: str | tuple[str, ...] | None, separator: str | None
+    ) -> TextFormat:
+        return TextFormat(
+            columns=None if columns is None else names(columns),
+            separator=None if separator is None else _unescaped(separator),
+            encoding=self.encoding or "utf-8",
+        )
+
+    def _set(self, *keys: str) -> list[str]:
+        return [key for key in keys if getattr(self, key) is not None]
+
+
+def _unescaped(separator: str) -> str:
+    """``\\t`` and ``\\x01`` as the characters they stand for."""
+    if "\\" not in separator or not separator.isascii():
+        return separator
+    try:
+        return separator.encode("ascii").decode("unicode_escape")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"The separator {separator!r} is not a character; write a tab as \\t, for example."
+        ) from error

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from recbole_hellm.data.preparation.column_roles import TABLE, Layout
+from recbole_hellm.data.preparation.datasets.amazon2014 import Amazon2014
+from recbole_hellm.data.preparation.datasets.amazon2018 import Amazon2018
+from recbole_hellm.data.preparation.datasets.amazon2023 import Amazon2023
+from recbole_hellm.data.preparation.table_files import TableFile
+from recbole_hellm.data.preparation.table_readers import read_interactions, read_item_table
+from recbole_hellm.errors import ConfigError, DataError
+
+REVIEW = {
+    "overall": 5.0,
+    "verified": True,
+    "reviewTime": "09 1, 2016",
+    "reviewerID": "A1",
+    "asin": "B1",
+    "unixReviewTime": 1472688000,
+}
+META_2018 = [
+    {
+        "category": ["Games", "PC"],
+        "description": ["One <b>two", "three"],
+        "title": "A &amp; B",
+        "brand": "Sega",
+        "imageURL": ["http://x/s.jpg"],
+        "imageURLHighRes": ["http://x/l.jpg"],
+        "asin": "B1",
+        "also_buy": ["B2"],
+    },
+    {"category": [], "description": [], "title": "Second", "brand": "", "asin": "B2"},
+    {"asin": "B1", "title": "another line for B1"},
+]
+META_2023 = [
+    {
+        "main_category": "Games",
+        "title": "A game",
+        "features": ["x"],
+        "description": ["It", "is"],
+        "images": [
+            {"thumb": "http://x/t", "large": "http://x/l", "hi_res": None},
+            {"large": "http://x/2"},
+        ],
+        "store": "Sega",
+        "categories": ["Video Games", "PC"],
+        "parent_asin": "B1",
+    },
+    {
+        "title": None,
+        "images": {"hi_res": [None, "http://x/h"], "large": ["http://x/l"]},
+        "store": None,
+        "categories": [],
+        "description": [],
+        "parent_asin": "B2",
+    },
+]
+
+
+def write(path: Path, records: list[Any]) -> Path:
+    if path.suffix == ".parquet":
+        pd.DataFrame(records).to_parquet(path)
+    else:
+        lines = [line if isinstance(line, str) else json.dumps(line) for line in records]
+        path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def interactions(path: Path, layout: Layout = TABLE, **columns: str) -> dict[str, list]:
+    layout = dataclasses.replace(layout, **columns)
+    return read_interactions(TableFile(path), layout, progress=False).to_dict("list")
+
+
+def items_of(path: Path, wanted: set[str], layout: Layout = TABLE) -> pd.DataFrame:
+    return read_item_table(TableFile(path), wanted, layout, progress=False)
+
+
+def test_amazon_2018(tmp_path: Path) -> None:
+    path = write(tmp_path / "r", [REVIEW, {**REVIEW, "asin": "B2"}])
+    assert interactions(path, Amazon2018.layout) == {
+        "user_id": ["A1", "A1"],
+        "item_id": ["B1", "B2"],
+        "timestamp": [1472688000, 1472688000],
+    }
+    for suffix in ("json", "parquet"):
+        meta = write(tmp_path / f"m.{suffix}", META_2018)
+        items = items_of(meta, {"B1", "B2"}, Amazon2018.layout)
+        assert items.to_dict("records") == [
+            {
+                "item_id": "B1",
+                "title": "A &amp; B",
+                "brand": "Sega",
+                "categories": ["Games", "PC"],
+                "description": "One two three",
+                "image": "http://x/l.jpg",
+            },
+            {
+                "item_id": "B2",
+                "title": "Second",
+                "brand": "",
+                "categories": [],
+                "description": "",
+                "image": "",
+            },
+        ]
+
+
+def test_a_picture_is_looked_for_in_every_column(tmp_path: Path) -> None:
+    lines: list[Any] = [
+        {"asin": "A", "imageURL": ["http://x/s", "http://x/t"], "imageURLHighRes": []},
+        {"asin": "B", "imageURL": ["http://x/s"], "imageURLHighRes": ["", "http://x/l"]},
+        {"asin": "C", "imageURL": []},
+        {"asin": "D", "imageURL": "http://x/d"},
+    ]
+    for name in ("m.json", "m.parquet"):
+        records = lines if name == "m.json" else lines[:3]
+        path = write(tmp_path / name, records)
+        items = items_of(path, set("ABCD"), Amazon2018.layout)
+        found = ["http://x/s", "http://x/l", "", "http://x/d"][: len(records)]
+        assert items["image"].tolist() == found
+
+
+def test_amazon_2023(tmp_path: Path) -> None:
+    lines = ["user_id,parent_asin,rating,timestamp", "U1,B1,5.0,1452647382000"]
+    record = {"user_id": "U1", "parent_asin": "B1", "asin": "C", "timestamp": 1452647382000}
+    for name, content in (("r.csv", lines), ("r.jsonl", [record])):
+        assert interactions(write(tmp_path / name, content), Amazon2023.layout) == {
+            "user_id": ["U1"],
+            "item_id": ["B1"],
+            "timestamp": [1452647382000],
+        }
+    meta = write(tmp_path / "m", META_2023)
+    items = items_of(meta, {"B1", "B2"}, Amazon2023.layout)
+    assert items.to_numpy().tolist() == [
+        ["B1", "A game", "Sega", ["Video Games", "PC"], "It is", "http://x/l"],
+        ["B2", "", "", [], "", "http://x/h"],
+    ]
+
+
+def test_amazon_2014(tmp_path: Path) -> None:
+    line = "{'asin': 'B1', 'title': 'x<br />y', 'categories': [['a', 'b'], ['c']], 'imUrl': 'u'}"
+    items = items_of(write(tmp_path / "m", [line]), {"B1"}, Amazon2014.layout)
+    assert items.to_numpy().tolist() == [["B1", "xy", "", ["a", "b"], "", "u"]]
+
+
+def test_columns_that_are_named_win(tmp_path: Path) -> None:
+    path = write(tmp_path / "f.csv", ["user_id,item_id,timestamp,who,what,when", "a,b,1,c,d,2"])
+    expected = {"user_id": ["c"], "item_id": ["d"], "timestamp": [2]}
+    assert interactions(path, user="who", item="what", time="when") == expected
+    with pytest.raises(ConfigError, match="are three columns, not who, what, what; correct"):
+        interactions(path, user="who", item="what", time="what")
+    with pytest.raises(DataError, match="no column 'reviewerID'"):
+        interactions(path, Amazon2018.layout)
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no interactions"):
+        interactions(write(tmp_path / "f.csv", ["user,item,time"]))
+
+
+def test_item_tables(tmp_path: Path) -> None:
+    rows = [
+        "sku,Product Name,Price,Image URL,Description",
+        "7,Tea  pot,3,p/7.jpg,1 < 2 > 0",
+        "8,,,,",
+        "9,Unwanted,,,",
+    ]
+    path = write(tmp_path / "f.csv", rows)
+    for column in (None, "sku", "not_here"):  # the interactions' own name need not be the items'
+        items = items_of(path, {"7", "8"}, Layout("table", item=column))
+        assert items.to_numpy().tolist() == [
+            ["7", "Tea pot", "", [], "1 < 2 > 0", "p/7.jpg"],
+            ["8", "", "", [], "", ""],
+        ]
+    path.write_text("\n".join([*rows, "7,Again,,,"]))
+    with pytest.raises(DataError, match=r"f.csv, line 5 is a second row for item '7'; keep one"):
+        items_of(path, {"7"})
+    with pytest.raises(DataError, match="no column known to hold items"):
+        items_of(write(tmp_path / "g.csv", ["a,b", "1,2"]), {"7"})
+    path = write(tmp_path / "h", [{"item": "7", "title": "x"}, {"item": "8", "title": {"en": "y"}}])
+    with pytest.raises(DataError, match="h, line 2: the title is a dict, not a text; correct it"):
+        items_of(path, {"7", "8"})
