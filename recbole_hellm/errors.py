@@ -5,6 +5,11 @@ key at fault and the way out. The command line prints that sentence and exits wi
 other exception is a defect of the package and keeps its traceback.
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class HellmError(Exception):
     """Base class of every error this package raises on purpose."""
@@ -28,3 +33,39 @@ class BackboneError(HellmError):
 
 class RunError(HellmError):
     """A run directory or checkpoint cannot be used."""
+
+
+class UnknownOptionError(ConfigError):
+    """A key that is no option of a model.
+
+    Parameters
+    ----------
+    key, model : str
+    known : iterable of str
+        The options among which it may be meant.
+    """
+
+    def __init__(self, key: str, model: str, known: Iterable[str]) -> None:
+        super().__init__(key, model, frozenset(known))
+        self.key = key
+
+    def __str__(self) -> str:
+        key, model, known = self.args
+        return (
+            f"Unknown option '{key}' for model {model}{nearest(key, sorted(known))} options are "
+            "listed in properties/ and README."
+        )
+
+    def beside(self, more: Iterable[str]) -> UnknownOptionError:
+        """The same, where it may be one of `more` that is meant."""
+        key, model, known = self.args
+        return UnknownOptionError(key, model, {*known, *more})
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean …?);`` for the known names close to `name`, else ``;``."""
+    lowered = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)
+    if not close:
+        return ";"
+    return f" (did you mean {' or '.join(lowered[match] for match in close)}?);"

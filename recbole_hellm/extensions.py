@@ -1,7 +1,7 @@
 """Classes and functions that others bring: by import path, or by name from an installed package.
 
-Every door of the package (models, metrics, dataset families, item inputs of the LLM stage) finds what
-stands behind it here, so that all of them take the same names.
+Models, metrics, dataset families and item inputs of the LLM stage are all found here, so that all
+of them take the same kinds of names.
 """
 
 from __future__ import annotations

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from recbole.evaluator.register import metrics_dict
 
-from recbole_hellm.errors import ConfigError, DataError
+from recbole_hellm.errors import ConfigError, DataError, nearest
 from recbole_hellm.evaluation.list_metrics import LIST_METRICS
 from recbole_hellm.evaluation.metric import ListMetric, Metric, RankMetric, UserListMetric
 from recbole_hellm.evaluation.rank_metrics import RANK_METRICS
 from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.evaluation.recommended import Catalogue, RecommendedLists
 from recbole_hellm.extensions import installed, is_import_path, load_object
-from recbole_hellm.registry import nearest
 
 BUILT_IN: dict[str, Metric] = {metric.name: metric for metric in (*RANK_METRICS, *LIST_METRICS)}
 """This package's metrics by name."""
