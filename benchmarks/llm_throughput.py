@@ -95,8 +95,8 @@ def build(options: argparse.Namespace, n_items: int, fast: bool) -> HeLLMNetwork
         model = LlamaModel(config)
     torch.set_default_dtype(torch.float32)
     backbone = wrap_backbone(model, settings)
-    tables = [torch.randn(n_items + 1, 64) for _ in range(2)]
-    network = HeLLMNetwork(settings, *tables, backbone=backbone)
+    tables = {name: torch.randn(n_items + 1, 64) for name in ("graph", "sequence")}
+    network = HeLLMNetwork(settings, tables, backbone=backbone)
     words = torch.randint(0, config.vocab_size, (INSTRUCTION + RESPONSE,)).tolist()
     network.prompt = PromptTokens(words[:INSTRUCTION], words[INSTRUCTION:])
     return network.to(options.device)

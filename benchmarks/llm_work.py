@@ -14,7 +14,8 @@ from recbole_hellm.data.interactions.batches import BucketedBatches, target_rows
 from recbole_hellm.data.interactions.histories import Histories
 
 LIMIT = 50  # items of a history
-INSTRUCTION, RESPONSE = 65, 8  # tokens of the prompt under LLaMA-2's tokenizer (METHOD 6.2)
+# Tokens of the prompt under LLaMA-2's tokenizer (docs/method.md, Prompt and positions).
+INSTRUCTION, RESPONSE = 65, 8
 Batch = tuple[Tensor, Tensor, Tensor]  # items, lengths, and targets or places of the first target
 
 

@@ -99,6 +99,27 @@ def tensorboard_writer(writer: Any) -> Iterator[None]:
         module.get_tensorboard = original
 
 
+@contextlib.contextmanager
+def recbole_metrics(config: Any) -> Iterator[None]:
+    """Hide the metrics of a configuration from RecBole, which knows no others than its own.
+
+    Answers configurator.py:367-371, which refuses other names, and register.py:81, where
+    ``Trainer.__init__`` looks up what each metric needs. This package's evaluator computes all
+    metrics. Can go once RecBole's table of metrics can be added to.
+
+    Parameters
+    ----------
+    config : Config
+        Its ``metrics`` are RecBole's ``Recall`` within the block.
+    """
+    metrics = config["metrics"]
+    config["metrics"] = ["Recall"]
+    try:
+        yield
+    finally:
+        config["metrics"] = metrics
+
+
 class ModernPandasMixin:
     """RecBole dataset methods that pandas 3 breaks, rewritten without chained assignment.
 

@@ -17,9 +17,9 @@ import yaml
 
 from recbole_hellm import compat
 from recbole_hellm.benchmark.record_ranks import compress_ranks, in_token_order, write_kept_ranks
-from recbole_hellm.benchmark.records import KeptRun, read_kept
+from recbole_hellm.benchmark.records import SLICED, KeptRun, read_kept
 from recbole_hellm.data.features.store import save_features
-from recbole_hellm.evaluation.ranking import Ranks, summarise
+from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.evaluation.slices import Grouping, UserSlices, metrics_by_slice
 from recbole_hellm.runs.directory import content_hash
 from recbole_hellm.runs.identity import recipe_of
@@ -253,7 +253,7 @@ def make_kept(tmp_path: Path) -> Callable[..., KeptRun]:
             name: ranks_of(np.asarray(higher) + shift)
             for name, shift in (("seen", 0), ("train", 1), ("none", 2))
         }
-        metrics = {name: summarise(of, ["recall", "ndcg"], [10, 20]) for name, of in ranks.items()}
+        metrics = {name: SLICED.of_ranks(of) for name, of in ranks.items()}
         record = {
             "model": model,
             "dataset": dataset,
@@ -282,7 +282,7 @@ def make_kept(tmp_path: Path) -> Callable[..., KeptRun]:
         } | fields
         write_kept_ranks(folder / "ranks.parquet", compress_ranks(in_token_order(ranks, USERS)))
         rows = [
-            metrics_by_slice(of, groups(), ["recall", "ndcg"], [10, 20]).assign(masking=name)
+            metrics_by_slice(of, groups(), SLICED).assign(masking=name)
             for name, of in ranks.items()
         ]
         pd.concat(rows).to_csv(folder / "slices.csv", index=False)

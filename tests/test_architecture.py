@@ -1,4 +1,4 @@
-"""The house rules that a reader relies on: no circles, short modules, small folders, mirrored tests."""
+"""The rules of the house: no circles, short modules, small folders, mirrored tests."""
 
 from __future__ import annotations
 

@@ -176,8 +176,3 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     names: dict[str, object] = {}
     exec(example, names)  # noqa: S102
     assert names["result"].path.is_dir()  # type: ignore[attr-defined]
-
-
-def test_files_the_readme_links_to_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target

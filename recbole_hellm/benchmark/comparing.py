@@ -13,13 +13,14 @@ from typing import Any
 from recbole_hellm.benchmark.compare_settings import CompareSettings
 from recbole_hellm.benchmark.methods import Method, methods
 from recbole_hellm.benchmark.plans import Figure, Table, short_name
-from recbole_hellm.benchmark.records import SLICED, SLICED_AT, KeptRun, keep, read_kept
+from recbole_hellm.benchmark.records import SLICED, KeptRun, keep, read_kept
 from recbole_hellm.benchmark.running import Job, carry_out
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
 from recbole_hellm.config.settings import names
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.errors import ConfigError, HellmError, RunError
+from recbole_hellm.evaluation.metrics import MetricSet
 from recbole_hellm.reporting import evidence, plots, points
 from recbole_hellm.reporting.sheets import Sheet, as_latex, as_markdown, as_text, html_page
 from recbole_hellm.runs.directory import RunDirectory, content_hash
@@ -72,10 +73,11 @@ class Comparison:
         self.in_files = {key for file in self.files for key in read_yaml(file)}
         self._check_addressed()
         self.seeds = self._seeds()
-        self.by_seed = [self._wanted(seed) for seed in self.seeds]
-        configs = [wanted.job.config() for wanted in self.by_seed[0]]
+        self.by_seed = [self._planned(seed) for seed in self.seeds]
+        configs = [planned.job.config() for planned in self.by_seed[0]]
         check_addressed(configs)
         self._check_metrics(configs[0])
+        self.asked = self._asked(configs[0])
         self.failed: dict[str, str] = {}
 
     def _check_addressed(self) -> None:
@@ -83,50 +85,62 @@ class Comparison:
         fixed = {"seed"}
         if isinstance(self.plan, Figure):
             fixed |= {key for panel in self.plan.panels for key in panel.axes}
-        for said in self.in_files | set(self.overrides):
-            _, addressed, key = said.partition(".")
+        for setting in self._user_keys:
+            _, addressed, key = setting.partition(".")
             if addressed and key in fixed:
                 raise ConfigError(
-                    f"{said} would hold in every run of {self.plan.name}, which differ in {key}; "
-                    "leave it out."
+                    f"{setting} would hold in every run of {self.plan.name}, which differ in "
+                    f"{key}; leave it out."
                 )
 
     def _seeds(self) -> list[int]:
         seeds = self.settings.seeds
-        first = int(HellmConfig(self.settings.chosen[0], self.dataset, self._own({}))["seed"])
+        first = int(
+            HellmConfig(self.settings.chosen[0], self.dataset, self._settings_with({}))["seed"]
+        )
         return [first + n for n in range(seeds)] if isinstance(seeds, int) else list(seeds)
 
-    def _own(self, more: Mapping[str, Any]) -> dict[str, Any]:
+    @property
+    def _user_keys(self) -> set[str]:
+        """Settings that the user has made, in files or on the command line."""
+        return self.in_files | set(self.overrides)
+
+    def _settings_with(self, more: Mapping[str, Any]) -> dict[str, Any]:
         return {"save_topk": SAVED_LISTS} | self.overrides | dict(more)
+
+    def _asked(self, config: HellmConfig) -> MetricSet:
+        """Metrics that the user names, and that the tables therefore show."""
+        names = config["metrics"] if "metrics" in self._user_keys else ()
+        return MetricSet.of(names, config["topk"])
 
     def _check_metrics(self, config: HellmConfig) -> None:
         """Before anything runs: what will be shown must be measured."""
         shown = set(self.plan.metrics)
         if isinstance(self.plan, Table):
-            shown |= {PLOTTED, *(f"{metric}@{k}" for metric in SLICED for k in SLICED_AT)}
-        known = {f"{m}@{k}".lower() for m in config["metrics"] for k in config["topk"]}
-        if shown - known:
+            shown |= {PLOTTED, *SLICED.measures}
+        lacking = shown - MetricSet.of(config["metrics"], config["topk"]).measures.keys()
+        if lacking:
             raise ConfigError(
-                f"A comparison shows {', '.join(sorted(shown - known))}, which these runs would "
-                "not measure; add it to metrics and topk."
+                f"A comparison shows {', '.join(sorted(lacking))}, which these runs would not "
+                "measure; add it to metrics and topk."
             )
 
-    def _wanted(self, seed: int) -> list[PlannedRun]:
+    def _planned(self, seed: int) -> list[PlannedRun]:
         plan = self.plan
         if isinstance(plan, Table):
             return [
-                self._want(seed, name, name, plan.settings.get(name, {}))
+                self._planned_run(seed, name, name, plan.settings.get(name, {}))
                 for name in self.settings.chosen
             ]
-        wanted = []
+        planned = []
         for panel in plan.panels:
             for point in panel.points():
                 label = f"{panel.title} {', '.join(f'{value:g}' for value in point.values())}"
-                one = self._want(seed, label, plan.model, plan.exemptions(point), point)
-                wanted.append(dataclasses.replace(one, point={"panel": panel.title, **point}))
-        return wanted
+                run = self._planned_run(seed, label, plan.model, plan.exemptions(point), point)
+                planned.append(dataclasses.replace(run, point={"panel": panel.title, **point}))
+        return planned
 
-    def _want(
+    def _planned_run(
         self,
         seed: int,
         label: str,
@@ -134,31 +148,30 @@ class Comparison:
         planned: Mapping[str, Any],
         point: Mapping[str, Any] = types.MappingProxyType({}),
     ) -> PlannedRun:
-        """A run with the plan's settings where the user has said nothing, and those of a point."""
-        said = self.in_files | set(self.overrides)
-        unsaid = {key: value for key, value in planned.items() if key not in said}
-        given = self._own({"seed": seed, **unsaid, **point})
-        return PlannedRun(label, Job(model, self.dataset, given, self.files))
+        """A run with the settings of the plan that the user has not made, and those of a point."""
+        defaults = {key: value for key, value in planned.items() if key not in self._user_keys}
+        overrides = self._settings_with({"seed": seed, **defaults, **point})
+        return PlannedRun(label, Job(model, self.dataset, overrides, self.files))
 
     # Runs ---------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Carry out and keep what there is no record of, the first seed of every method first."""
-        for seed, wanted in zip(self.seeds, self.by_seed, strict=True):
-            kept = self._kept()
+        for seed, planned in zip(self.seeds, self.by_seed, strict=True):
+            records = self._records()
             missing = {
-                one.recipe: one
-                for one in wanted
-                if one.recipe not in kept
-                and (seed == self.seeds[0] or self._is_quick(one.label, kept))
+                run.recipe: run
+                for run in planned
+                if run.recipe not in records
+                and (seed == self.seeds[0] or self._is_quick(run.label, records))
             }
             if not missing:
                 continue
             logger.info(
                 "%s on %s: %d of %d runs of seed %d to come.",
-                *(self.plan.name, self.dataset, len(missing), len(wanted), seed),
+                *(self.plan.name, self.dataset, len(missing), len(planned), seed),
             )
-            carry_out([one.job for one in missing.values()], self.settings.jobs, self._keep)
+            carry_out([run.job for run in missing.values()], self.settings.jobs, self._keep)
 
     def _keep(self, job: Job, outcome: RunResult | HellmError) -> None:
         if isinstance(outcome, HellmError):
@@ -166,69 +179,70 @@ class Comparison:
             self.failed[str(job)] = str(outcome)
             return
         try:
-            kept = keep(outcome, self.folder, self._audience, details=isinstance(self.plan, Table))
-            logger.info("Kept %s.", kept.path)
+            details = isinstance(self.plan, Table)
+            record = keep(outcome, self.folder, self._test_users, details, self.asked)
+            logger.info("Kept %s.", record.path)
         except HellmError as error:
             logger.error("%s: %s", job, error)
             self.failed[str(job)] = str(error)
 
     @functools.cached_property
-    def _audience(self) -> TestUsers:
-        # Features that a run will need are made before anything is said of them.
-        features = any(one.job.config().needs_features() for one in self.by_seed[0])
+    def _test_users(self) -> TestUsers:
+        # Item features that a run will need are made first, so that records can name them.
+        features = any(run.job.config().needs_features() for run in self.by_seed[0])
         return TestUsers.open(self.by_seed[0][0].job.config(), features)
 
-    def _is_quick(self, label: str, kept: Mapping[str, KeptRun]) -> bool:
+    def _is_quick(self, label: str, records: Mapping[str, KeptRun]) -> bool:
         if self.settings.minutes is None:
             return True
-        first = next(one for one in self.by_seed[0] if one.label == label)
-        if first.recipe not in kept:
+        first = next(run for run in self.by_seed[0] if run.label == label)
+        if first.recipe not in records:
             return False
-        cost = kept[first.recipe].record["cost"]
+        cost = records[first.recipe].record["cost"]
         seconds = min(cost["train_seconds"], cost.get("train_cpu_seconds", float("inf")))
         return seconds <= 60 * self.settings.minutes
 
-    def _kept(self) -> dict[str, KeptRun]:
-        """Records that serve: of the data that are here, where they may be run anew.
+    def _records(self) -> dict[str, KeptRun]:
+        """Records that can be used: those of the data at hand, unless records alone are shown.
 
         A table needs ranks, which the points of a figure do not have.
         """
-        test_users = None if self.settings.kept_only else self._audience
+        test_users = None if self.settings.kept_only else self._test_users
         return read_kept(self.folder, self.dataset, test_users, isinstance(self.plan, Table))
 
     # What they show -----------------------------------------------------------------------------
 
     @functools.cached_property
-    def found(self) -> list[tuple[PlannedRun, KeptRun]]:
-        """Wanted runs that there are records of, by seed; looked for when first asked.
+    def recorded(self) -> list[tuple[PlannedRun, KeptRun]]:
+        """Planned runs with their records, by seed; read when first needed.
 
         Raises
         ------
         RunError
             If there are none.
         """
-        kept = self._kept()
-        found = [
-            (one, kept[one.recipe])
-            for wanted in self.by_seed
-            for one in wanted
-            if one.recipe in kept
+        records = self._records()
+        recorded = [
+            (run, records[run.recipe])
+            for planned in self.by_seed
+            for run in planned
+            if run.recipe in records
         ]
-        if not found:
+        if not recorded:
             reasons = "; ".join(f"{job}: {reason}" for job, reason in self.failed.items())
             missing = (
                 f"{self.folder} holds no record of {self.plan.name} on {self.dataset} with these "
-                f"settings (and {len(kept)} of others); leave --kept_only out to run it."
+                f"settings (and {len(records)} of others); leave --kept_only out to run it."
             )
             raise RunError(reasons or missing)
-        return found
+        return recorded
 
     @functools.cached_property
     def methods(self) -> list[Method]:
         """A table's methods that have runs, checked to be comparable."""
         return methods(
             {
-                name: [run for one, run in self.found if one.label == name]
+                name: [run for planned, run in self.recorded if planned.label == name]
                 for name in self.settings.chosen
             }
         )
@@ -242,39 +256,44 @@ class Comparison:
             If there are no records, or they are not comparable.
         """
         if isinstance(self.plan, Figure):
-            found = [(one.point, run) for one, run in self.found]
-            return [points.sheet(self.plan, self.dataset, found, self._absent())]
-        there = self.methods
-        masking = there[0].runs[0].record["masking"]
-        tests, tested = evidence.tested(self.plan, there, masking)
+            runs = [(planned.point, run) for planned, run in self.recorded]
+            return [points.sheet(self.plan, self.dataset, runs, self._absent())]
+        asked = {key: metric for key, (metric, _) in self.asked.measures.items()}
+        table = dataclasses.replace(self.plan, asked=asked)
+        masking = self.methods[0].runs[0].record["masking"]
+        tests, tested = evidence.tested(table, self.methods, masking)
         sheets = [
-            evidence.results(self.plan, there, masking, tests, self._absent()),
-            evidence.beside_the_paper(self.plan, there),
+            evidence.results(table, self.methods, masking, tests, self._absent()),
+            evidence.beside_the_paper(table, self.methods),
             *tested,
-            *(evidence.slices(self.plan, there, name, masking) for name in evidence.GROUPINGS),
-            evidence.lists(there),
+            *(
+                evidence.slices(table, self.methods, grouping, masking, metric)
+                for metric in evidence.sliced_metrics(table)
+                for grouping in evidence.GROUPINGS
+            ),
+            evidence.lists(self.methods, self.asked.listed.metrics),
         ]
         return [sheet for sheet in sheets if sheet is not None]
 
     def _absent(self) -> list[str]:
         """A note on the runs that there are no records of."""
-        kept = {run.recipe: run for _, run in self.found}
+        records = {run.recipe: run for _, run in self.recorded}
         lacking: dict[str, list[int]] = {}
-        for seed, wanted in zip(self.seeds, self.by_seed, strict=True):
-            for one in wanted:
-                wished = seed == self.seeds[0] or self._is_quick(one.label, kept)
-                if wished and one.recipe not in kept:
-                    lacking.setdefault(one.label, []).append(seed)
+        for seed, planned in zip(self.seeds, self.by_seed, strict=True):
+            for run in planned:
+                wanted = seed == self.seeds[0] or self._is_quick(run.label, records)
+                if wanted and run.recipe not in records:
+                    lacking.setdefault(run.label, []).append(seed)
         if not lacking:
             return []
         alone = len(self.seeds) == 1
-        told = [
+        labels = [
             label
             if alone
             else f"{label} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
             for label, seeds in lacking.items()
         ]
-        return [f"Not in the records: {'; '.join(told)}."]
+        return [f"Not in the records: {'; '.join(labels)}."]
 
     @property
     def file_name(self) -> str:
@@ -294,8 +313,8 @@ class Comparison:
         written = [folder / f"{name}.{kind}" for kind in ("md", "tex", "html")]
         if isinstance(self.plan, Figure):
             place = folder / f"{name}.svg"
-            own = HellmConfig(self.plan.model, self.dataset, self.overrides, self.files)
-            defaults = {key: own[key] for panel in self.plan.panels for key in panel.axes}
+            config = HellmConfig(self.plan.model, self.dataset, self.overrides, self.files)
+            defaults = {key: config[key] for panel in self.plan.panels for key in panel.axes}
             (sheet,) = sheets
             assert sheet.data is not None  # noqa: S101
             return [*written, plots.sweep(self.plan, sheet.data, place, defaults)]

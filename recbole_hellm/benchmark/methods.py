@@ -8,9 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from recbole_hellm.benchmark.record_ranks import CLIP
 from recbole_hellm.benchmark.records import KeptRun
 from recbole_hellm.errors import RunError
-from recbole_hellm.evaluation.ranking import Ranks, per_user
+from recbole_hellm.evaluation.metric import RankMetric
+from recbole_hellm.evaluation.metrics import BUILT_IN
+from recbole_hellm.evaluation.ranking import Ranks
 
 COMPARED = {
     "dataset": "datasets",
@@ -47,12 +50,21 @@ class Method:
 
     def cost(self, key: str, of: str = "cost") -> float | None:
         """Mean over the runs of an entry of their cost; None where a run does not tell."""
-        told = [run.record.get(of, {}).get(key) for run in self.runs]
-        return None if None in told else float(np.mean([float(value) for value in told]))  # type: ignore[arg-type]
+        costs = [run.record.get(of, {}).get(key) for run in self.runs]
+        return None if None in costs else float(np.mean([float(cost) for cost in costs]))  # type: ignore[arg-type]
 
     @functools.cached_property
     def _ranks(self) -> list[dict[str, Ranks]]:
         return [run.ranks() for run in self.runs]
+
+    def has_users(self, metric: str, masking: str) -> bool:
+        """Whether the records tell the metric of each user."""
+        if not all(run.detailed for run in self.runs):
+            return False
+        name, _, k = metric.partition("@")
+        if isinstance(BUILT_IN.get(name), RankMetric):
+            return int(k) <= CLIP
+        return all((masking, metric) in run.user_values for run in self.runs)
 
     def per_user(self, metric: str, masking: str) -> np.ndarray:
         """The metric of each user in each run, float64, shape [S, U]; users in one order.
@@ -63,7 +75,10 @@ class Method:
             If a run's ranks were not kept.
         """
         name, _, k = metric.partition("@")
-        return np.stack([per_user(ranks[masking], name, int(k)) for ranks in self._ranks])
+        built_in = BUILT_IN.get(name)
+        if isinstance(built_in, RankMetric):
+            return np.stack([built_in.per_user(ranks[masking], int(k)) for ranks in self._ranks])
+        return np.stack([run.user_values[masking, metric] for run in self.runs])
 
 
 def methods(runs: Mapping[str, Iterable[KeptRun]]) -> list[Method]:
@@ -74,10 +89,10 @@ def methods(runs: Mapping[str, Iterable[KeptRun]]) -> list[Method]:
     RunError
         If they are not; the sentence says what differs and names a run of each kind.
     """
-    found = [Method(name, tuple(sorted(of, key=lambda run: run.seed))) for name, of in runs.items()]
-    found = [method for method in found if method.runs]
-    check_comparable([run for method in found for run in method.runs])
-    return found
+    every = [Method(name, tuple(sorted(of, key=lambda run: run.seed))) for name, of in runs.items()]
+    with_runs = [method for method in every if method.runs]
+    check_comparable([run for method in with_runs for run in method.runs])
+    return with_runs
 
 
 def check_comparable(runs: Sequence[KeptRun]) -> None:
@@ -88,9 +103,9 @@ def check_comparable(runs: Sequence[KeptRun]) -> None:
     _check([(run, run.record["features"]) for run in fed], "item features")
 
 
-def _check(told: Sequence[tuple[KeptRun, object]], what: str) -> None:
-    for run, value in told[1:]:
-        first, expected = told[0]
+def _check(values: Sequence[tuple[KeptRun, object]], what: str) -> None:
+    for run, value in values[1:]:
+        first, expected = values[0]
         if value != expected:
             raise RunError(
                 f"{first.path} and {run.path} have different {what} ({_brief(expected)} and "

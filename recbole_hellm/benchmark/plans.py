@@ -12,6 +12,8 @@ from recbole.utils import ModelType
 from recbole_hellm import registry
 from recbole_hellm.benchmark.paper import METRICS, TABLE_1, TABLE_3
 from recbole_hellm.errors import ConfigError, nearest
+from recbole_hellm.evaluation.metric import Metric
+from recbole_hellm.evaluation.metrics import BUILT_IN
 from recbole_hellm.runs.directory import content_hash
 
 GENERAL = ("LightGCN", "VBPR", "GRCN", "LATTICE", "SLMRec", "BM3", "FREEDOM", "HeLLMPre")
@@ -56,6 +58,8 @@ class Table:
         model -> settings in which its runs differ from the defaults.
     notes : tuple of str
         What a reader must know of that.
+    asked : mapping of str to Metric
+        Metrics that the user wants to see beside the table's, by ``name@k``.
     """
 
     name: str
@@ -67,6 +71,16 @@ class Table:
     )
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    asked: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The table's metrics, and those that the user asks for."""
+        return tuple(dict.fromkeys((*self.metrics, *self.asked)))
+
+    def metric(self, key: str) -> Metric:
+        """The metric of ``name@k``."""
+        return self.asked[key] if key in self.asked else BUILT_IN[key.partition("@")[0]]
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -143,11 +157,11 @@ class Figure:
 
     def exemptions(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of a point's run beside the point itself."""
-        found: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
         for one in self.exempt:
             if one.covers(point):
-                found |= one.settings
-        return found
+                settings |= one.settings
+        return settings
 
 
 Benchmark = Table | Figure
@@ -157,7 +171,8 @@ _ABLATIONS = {
     for base in ("HeLLMPre", "HeLLM")
 }
 # Without the contrast the first stage begins with content alone, falls and rises again, which the
-# default patience of 6 epochs takes for the end. The authors' is 30 (METHOD 2.8).
+# default patience of 6 epochs takes for the end. The authors' is 30 epochs
+# (docs/method.md, Pre-training schedule).
 _PATIENT = {"stopping_step": 29}
 BENCHMARKS: dict[str, Benchmark] = {
     "table1": Table(

@@ -40,11 +40,11 @@ def read_run_ranks(directory: Path) -> dict[str, Ranks]:
     first = frames[files[0]]["user"]
     if any(not first.equals(frame["user"]) for frame in frames.values()):
         raise RunError(f"The ranks in {directory} are about different users under each masking.")
-    found = {
+    ranks = {
         file.stem.removeprefix(_PREFIX): _ranks({name: frame[name] for name in _COUNTS})
         for file, frame in frames.items()
     }
-    return in_token_order(found, first.to_numpy())
+    return in_token_order(ranks, first.to_numpy())
 
 
 def in_token_order(

@@ -7,6 +7,7 @@ A record is a folder ``<records>/<dataset>/<model>/<id>/``:
 - ``environment.json``: versions, hardware, git commit;
 - ``ranks.parquet``, ``slices.csv``, ``lists.json``: per-user ranks without tokens, metrics by
   groups of users, metrics of the recommended lists (for tables; a figure's points have none);
+- ``values.parquet``: per-user values of metrics that ranks do not tell, if any were asked for;
 - ``metrics.json``: all metrics, masking policy and cost; written last.
 
 It holds no checkpoint, no token of a user or an item, and no path of the machine.
@@ -21,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from recbole_hellm.benchmark.record_ranks import (
@@ -32,14 +34,22 @@ from recbole_hellm.benchmark.record_ranks import (
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.evaluation.list_metrics import LIST_METRICS
+from recbole_hellm.evaluation.metric import RankMetric
+from recbole_hellm.evaluation.metrics import BUILT_IN, MetricSet
 from recbole_hellm.evaluation.ranking import Ranks
-from recbole_hellm.evaluation.slices import metrics_by_slice
+from recbole_hellm.evaluation.recommended import RecommendedLists
+from recbole_hellm.evaluation.slices import means_by_slice, metrics_by_slice
 from recbole_hellm.runs.directory import RunDirectory, content_hash
 from recbole_hellm.runs.identity import portable, recipe_of
 from recbole_hellm.runs.results import RunResult
 
 RANKS, SLICES, LISTS = "ranks.parquet", "slices.csv", "lists.json"
-SLICED, SLICED_AT = ("recall", "ndcg"), (10, 20)
+VALUES = "values.parquet"
+SLICED = MetricSet.of(("recall", "ndcg"), (10, 20))
+"""Metrics that every record has by groups of users."""
+LISTED = MetricSet(LIST_METRICS, (10, 20))
+"""Metrics of lists that every record has, if lists of that length were kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +107,25 @@ class KeptRun:
         """
         return read_kept_ranks(self.path / RANKS)
 
+    @functools.cached_property
+    def user_values(self) -> dict[tuple[str, str], np.ndarray]:
+        """Values of each user by masking and metric, users in ascending order of their tokens.
+
+        Those of this package's rank metrics are not among them; :meth:`ranks` tells them.
+
+        Raises
+        ------
+        RunError
+            If the file is damaged.
+        """
+        path = self.path / VALUES
+        try:
+            frame = pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+        except (OSError, ValueError) as error:  # pyarrow's errors are among them
+            raise _damaged(path) from error
+        columns = {str(name).partition("."): frame[name].to_numpy() for name in frame}
+        return {(masking, metric): values for (masking, _, metric), values in columns.items()}
+
     def slices(self) -> pd.DataFrame:
         """Metrics by groups of users: masking, grouping, group, users, metric, value.
 
@@ -130,7 +159,13 @@ def _damaged(path: Path) -> RunError:
     return RunError(f"{path} is damaged; restore the record, or take its folder out.")
 
 
-def keep(run: RunResult, folder: Path, test_users: TestUsers, details: bool = True) -> KeptRun:
+def keep(
+    run: RunResult,
+    folder: Path,
+    test_users: TestUsers,
+    details: bool = True,
+    asked: MetricSet = MetricSet(),  # noqa: B008 (immutable)
+) -> KeptRun:
     """Write the record of a finished run.
 
     Parameters
@@ -142,11 +177,14 @@ def keep(run: RunResult, folder: Path, test_users: TestUsers, details: bool = Tr
         The run's test users.
     details : bool
         Keep ranks, slices and metrics of lists.
+    asked : MetricSet
+        Metrics to be kept by user, by groups of users and of lists beside those that every record
+        has.
 
     Raises
     ------
     RunError
-        If a file of the run is missing or damaged, or the test_users is of other data.
+        If a file of the run is missing or damaged, or `test_users` are of other data.
     """
     source, record = RunDirectory(run.path), run.record
     test_users.check(record, run.path)
@@ -159,7 +197,7 @@ def keep(run: RunResult, folder: Path, test_users: TestUsers, details: bool = Tr
     kept.write_json("identity.json", identity)
     kept.write_json("environment.json", _without_paths(source.read_json("environment.json")))
     if details:
-        _keep_details(run, kept, test_users)
+        _keep_details(run, kept, test_users, asked)
     stages = [stage.record["cost"] for stage in run.stages]
     cost = record["cost"]
     with_stages = {
@@ -185,17 +223,49 @@ def _portable(identity: Mapping[str, Any]) -> dict[str, Any]:
     return dict(identity) | {"settings": settings, "stages": stages}
 
 
-def _keep_details(run: RunResult, kept: RunDirectory, test_users: TestUsers) -> None:
-    ranks = read_run_ranks(run.path)
-    write_kept_ranks(kept.file(RANKS), compress_ranks(ranks))
-    frames = [
-        metrics_by_slice(found, test_users.slices, SLICED, SLICED_AT).assign(masking=masking)
-        for masking, found in ranks.items()
-    ]
+def _keep_details(
+    run: RunResult, kept: RunDirectory, test_users: TestUsers, asked: MetricSet
+) -> None:
+    ranks_by_masking = read_run_ranks(run.path)
+    write_kept_ranks(kept.file(RANKS), compress_ranks(ranks_by_masking))
+    lists, run_masking = test_users.lists_of(run), run.record["masking"]
+    frames: list[pd.DataFrame] = []
+    columns: dict[str, np.ndarray] = {}
+    for masking, ranks in ranks_by_masking.items():
+        values = _asked_values(asked, ranks, lists if masking == run_masking else None)
+        further = {key: values[key] for key in values if key not in SLICED.measures}
+        frames.append(metrics_by_slice(ranks, test_users.slices, SLICED).assign(masking=masking))
+        if further:
+            frames.append(means_by_slice(further, test_users.slices).assign(masking=masking))
+        columns |= {
+            f"{masking}.{key}": of_users
+            for key, of_users in further.items()
+            if not isinstance(BUILT_IN.get(key.partition("@")[0]), RankMetric)
+        }
     kept.write_text(SLICES, pd.concat(frames).to_csv(index=False, float_format="%.8g"))
-    lists = test_users.lists_of(run)
-    if lists is not None:
-        kept.write_json(LISTS, lists)
+    if columns:
+        kept.write_table(VALUES, pd.DataFrame(columns), compression="zstd")
+    described = {} if lists is None else _described(lists, asked)
+    if described:
+        kept.write_json(LISTS, described)
+
+
+def _asked_values(
+    asked: MetricSet, ranks: Ranks, lists: RecommendedLists | None
+) -> dict[str, np.ndarray]:
+    """Values of each user; metrics of longer lists than were kept are left out."""
+    length = 0 if lists is None else lists.items.shape[1]
+    return asked.per_user(ranks) | asked.up_to(length).per_user(lists=lists)
+
+
+def _described(lists: RecommendedLists, asked: MetricSet) -> dict[str, float]:
+    """What the lists are like; empty where they are shorter than any k."""
+    length = lists.items.shape[1]
+    metrics = {metric.name: metric for metric in (*LISTED.metrics, *asked.listed.metrics)}
+    wanted = MetricSet(tuple(metrics.values()), LISTED.topk).up_to(length)
+    if wanted.topk:
+        lists.check()
+    return wanted.of_lists(lists)
 
 
 def read_kept(
@@ -217,7 +287,7 @@ def read_kept(
     RunError
         If a record is damaged, or two of one recipe are of different data.
     """
-    found: dict[str, KeptRun] = {}
+    by_recipe: dict[str, KeptRun] = {}
     for run in _records(folder / dataset):
         if detailed and not run.detailed:
             continue
@@ -225,16 +295,16 @@ def read_kept(
             fed = run.record.get("features")
             if run.record["split"] != test_users.split or (fed and fed != test_users.encoders):
                 continue
-        other = found.setdefault(run.recipe, run)
+        other = by_recipe.setdefault(run.recipe, run)
         for key in ("split", "candidates", "features"):
             # A point of a figure that an earlier version kept does not tell its features.
-            told = [one.record.get(key) for one in (other, run)]
-            if all(told) and told[0] != told[1]:
+            first, second = (one.record.get(key) for one in (other, run))
+            if first and second and first != second:
                 raise RunError(
                     f"{other.path} and {run.path} are of the same settings and of different data "
                     f"({key}); take one of them out."
                 )
-    return found
+    return by_recipe
 
 
 def _records(folder: Path) -> Iterator[KeptRun]:

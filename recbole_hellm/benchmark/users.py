@@ -11,15 +11,12 @@ import numpy as np
 import pandas as pd
 
 from recbole_hellm.config.resolution import HellmConfig, declared_facts
-from recbole_hellm.data.features.store import list_features
 from recbole_hellm.errors import RunError
-from recbole_hellm.evaluation.beyond import beyond_accuracy
+from recbole_hellm.evaluation.recommended import Catalogue, RecommendedLists
 from recbole_hellm.evaluation.slices import UserSlices
 from recbole_hellm.runs.opening import open_dataset
 from recbole_hellm.runs.rankings import lists_file
 from recbole_hellm.runs.results import RunResult
-
-LIST_LENGTHS = (10, 20)
 
 
 class TestUsers:
@@ -46,8 +43,8 @@ class TestUsers:
         features : bool
             Whether item features are wanted, and made where there are none.
         """
-        given = config.external_config_dict
-        shared = {key: value for key, value in given.items() if declared_facts(key).passed_on}
+        overrides = config.external_config_dict
+        shared = {key: value for key, value in overrides.items() if declared_facts(key).passed_on}
         plain = HellmConfig("Pop", config["dataset"], shared)
         return cls(open_dataset(plain, features))
 
@@ -79,17 +76,8 @@ class TestUsers:
         }
 
     @functools.cached_property
-    def _content(self) -> np.ndarray | None:
-        """Item features [N, D] whose cosine is the mean over modalities; None without features."""
-        config = self.dataset.config
-        if not list_features(config.dataset_directory):
-            return None
-        blocks = [feature.matrix for feature in self.dataset.item_features().values()]
-        norms = [np.linalg.norm(block, axis=1, keepdims=True) for block in blocks]
-        scaled = [
-            block / np.where(norm > 0, norm, 1) for block, norm in zip(blocks, norms, strict=True)
-        ]
-        return np.hstack(scaled) / np.sqrt(len(scaled))
+    def _catalogue(self) -> Catalogue:
+        return Catalogue.of(self.dataset)
 
     @functools.cached_property
     def _user_tokens(self) -> np.ndarray:
@@ -100,32 +88,23 @@ class TestUsers:
         """Groups of the test users in ascending order of their tokens."""
         return UserSlices.from_dataset(self.dataset).in_token_order(self._user_tokens)
 
-    def lists_of(self, run: RunResult) -> dict[str, float] | None:
-        """What a run's lists of recommendations are like; None where too few items were kept.
+    def lists_of(self, run: RunResult) -> RecommendedLists | None:
+        """A run's test lists under its masking; None where it kept none (``save_topk``).
 
-        The lists are those of the test, under the run's masking (``save_topk``).
+        Users are in ascending order of their tokens. A list ends where a user has no more
+        candidates.
         """
         path = run.path / lists_file(run.record["masking"])
         if not path.is_file():
             return None
         frame = pd.read_parquet(path).sort_values(["user", "place"], kind="stable")
         ids = frame["item"].map(self.dataset.field2token_id[self.dataset.iid_field])
-        lists = ids.to_numpy(dtype=np.int64, copy=True).reshape(frame["user"].nunique(), -1)
+        users = frame["user"].drop_duplicates()
+        items = ids.to_numpy(dtype=np.int64, copy=True).reshape(len(users), -1)
         ranked = pd.read_parquet(run.path / f"ranks-{run.record['masking']}.parquet")["candidates"]
         # A list that is longer than what was ranked ends with items that were masked.
-        longest = min(lists.shape[1], int(ranked.min()))
-        lengths = [k for k in LIST_LENGTHS if k <= longest]
-        if not lengths:
-            return None
-        users = frame["user"].drop_duplicates()
-        known = self.dataset.field2token_id[self.dataset.uid_field]
-        histories = self.dataset.histories
-        had = histories.training(users.map(known).to_numpy(dtype=np.int64))
-        return beyond_accuracy(
-            lists[:, : max(lengths)],
-            self.dataset.training_counts,
-            len(self.dataset.user_tokens),
-            had,
-            self._content,
-            topk=lengths,
+        longest = min(items.shape[1], int(ranked.min()))
+        user_ids = users.map(self.dataset.field2token_id[self.dataset.uid_field])
+        return RecommendedLists.of(
+            self.dataset, self._catalogue, items[:, :longest], user_ids.to_numpy(dtype=np.int64)
         )

@@ -18,6 +18,7 @@ from recbole.config import Config
 from recbole.utils import ModelType
 
 from recbole_hellm import registry
+from recbole_hellm.compat import recbole_metrics
 from recbole_hellm.config.devices import choose_device
 from recbole_hellm.config.recbole_keys import PASSED_ON, RECBOLE_KEYS
 from recbole_hellm.config.run_settings import RunSettings
@@ -25,7 +26,9 @@ from recbole_hellm.config.settings import Facts, Settings
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.config.yaml_files import YamlLoader, packaged, read_yaml
 from recbole_hellm.data.features.embedding_files import ItemTableFile
+from recbole_hellm.data.features.item_inputs import ROLES, ItemInput, find_item_inputs
 from recbole_hellm.errors import ConfigError, UnknownOptionError
+from recbole_hellm.evaluation.metrics import check_valid_metric, validation_settings
 
 # RecBole's file for context-aware models is left out: it turns negative sampling off and scores
 # ratings, while this package ranks.
@@ -131,7 +134,11 @@ class HellmConfig(Config):
 
     def model_settings(self) -> dict[str, Any]:
         """All values that make the model and its training what they are, defaults included."""
-        keys = registry.recbole_model_keys(self.entry.base)
+        keys = (
+            self._model_file()
+            if self.entry.outside
+            else registry.recbole_model_keys(self.entry.base)
+        )
         values = {key: self.final_config_dict[key] for key in keys if key in self.final_config_dict}
         for settings in self._typed(TrainingSettings):
             values.update(settings.to_dict())
@@ -148,37 +155,44 @@ class HellmConfig(Config):
         return getattr(self.model_class, "settings_classes", ())
 
     def needs_features(self) -> bool:
-        """Whether the model, or a stage it stands on, reads item features."""
-        if not self.entry.stages:
-            return "modalities" in self.entry.inputs
-        return any(stage.needs_features() for stage in self.stages().values())
+        """Whether the model, an item input of it or a stage it stands on reads item features."""
+        if self.item_inputs:
+            return any(source.needs_features for source in self.item_inputs.values()) or any(
+                stage.needs_features() for stage in self.stages().values()
+            )
+        return "modalities" in self.entry.inputs
+
+    @functools.cached_property
+    def item_inputs(self) -> dict[str, ItemInput]:
+        """Item inputs of the LLM stage by name: the roles of its stages, and ``item_inputs``.
+
+        Roles come first and in all cases, so that runs keep the stages that their ids name.
+        """
+        settings = self.final_config_dict | self.model_settings()
+        roles = [name for name in ROLES if f"{name}_model" in settings]
+        names = dict.fromkeys([*roles, *settings["item_inputs"]]) if roles else ()
+        return find_item_inputs(names, settings)
 
     def stages(self) -> dict[str, HellmConfig]:
-        """Configuration of each stage that the model stands on, by role.
+        """Configuration of each stage that the model stands on, by item input.
 
         The key ``<role>_model`` names another model for a role, or none (``~``) to leave it out;
         ``<role>_embeddings`` names a file that takes the stage's place.
         """
-        final = self.final_config_dict
-        needed = {
-            role: final.get(f"{role}_model", default)
-            for role, default in self.entry.stages.items()
-            if not final.get(f"{role}_embeddings")
-        }
-        return {role: self.for_stage(model) for role, model in needed.items() if model}
+        models = {name: source.stage for name, source in self.item_inputs.items()}
+        return {name: self.for_stage(model) for name, model in models.items() if model}
 
     @functools.cached_property
     def imported(self) -> dict[str, ItemTableFile]:
-        """Files that take the place of stages, by role.
+        """Files that take the place of stages, by item input.
 
         Raises
         ------
         DataError
             If one cannot be read.
         """
-        keys = {role: f"{role}_embeddings" for role in self.entry.stages}
-        given = {role: (key, self.final_config_dict.get(key)) for role, key in keys.items()}
-        return {role: ItemTableFile.find(key, path) for role, (key, path) in given.items() if path}
+        files = {name: source.file for name, source in self.item_inputs.items()}
+        return {name: file for name, file in files.items() if file is not None}
 
     def for_stage(self, model: str) -> HellmConfig:
         """The configuration of a stage: shared keys pass on, ``Model.key`` overrides apply."""
@@ -267,8 +281,6 @@ class HellmConfig(Config):
                 raise ConfigError(f"RecBole's option '{key}' is not offered here: {reason}.")
             self._check_kind(key, value)
             self._check_variant(key, value)
-        for key in self.stage_overrides:
-            registry.model_class(key.partition(".")[0])
 
     def _check_kind(self, key: str, value: Any) -> None:
         """A number or a truth value in RecBole's files must stay one; typed settings say more."""
@@ -305,6 +317,7 @@ class HellmConfig(Config):
             if isinstance(final[key], kind):
                 final[key] = [final[key]]
         RunSettings.from_config(final)
+        check_valid_metric(final["metrics"], final["topk"], final["valid_metric"])
         given = self.external_config_dict.get("eval_args") or {}
         for key, value in given.items() if isinstance(given, dict) else [("split", given)]:
             if LEAVE_ONE_OUT.get(key) != value:
@@ -323,8 +336,9 @@ class HellmConfig(Config):
         if final.get("loss_type") == "CE" and final["MODEL_TYPE"] == ModelType.SEQUENTIAL:
             final["train_neg_sample_args"] = None
         root = final["data_path"]
-        with self._mistakes():
+        with self._mistakes(), recbole_metrics(self):
             super()._set_default_parameters()
+        final.update(validation_settings(final))
         # Answers configurator.py:331-338: RecBole appends the dataset's name, and points ml-100k at
         # its own example. `data_path` stays what the user gave.
         final["data_path"] = root
@@ -360,7 +374,9 @@ def check_addressed(configs: Iterable[HellmConfig]) -> None:
     stages = [stage for config in configs for stage in config.stages().values()]
     models = sorted({config.model for config in (*configs, *stages)})
     for key in (key for config in configs for key in config.stage_overrides):
-        if key.partition(".")[0] not in models:
+        owner = key.partition(".")[0]
+        if owner not in models:
+            registry.describe(owner)  # a misspelt name is told with the nearest ones
             raise ConfigError(
                 f"Option '{key}' is for a model that is not run here; {', '.join(models)} "
                 f"{'is' if len(models) == 1 else 'are'}."

@@ -122,9 +122,3 @@ class RunSettings(Settings):
             bool(self.topk) and min(self.topk) >= 1,
             f"topk={list(self.topk)} must be one or more positive numbers.",
         )
-        known = {f"{metric}@{k}".lower() for metric in self.metrics for k in self.topk}
-        require(
-            self.valid_metric.lower() in known,
-            f"valid_metric={self.valid_metric!r} is not among the metrics "
-            f"({', '.join(sorted(known))}); name one of them, or add it to metrics and topk.",
-        )

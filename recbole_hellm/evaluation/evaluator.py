@@ -15,8 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_hellm.errors import ConfigError, RunError
-from recbole_hellm.evaluation.beyond import LIST_METRICS, list_metrics
-from recbole_hellm.evaluation.ranking import GAINS, Ranks, count_above, mask_known, summarise
+from recbole_hellm.evaluation.metrics import MetricSet
+from recbole_hellm.evaluation.ranking import Ranks, count_above, mask_known
+from recbole_hellm.evaluation.recommended import Catalogue, RecommendedLists
 from recbole_hellm.training.distributed import current
 
 logger = logging.getLogger(__name__)
@@ -58,32 +59,30 @@ class Evaluator:
     Raises
     ------
     ConfigError
-        If a metric of the configuration is neither a top-k nor a list metric.
+        If a metric is unknown or lacks what it needs, or lists are longer than the catalogue.
     """
 
     def __init__(self, config: Any, dataset: Any, parts: dict[str, Any]) -> None:
         self.config = config
         self.dataset = dataset
-        self.topk = sorted(config["topk"])
-        names = [metric.lower() for metric in config["metrics"]]
-        unknown = [name for name in names if name not in GAINS and name not in LIST_METRICS]
-        if unknown:
-            raise ConfigError(
-                f"metrics={unknown} cannot be computed from a full ranking; use some of "
-                f"{', '.join(sorted([*GAINS, *LIST_METRICS]))}."
-            )
-        self.rank_metrics = [name for name in names if name in GAINS]
-        self.list_metrics = [name for name in names if name in LIST_METRICS]
-        longest = max([config["save_topk"], *(self.topk if self.list_metrics else [])])
+        self.metrics = MetricSet.of(config["metrics"], sorted(config["topk"]))
+        self.catalogue = Catalogue.of(dataset)
+        longest = max(config["save_topk"], self._list_length)
         if longest >= dataset.item_num:
             raise ConfigError(
                 f"A list of {longest} items needs more than the {dataset.item_num - 1} items there "
                 "are; lower save_topk and topk."
             )
+        self.metrics.check(self.catalogue, len(dataset.histories.evaluated_users))
         self.inputs = {phase: self._inputs(part) for phase, part in parts.items()}
         # Some models read the names of what RecBole's transform adds, so it is made before them.
         self.transform = construct_transform(config)
         self._items = None
+
+    @property
+    def _list_length(self) -> int:
+        """Items of each list that the metrics look at."""
+        return max(self.metrics.topk) if self.metrics.listed.metrics else 0
 
     def _inputs(self, part: Any) -> Interaction:
         """User, user features and history of each row of a split, sorted by user.
@@ -116,11 +115,11 @@ class Evaluator:
         model.eval()
         inputs = self.inputs[phase]
         count = len(inputs[self.dataset.uid_field])
-        # Lists cost as much as ranks, and those of validation are never looked at.
+        # Lists cost as much as ranks, and those of validation are never saved.
         saved = self.config["save_topk"] if phase == "test" else 0
-        keep = max([saved, *(self.topk if self.list_metrics else [0])])
+        length = max(saved, self._list_length)
         processes = current()
-        found: list[tuple[np.ndarray, list[Ranks], np.ndarray]] = []
+        scored: list[tuple[np.ndarray, list[Ranks], np.ndarray]] = []
         bar = tqdm(
             total=count,
             desc=f"{phase:>5}",
@@ -132,13 +131,13 @@ class Evaluator:
             # Where none is left for this process it scores one with the others, for nothing.
             mine = processes.rank < len(dealt)
             chunk = dealt[processes.rank if mine else 0]
-            outcome = self._rank(model, phase, chunk, maskings, keep)
+            outcome = self._rank(model, phase, chunk, maskings, length)
             if mine:
-                found.append((chunk, *outcome))
+                scored.append((chunk, *outcome))
             bar.update(sum(map(len, dealt)))
         bar.close()
-        everything = [part for parts in processes.gather(found) for part in parts]
-        lists = np.zeros((count, keep), dtype=np.int64)
+        everything = [part for parts in processes.gather(scored) for part in parts]
+        lists = np.zeros((count, length), dtype=np.int64)
         for chunk, _, best in everything:
             lists[chunk] = best
         ranks = {
@@ -146,14 +145,16 @@ class Evaluator:
             for number, masking in enumerate(maskings)
         }
         metrics = {
-            masking: summarise(found, self.rank_metrics, self.topk)
-            for masking, found in ranks.items()
+            masking: self.metrics.of_ranks(ranks_under) for masking, ranks_under in ranks.items()
         }
-        metrics[maskings[0]].update(self._list_metrics(lists))
+        if self.metrics.listed.metrics:
+            users = self.dataset.histories.evaluated_users
+            recommended = RecommendedLists.of(self.dataset, self.catalogue, lists, users, phase)
+            metrics[maskings[0]].update(self.metrics.of_lists(recommended))
         return Evaluation(phase, metrics, ranks, lists[:, :saved] if saved else None)
 
     def _rank(
-        self, model: Any, phase: str, chunk: np.ndarray, maskings: Sequence[str], keep: int
+        self, model: Any, phase: str, chunk: np.ndarray, maskings: Sequence[str], length: int
     ) -> tuple[list[Ranks], np.ndarray]:
         """Ranks of some rows' targets under each masking, and their lists under the first."""
         inputs, device = self.inputs[phase][chunk], self.config["device"]
@@ -174,9 +175,9 @@ class Evaluator:
                 f"{self.config['model']} gives NaN scores on {phase}; lower learning_rate."
             ) from error
         ranks = [Ranks(users, *(count.cpu().numpy() for count in counts)) for counts in counted]
-        if keep == 0:
+        if length == 0:
             return ranks, np.zeros((len(chunk), 0), dtype=np.int64)
-        return ranks, mask_known(scores, targets, *known[0]).topk(keep).indices.cpu().numpy()
+        return ranks, mask_known(scores, targets, *known[0]).topk(length).indices.cpu().numpy()
 
     def _rounds(self, inputs: Interaction, count: int, size: int) -> list[list[np.ndarray]]:
         """Row numbers of each batch, so many batches at a time."""
@@ -235,9 +236,3 @@ class Evaluator:
             pairs.update(self._items)
             scores.append(model.predict(pairs))
         return torch.stack(scores)
-
-    def _list_metrics(self, lists: np.ndarray) -> dict[str, float]:
-        if not self.list_metrics:
-            return {}
-        counts, tail_ratio = self.dataset.training_counts, self.config["tail_ratio"]
-        return list_metrics(self.list_metrics, lists, counts, self.topk, tail_ratio)

@@ -1,4 +1,4 @@
-"""Exact ranks of the held-out items, under every masking at once, and metrics from them.
+"""Exact ranks of the held-out items, under every masking at once.
 
 A target's place among the candidates is fixed by two counts: candidates that score higher, and
 other candidates that score the same. Ties are resolved by expectation: a metric is averaged over
@@ -90,61 +90,24 @@ def count_above(
         keys = torch.unique(rows * scores.shape[1] + masked)
         rows, masked = keys // scores.shape[1], keys % scores.shape[1]
         rows, masked = rows[masked != targets[rows]], masked[masked != targets[rows]]
-        found, wanted = scores[rows, masked], target_scores[rows, 0]
+        masked_scores, wanted = scores[rows, masked], target_scores[rows, 0]
         counts = torch.zeros(3, len(targets), dtype=torch.int64, device=scores.device)
-        counts[0].index_add_(0, rows, (found > wanted).long())
-        counts[1].index_add_(0, rows, (found == wanted).long())
+        counts[0].index_add_(0, rows, (masked_scores > wanted).long())
+        counts[1].index_add_(0, rows, (masked_scores == wanted).long())
         counts[2].index_add_(0, rows, torch.ones_like(rows))
         results.append((higher - counts[0], level - counts[1], items.shape[1] - counts[2]))
     return results
 
 
-def _count(found: Tensor) -> Tensor:
+def _count(truths: Tensor) -> Tensor:
     """How many are true in each row; a sum of bytes is several times as fast as one of truths."""
-    return found.view(torch.uint8).sum(1, dtype=torch.int32).long()
+    return truths.view(torch.uint8).sum(1, dtype=torch.int32).long()
 
 
 def mask_known(scores: Tensor, targets: Tensor, rows: Tensor, items: Tensor) -> Tensor:
     """Scores with padding and known items, but never the target, at minus infinity."""
     masked = scores.clone()
-    kept = scores.gather(1, targets[:, None])
+    target_scores = scores.gather(1, targets[:, None])
     masked[:, 0] = -torch.inf
     masked[rows, items] = -torch.inf
-    return masked.scatter_(1, targets[:, None], kept)
-
-
-GAINS = {
-    "recall": lambda places: np.ones_like(places),
-    "hit": lambda places: np.ones_like(places),
-    "ndcg": lambda places: 1.0 / np.log2(places + 1.0),
-    "mrr": lambda places: 1.0 / places,
-    "map": lambda places: 1.0 / places,
-    "precision": lambda places: np.ones_like(places),
-}
-"""Gain of the single relevant item at a 1-based place; precision is further divided by k."""
-
-
-def per_user(ranks: Ranks, metric: str, k: int) -> np.ndarray:
-    """Expected value of ``metric@k`` for each user, float64, shape [U].
-
-    Raises
-    ------
-    KeyError
-        If `metric` is not one of :data:`GAINS`.
-    """
-    gains = GAINS[metric.lower()](np.arange(1, k + 1, dtype=np.float64))
-    if metric.lower() == "precision":
-        gains = gains / k
-    cumulative = np.concatenate([[0.0], np.cumsum(gains)])
-    first = np.minimum(ranks.higher, k)
-    last = np.minimum(ranks.higher + ranks.tied + 1, k)
-    return (cumulative[last] - cumulative[first]) / (ranks.tied + 1)
-
-
-def summarise(ranks: Ranks, metrics: Iterable[str], topk: Iterable[int]) -> dict[str, float]:
-    """Means over users, keyed ``metric@k`` in lower case."""
-    return {
-        f"{metric.lower()}@{k}": float(per_user(ranks, metric, k).mean())
-        for metric in metrics
-        for k in topk
-    }
+    return masked.scatter_(1, targets[:, None], target_scores)

@@ -2,8 +2,8 @@
 
 A user is the sampling unit: each brings one value per method, the mean over the method's seeds, and
 methods are compared on the same users. RecBole's ``significance_test.py`` pairs seeds instead, of
-which there are few, and asks for ``alternative="less"``, so that its small
-p-values say that one's own model is worse.
+which there are few, and asks for ``alternative="less"``, so that its small p-values say that one's
+own model is worse.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ import numpy as np
 from scipy import stats
 
 from recbole_hellm.errors import ConfigError, DataError
+from recbole_hellm.evaluation.user_values import DECIMALS, bootstrap_interval, by_seed
 
 Alternative = Literal["greater", "two-sided"]
-
-DECIMALS = 12  # of differences: means over seeds in another order must not differ by rounding
-_CELLS = 1 << 20  # resampled users that are held at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,21 +75,6 @@ class PairedComparison:
     family: int = 1
 
 
-def user_means(values: np.ndarray) -> np.ndarray:
-    """Each user's mean over seeds, float64, shape [U].
-
-    Parameters
-    ----------
-    values : ndarray, shape [U] or [S, U]
-
-    Raises
-    ------
-    DataError
-        If there are fewer than two users, or a value is not finite.
-    """
-    return _by_seed(values).mean(axis=0)
-
-
 def compare_pairs(
     a: np.ndarray,
     b: np.ndarray,
@@ -126,7 +109,8 @@ def compare_pairs(
     Parameters
     ----------
     a, b : ndarray, shape [U] or [S_a, U] and [S_b, U]
-        Values by user (and seed), the same users in the same order; higher is better.
+        Values by user (and seed), the same users in the same order. The tests take higher values
+        for better; where lower ones are, a difference below zero is a gain.
     alternative : {"greater", "two-sided"}
         ``greater`` tests that A is better than B.
     metric : str
@@ -145,13 +129,13 @@ def compare_pairs(
     Examples
     --------
     >>> a, b = np.array([1.0, 0.5, 0.0, 1.0]), np.array([0.5, 0.5, 0.0, 0.0])
-    >>> found = compare_pairs(a, b, metric="ndcg@10")
-    >>> found.difference, found.zeros, found.rank_biserial
+    >>> compared = compare_pairs(a, b, metric="ndcg@10")
+    >>> compared.difference, compared.zeros, compared.rank_biserial
     (0.375, 2, 1.0)
     """
     if alternative not in get_args(Alternative):
         raise ConfigError(f"alternative={alternative!r} is neither 'greater' nor 'two-sided'.")
-    ours, theirs = _by_seed(a), _by_seed(b)
+    ours, theirs = by_seed(a), by_seed(b)
     if ours.shape[1] != theirs.shape[1]:
         raise DataError(
             f"A paired test needs the same users, not {ours.shape[1]} and {theirs.shape[1]}."
@@ -218,7 +202,7 @@ def compare_to_rest(
     """
     if reference not in values:
         raise ConfigError(f"'{reference}' is none of the methods {', '.join(values)}.")
-    found = {
+    comparisons = {
         name: compare_pairs(
             values[reference],
             other,
@@ -232,7 +216,7 @@ def compare_to_rest(
         if name != reference
     }
     p_t, p_wilcoxon, p_seeds = (
-        _holm_of_known([getattr(comparison, key) for comparison in found.values()])
+        _holm_of_known([getattr(comparison, key) for comparison in comparisons.values()])
         for key in ("p_t", "p_wilcoxon", "p_seeds")
     )
     return {
@@ -241,24 +225,24 @@ def compare_to_rest(
             p_t_holm=float(p_t[place]),
             p_wilcoxon_holm=float(p_wilcoxon[place]),
             p_seeds_holm=float(p_seeds[place]),
-            family=len(found),
+            family=len(comparisons),
         )
-        for place, (name, comparison) in enumerate(found.items())
+        for place, (name, comparison) in enumerate(comparisons.items())
     }
 
 
-def leaders(means: Mapping[str, float]) -> tuple[set[str], set[str]]:
+def leaders(means: Mapping[str, float], bigger_is_better: bool = True) -> tuple[set[str], set[str]]:
     """Names of the best and of the second best; several where they are equal.
 
-    There is no second best beside several best ones, and none where all are equal or nothing
-    is above zero.
+    There is no second best beside several best ones, and none where all are equal or, of a metric
+    of which more is better, where nothing is above zero.
     """
-    values = sorted(set(means.values()), reverse=True)
+    values = sorted(set(means.values()), reverse=bigger_is_better)
     groups = [{name for name, value in means.items() if value == of} for of in values]
     if len(groups) < 2:
         return set(), set()
-    second = groups[1] if len(groups[0]) == 1 and values[1] > 0 else set()
-    return groups[0], second
+    shown = len(groups[0]) == 1 and (values[1] > 0 or not bigger_is_better)
+    return groups[0], groups[1] if shown else set()
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -282,73 +266,6 @@ def _holm_of_known(p_values: Sequence[float]) -> np.ndarray:
     known = ~np.isnan(adjusted)
     adjusted[known] = holm(adjusted[known])
     return adjusted
-
-
-def bootstrap_interval(
-    differences: np.ndarray, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    r"""Percentile bootstrap interval of a mean over users.
-
-    Most users have one and the same value, often no difference at all. So of a resample it is drawn
-    how many of the other users come, which is binomial, and then these: the same distribution as
-    drawing U users with replacement (Efron 1979), faster, and independent of the order of users.
-
-    Parameters
-    ----------
-    differences : ndarray, shape [U]
-    level : float
-        Between 0 and 1.
-    resamples, seed : int
-
-    Raises
-    ------
-    ConfigError
-        If `level` or `resamples` is out of range.
-    DataError
-        If there are fewer than two users, or a value is not finite.
-    """
-    if not 0 < level < 1 or resamples < 1:
-        raise ConfigError(
-            f"An interval of level={level} from resamples={resamples} cannot be had; level is "
-            "between 0 and 1, resamples at least 1."
-        )
-    every = np.sort(user_means(differences).round(DECIMALS))
-    values, counts = np.unique(every, return_counts=True)
-    common = values[counts.argmax()]
-    others = every[every != common] - common
-    if len(others) == 0:
-        return float(common), float(common)
-    generator = np.random.default_rng(seed)
-    drawn = generator.binomial(len(every), len(others) / len(every), size=resamples)
-    step = max(1, _CELLS // len(others))
-    sums = []
-    for start in range(0, resamples, step):
-        ends = np.cumsum(drawn[start : start + step])
-        chosen = others[generator.integers(len(others), size=ends[-1])]
-        sums.append(np.diff(np.append(0.0, np.cumsum(chosen))[ends], prepend=0.0))
-    means = common + np.concatenate(sums) / len(every)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def mean_interval(
-    values: np.ndarray, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-    """Interval of one method's mean, `values` [U] or [S, U]; see :func:`bootstrap_interval`."""
-    return bootstrap_interval(user_means(values), level, resamples, seed)
-
-
-def _by_seed(values: np.ndarray) -> np.ndarray:
-    """Values as float64 [S, U], checked."""
-    table = np.atleast_2d(np.asarray(values, dtype=np.float64))
-    if table.ndim != 2 or table.shape[0] < 1 or table.shape[1] < 2:
-        raise DataError(
-            f"Statistics over users need values of shape [users] or [seeds, users] for two users "
-            f"or more, not {np.shape(values)}."
-        )
-    if not np.isfinite(table).all():
-        raise DataError("Statistics over users need finite values, and some are not.")
-    return table
 
 
 def _differences(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ trained, so the same groups serve all methods.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ import pandas as pd
 
 from recbole_hellm.data.interactions.splits import token_order
 from recbole_hellm.errors import DataError
-from recbole_hellm.evaluation.ranking import Ranks, per_user
-from recbole_hellm.evaluation.significance import user_means
+from recbole_hellm.evaluation.metrics import MetricSet
+from recbole_hellm.evaluation.ranking import Ranks
+from recbole_hellm.evaluation.user_values import user_means
 
 LENGTHS = {"1-2": 1, "3": 3, "4": 4, "5-6": 5, "7-9": 7, "10-19": 10, "20+": 20}
 """First number of training interactions of each group; 5-core data begins with 3."""
@@ -130,17 +131,16 @@ def by_target_ties(tied: np.ndarray) -> Grouping:
 def metrics_by_slice(
     ranks: Ranks | Sequence[Ranks],
     slices: UserSlices,
-    metrics: Iterable[str],
-    topk: Iterable[int],
+    metrics: MetricSet,
 ) -> pd.DataFrame:
-    """Metrics of one method by group of users.
+    """Metrics of ranks of one method by group of users.
 
     Parameters
     ----------
     ranks : Ranks or sequence of Ranks
         Of one run, or of one for each seed: users' values are means over seeds.
     slices : UserSlices
-    metrics, topk : iterable of str, iterable of int
+    metrics : MetricSet
 
     Returns
     -------
@@ -159,21 +159,16 @@ def metrics_by_slice(
                 "Ranks and slices are about different users, or number them differently; bring "
                 "both into token order."
             )
-    cutoffs = list(topk)
+    by_run = [metrics.per_user(run) for run in runs]
     return means_by_slice(
-        {
-            f"{metric.lower()}@{k}": np.stack([per_user(run, metric, k) for run in runs])
-            for metric in metrics
-            for k in cutoffs
-        },
-        slices,
+        {key: np.stack([values[key] for values in by_run]) for key in by_run[0]}, slices
     )
 
 
 def means_by_slice(values: Mapping[str, np.ndarray], slices: UserSlices) -> pd.DataFrame:
     r"""Means of any values by group of users, such as differences of two methods.
 
-    A group's part in the whole mean is ``value * users / U``.
+    A group contributes to the whole mean ``value * users / U``.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,16 @@ import pandas as pd
 
 from recbole_hellm.benchmark.methods import Method
 from recbole_hellm.benchmark.plans import Family, Table, paper_masking
-from recbole_hellm.benchmark.records import SLICES
+from recbole_hellm.benchmark.records import SLICED, SLICES
 from recbole_hellm.errors import RunError
-from recbole_hellm.evaluation.significance import (
-    PairedComparison,
-    compare_to_rest,
-    leaders,
-    mean_interval,
-)
+from recbole_hellm.evaluation.list_metrics import LIST_METRICS
+from recbole_hellm.evaluation.metric import Metric
+from recbole_hellm.evaluation.significance import PairedComparison, compare_to_rest, leaders
+from recbole_hellm.evaluation.user_values import mean_interval, seed_deviation
 from recbole_hellm.reporting.costs import cost_columns, cost_notes
+from recbole_hellm.reporting.numbers import LEVEL, number, p_value, signed, spread, written
 from recbole_hellm.reporting.sheets import Cell, Sheet
 
-LEVEL = 0.05
 BETTER, WORSE = "†", "‡"
 SLICED_METRIC = "ndcg@10"
 GROUPINGS = {
@@ -35,7 +33,6 @@ GROUPINGS = {
     "target_warmth": "by how often the test item was trained on (cold never, few under 5 times)",
     "target_ties": "by whether the rule for equal times chose the test item",
 }
-_SHORT = {"recall": "R", "ndcg": "N", "mrr": "MRR", "hit": "HR"}
 
 Comparisons = Mapping[str, Mapping[str, PairedComparison]]
 """metric -> other method -> the reference against it."""
@@ -61,20 +58,22 @@ def results(
         Notes on runs that are wanted and not there.
     """
     marks = {
-        (metric, name): _mark(comparison)
-        for of in tests
-        for metric, others in of.items()
+        (metric, name): _mark(comparison, table.metric(metric).bigger_is_better)
+        for comparisons in tests
+        for metric, others in comparisons.items()
         for name, comparison in others.items()
     }
     places = {
-        metric: _places(table, {m.name: float(m.values(metric, masking).mean()) for m in methods})
-        for metric in table.metrics
+        metric: _places(
+            table, {m.name: float(m.values(metric, masking).mean()) for m in methods}, metric
+        )
+        for metric in table.shown
     }
     costs = cost_columns(methods)
     rows, data = [], []
     for method in methods:
         cells: list[Cell | str] = [method.name, str(len(method.runs))]
-        for metric in table.metrics:
+        for metric in table.shown:
             values = method.values(metric, masking)
             best, second = (method.name in group for group in places[metric])
             mark = marks.get((metric, method.name), "")
@@ -84,7 +83,7 @@ def results(
     notes = [_counted(methods[0], masking), _PLUS_MINUS, *_told(table, methods)]
     notes += _marked(table, methods, tests)
     notes += [*cost_notes(methods), *absent]
-    head = ["", "seeds", *map(short, table.metrics), *costs]
+    head = ["", "seeds", *(short(table, metric) for metric in table.shown), *costs]
     title = f"{table.title}: {methods[0].runs[0].record['dataset']}, mask_history={masking}"
     return Sheet("results", title, head, rows, notes, pd.DataFrame(data))
 
@@ -110,7 +109,7 @@ def beside_the_paper(table: Table, methods: Sequence[Method]) -> Sheet | None:
         rows.append(cells)
     head = ["", "masked", "seeds"]
     for metric in table.metrics:
-        head += [short(metric), "paper", "Δ"]
+        head += [short(table, metric), "paper", "Δ"]
     notes = [
         _PLUS_MINUS,
         *_told(table, methods),
@@ -140,28 +139,31 @@ def tested(
         if family.reference not in names or len(members) < 2:
             tests.append({})
             continue
-        found = {
+        comparisons = {
             metric: compare_to_rest(
                 {method.name: method.per_user(metric, masking) for method in members},
                 family.reference,
                 "two-sided",
                 metric=metric,
             )
-            for metric in table.metrics
+            for metric in table.shown
+            if all(method.has_users(metric, masking) for method in members)
         }
-        tests.append(found)
-        sheets.append(_significance(family, found, members[0], masking))
+        tests.append(comparisons)
+        sheets.append(_significance(table, family, comparisons, members[0], masking))
     return tests, sheets
 
 
-def _significance(family: Family, found: Comparisons, any_: Method, masking: str) -> Sheet:
+def _significance(
+    table: Table, family: Family, comparisons: Comparisons, any_: Method, masking: str
+) -> Sheet:
     rows, data = [], []
-    for metric, others in found.items():
+    for metric, others in comparisons.items():
         for name, c in others.items():
             rows.append(
                 [
                     name,
-                    short(metric),
+                    short(table, metric),
                     f"{c.seeds_a} / {c.seeds_b}",
                     signed(c.difference),
                     f"{signed(c.ci_low)} to {signed(c.ci_high)}",
@@ -185,7 +187,7 @@ def _significance(family: Family, found: Comparisons, any_: Method, masking: str
         "metric. Those of t and Wilcoxon are over users, for the models as trained; that of seeds "
         "is Welch's t test over seeds, where both sides have several.",
     ]
-    pairs = {(c.seeds_a, c.seeds_b) for others in found.values() for c in others.values()}
+    pairs = {(c.seeds_a, c.seeds_b) for others in comparisons.values() for c in others.values()}
     if any(ours != theirs for ours, theirs in pairs):
         notes.append(
             "Where one side has more seeds, Wilcoxon's test and the rank-biserial correlation take "
@@ -193,20 +195,45 @@ def _significance(family: Family, found: Comparisons, any_: Method, masking: str
         )
     if len(pairs) > 1:
         notes.append("d_z is larger with more seeds, so it compares rows of as many seeds.")
+    smaller = [metric for metric in comparisons if not table.metric(metric).bigger_is_better]
+    if smaller:
+        names = ", ".join(short(table, metric) for metric in smaller)
+        notes.append(f"Of {names} less is better, so a gain is a difference below zero.")
     title = f"{family.reference} against each: {any_.runs[0].record['dataset']}, {masking} masked"
     return Sheet(f"tests-{family.reference}", title, head, rows, notes, pd.DataFrame(data))
 
 
-def slices(table: Table, methods: Sequence[Method], grouping: str, masking: str) -> Sheet:
-    """One metric by groups of users: where a method's lead comes from."""
+def sliced_metrics(table: Table) -> list[str]:
+    """The metrics that are shown by groups of users: of those asked for, each at its first k."""
+    by_user = {key: metric for key, metric in table.asked.items() if metric.over_users}
+    first: dict[str, str] = {}
+    for key, metric in by_user.items():
+        if metric not in SLICED.metrics:
+            first.setdefault(metric.name, key)
+    return [SLICED_METRIC, *first.values()]
+
+
+def slices(
+    table: Table,
+    methods: Sequence[Method],
+    grouping: str,
+    masking: str,
+    metric: str = SLICED_METRIC,
+) -> Sheet | None:
+    """One metric by groups of users: where a method's lead comes from.
+
+    None where a record does not have a metric that the user asks for.
+    """
     frames = [
         run.slices().assign(method=method.name, seed=run.seed)
         for method in methods
         for run in method.runs
     ]
+    if metric != SLICED_METRIC and not all(metric in set(frame["metric"]) for frame in frames):
+        return None
     data = pd.concat(frames, ignore_index=True)
     data = data[data["grouping"].eq(grouping) & data["masking"].eq(masking)]
-    shown = data[data["metric"] == SLICED_METRIC]
+    shown = data[data["metric"] == metric]
     groups = shown.drop_duplicates("group")[["group", "users"]]
     means = shown.groupby(["method", "group"])["value"].mean()
     for method, group in itertools.product(methods, groups["group"]):
@@ -216,7 +243,7 @@ def slices(table: Table, methods: Sequence[Method], grouping: str, masking: str)
                 "the record, or take its folder out."
             )
     places = {
-        group: _places(table, {m.name: means[m.name, group] for m in methods})
+        group: _places(table, {m.name: means[m.name, group] for m in methods}, metric)
         for group in groups["group"]
     }
     rows: list[list[Cell | str]] = []
@@ -227,83 +254,43 @@ def slices(table: Table, methods: Sequence[Method], grouping: str, masking: str)
             cells.append(Cell(number(means[method.name, group]), best, second))
         rows.append(cells)
     head = ["", *(f"{group} ({users:,})" for group, users in groups.itertuples(index=False))]
-    what = f"{short(SLICED_METRIC)} {GROUPINGS[grouping]}"
+    what = f"{short(table, metric)} {GROUPINGS[grouping]}"
+    name = f"by-{grouping}" + ("" if metric == SLICED_METRIC else f"-{metric.partition('@')[0]}")
     notes = [_counted(methods[0], masking), "In brackets, a group's users; means over seeds."]
-    return Sheet(f"by-{grouping}", what, head, rows, notes, data.reset_index(drop=True))
+    return Sheet(name, what, head, rows, notes, data.reset_index(drop=True))
 
 
-def lists(methods: Sequence[Method], k: int = 10) -> Sheet | None:
+def lists(methods: Sequence[Method], asked: Sequence[Metric] = (), k: int = 10) -> Sheet | None:
     """What the recommended lists are like; None where no run kept its lists.
 
     A method without lists has dashes; so has a metric that was not measured, such as diversity
-    where there are no item features.
+    where there are no item features. Metrics that the user asks for have columns, too.
     """
-    told = {method.name: [run.lists() for run in method.runs] for method in methods}
-    if not any(all(of) for of in told.values()):
+    by_run = {method.name: [run.lists() for run in method.runs] for method in methods}
+    if not any(all(of_runs) for of_runs in by_run.values()):
         return None
+    shown = [metric for metric in LIST_METRICS if metric.column]
+    columns: dict[str, Metric] = {metric.name: metric for metric in (*shown, *asked)}
     rows, data = [], []
-    for name, of in told.items():
-        common = [key for key in of[0] if all(key in values for values in of)]
-        means = {key: float(np.mean([values[key] for values in of])) for key in common}
+    for name, of_runs in by_run.items():
+        common = [key for key in of_runs[0] if all(key in values for values in of_runs)]
+        means = {key: float(np.mean([values[key] for values in of_runs])) for key in common}
         data += [{"method": name, "metric": key, "value": value} for key, value in means.items()]
-        found = [(means.get(f"{key}@{k}"), show) for key, show in _LISTS.values()]
-        rows.append([name, *("–" if value is None else show(value) for value, show in found)])
+        cells = (written(means.get(f"{key}@{k}"), metric.spec) for key, metric in columns.items())
+        rows.append([name, *cells])
     masking = methods[0].runs[0].record["masking"]
     notes = [
         f"Lists of {k} items under mask_history={masking}; docs/statistics.md defines the columns."
     ]
-    head = ["", *_LISTS]
+    head = ["", *(metric.head for metric in columns.values())]
     return Sheet("lists", "What is recommended", head, rows, notes, pd.DataFrame(data))
 
 
-# How figures are written -------------------------------------------------------------------------
-
-
-def number(value: float | None) -> str:
-    """Four decimals without the leading zero; a dash for what there is not."""
-    return "–" if value is None else f"{value:.4f}".replace("0.", ".", 1)
-
-
-def signed(value: float | None) -> str:
-    """The same with its sign."""
-    if value is None:
-        return "–"
-    text = number(abs(value))
-    return text if set(text) <= set(".0") else ("+" if value > 0 else "−") + text
-
-
-def spread(values: np.ndarray) -> str:
-    """Mean and, for several seeds, their standard deviation."""
-    mean = number(float(values.mean()))
-    return mean if len(values) < 2 else f"{mean} ± {number(float(values.std(ddof=1)))}"
-
-
-def p_value(value: float) -> str:
-    """Three decimals, more of what would be rounded to the level, or that it is less."""
-    if np.isnan(value):
-        return "–"
-    if value < 0.001:
-        return "<.001"
-    text = f"{value:.3f}" if round(value, 3) != LEVEL or value >= LEVEL else f"{value:.5f}"
-    return text.replace("0.", ".", 1)
-
-
-def short(metric: str) -> str:
+def short(table: Table, metric: str) -> str:
     """``R@10`` for ``recall@10``."""
-    name, _, k = metric.partition("@")
-    return f"{_SHORT.get(name, name)}@{k}"
+    return f"{table.metric(metric).head}@{metric.partition('@')[2]}"
 
 
-_LISTS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "coverage": ("itemcoverage", number),
-    "Gini": ("giniindex", number),
-    "entropy, bits": ("entropy", lambda value: f"{value:.2f}"),
-    "novelty, bits": ("novelty", lambda value: f"{value:.2f}"),
-    "diversity": ("diversity", number),
-    "mean popularity": ("averagepopularity", lambda value: f"{value:.1f}"),
-    "popularity lift": ("popularitylift", lambda value: f"{value:+.2f}"),
-    "personalisation": ("personalisation", number),
-}
 _PLUS_MINUS = "± is the standard deviation over seeds, where there are several."
 
 
@@ -323,15 +310,16 @@ def _counted(method: Method, masking: str) -> str:
 
 
 def _row(method: Method, metric: str, masking: str, values: np.ndarray) -> dict[str, Any]:
-    detailed = all(run.detailed for run in method.runs)
-    low, high = mean_interval(method.per_user(metric, masking)) if detailed else (float("nan"),) * 2
+    low = high = float("nan")
+    if method.has_users(metric, masking):
+        low, high = mean_interval(method.per_user(metric, masking))
     return {
         "dataset": method.runs[0].record["dataset"],
         "masking": masking,
         "method": method.name,
         "metric": metric,
         "mean": float(values.mean()),
-        "std": float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
+        "std": seed_deviation(values),
         "seeds": " ".join(map(str, method.seeds)),
         "users_ci_low": low,
         "users_ci_high": high,
@@ -341,9 +329,9 @@ def _row(method: Method, metric: str, masking: str, values: np.ndarray) -> dict[
 def _marked(table: Table, methods: Sequence[Method], tests: Sequence[Comparisons]) -> list[str]:
     """What the marks mean, and which are not there."""
     tested = {
-        family.reference: next(iter(next(iter(of.values())).values())).family
-        for family, of in zip(table.families, tests, strict=True)
-        if of
+        family.reference: next(iter(next(iter(comparisons.values())).values())).family
+        for family, comparisons in zip(table.families, tests, strict=True)
+        if comparisons
     }
     several = len(table.families) > 1
     shown = {method.name for method in methods}
@@ -366,16 +354,18 @@ def _marked(table: Table, methods: Sequence[Method], tests: Sequence[Comparisons
     return notes
 
 
-def _places(table: Table, means: Mapping[str, float]) -> tuple[set[str], set[str]]:
+def _places(table: Table, means: Mapping[str, float], metric: str) -> tuple[set[str], set[str]]:
     """The best and the second best methods of all families; a family is a contest of its own."""
-    found = [
-        leaders({name: means[name] for name in family.models if name in means})
+    bigger = table.metric(metric).bigger_is_better
+    placed = [
+        leaders({name: means[name] for name in family.models if name in means}, bigger)
         for family in table.families
     ]
-    return set().union(*(best for best, _ in found)), set().union(*(second for _, second in found))
+    best, second = (set().union(*names) for names in zip(*placed, strict=True))
+    return best, second
 
 
-def _mark(comparison: PairedComparison) -> str:
+def _mark(comparison: PairedComparison, bigger_is_better: bool) -> str:
     if comparison.p_t_holm >= LEVEL:
         return ""
-    return BETTER if comparison.difference > 0 else WORSE
+    return BETTER if (comparison.difference > 0) == bigger_is_better else WORSE

@@ -18,12 +18,13 @@ from matplotlib.transforms import Bbox
 
 from recbole_hellm.benchmark.methods import Method
 from recbole_hellm.benchmark.plans import Figure, Panel
+from recbole_hellm.evaluation.metrics import BUILT_IN
+from recbole_hellm.evaluation.user_values import seed_deviation
 from recbole_hellm.reporting.costs import training_time
 
 # Texts stay texts, and the same data give the same file.
 _STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "recbole_hellm", "font.size": 9}
 _COLOURS = ("#1f5fa8", "#c2571a", "#2f7d4f", "#8a3f8f")
-_METRIC = {"recall": "Recall", "ndcg": "NDCG"}
 
 
 def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path: Path) -> Path:
@@ -37,7 +38,7 @@ def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path:
         if seconds is None:
             continue
         values = method.values(metric, masking)
-        deviation = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+        deviation = seed_deviation(values)
         rows.append((method.name, seconds / 60, float(values.mean()), deviation))
     data = pd.DataFrame(rows, columns=["method", "minutes", metric, "std"])
     with matplotlib.rc_context(_STYLE):
@@ -103,9 +104,9 @@ def sweep(
         canvas = Canvas(figsize=(width * columns, height * lines), layout="constrained")
         for place, panel in enumerate(figure.panels):
             axes = canvas.add_subplot(lines, columns, place + 1)
-            own = results[results["panel"] == panel.title]
+            of_panel = results[results["panel"] == panel.title]
             draw = _lines if len(panel.axes) == 1 else _map
-            draw(axes, panel, own, figure.metrics, defaults or {})
+            draw(axes, panel, of_panel, figure.metrics, defaults or {})
         if flat:
             handles = [
                 Line2D([], [], marker="o", markersize=4, color=colour, label=named(metric))
@@ -168,7 +169,7 @@ def _map(
 def named(metric: str) -> str:
     """``Recall@20`` for ``recall@20``."""
     name, _, k = metric.partition("@")
-    return f"{_METRIC.get(name, name)}@{k}"
+    return f"{type(BUILT_IN[name]).__name__ if name in BUILT_IN else name}@{k}"
 
 
 def _write(canvas: Canvas, data: pd.DataFrame, path: Path) -> Path:

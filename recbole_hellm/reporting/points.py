@@ -1,4 +1,4 @@
-"""A figure's points as a table: what its runs gave, and what a reader must know of them."""
+"""A figure's points as a table: the results of its runs, and what a reader must know."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Points = Sequence[tuple[Mapping[str, Any], KeptRun]]
 """Panel and settings of a point, and its run."""
 
 
-def results(figure: Figure, found: Points) -> pd.DataFrame:
+def results(figure: Figure, runs: Points) -> pd.DataFrame:
     """A row a run: panel, settings, seed, test metrics, and the same metrics on validation.
 
     Settings that no run has are columns, too.
@@ -27,11 +27,11 @@ def results(figure: Figure, found: Points) -> pd.DataFrame:
         If the runs cannot be compared.
     """
     masking = paper_masking(figure.model)
-    check_comparable([run for _, run in found])
+    check_comparable([run for _, run in runs])
     rows = []
-    for point, run in found:
-        own = run.record["masking"]
-        valid = {f"valid {key}": run.record["valid"][own][key] for key in figure.metrics}
+    for point, run in runs:
+        run_masking = run.record["masking"]
+        valid = {f"valid {key}": run.record["valid"][run_masking][key] for key in figure.metrics}
         test = {metric: run.metrics(masking)[metric] for metric in figure.metrics}
         rows.append({**point, "seed": run.seed, **test, **valid})
     axes = dict.fromkeys(key for panel in figure.panels for key in panel.axes)
@@ -39,22 +39,22 @@ def results(figure: Figure, found: Points) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=["panel", *axes, "seed", *last])
 
 
-def sheet(figure: Figure, dataset: str, found: Points, notes: Sequence[str] = ()) -> Sheet:
+def sheet(figure: Figure, dataset: str, runs: Points, notes: Sequence[str] = ()) -> Sheet:
     """The points as a table, with `notes` of its own."""
-    data = results(figure, found)
+    data = results(figure, runs)
     head = [*map(str, data.columns)]
     rows = [
         [_cell(key, value) for key, value in zip(head, row, strict=True)]
         for row in data.itertuples(index=False)
     ]
     masking = paper_masking(figure.model)
-    told = [
+    all_notes = [
         f"Test metrics under mask_history={masking}, epochs chosen by validation.",
-        *_exemptions(figure, found),
+        *_exemptions(figure, runs),
         "Plots mark the settings that hold elsewhere, the defaults if nothing else was given.",
         *notes,
     ]
-    return Sheet("points", f"{figure.title}: {dataset}", head, rows, told, data)
+    return Sheet("points", f"{figure.title}: {dataset}", head, rows, all_notes, data)
 
 
 def _cell(key: str, value: Any) -> str:
@@ -65,11 +65,11 @@ def _cell(key: str, value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def _exemptions(figure: Figure, found: Points) -> list[str]:
+def _exemptions(figure: Figure, runs: Points) -> list[str]:
     """Notes on a figure's exemptions, where they are true of runs that are shown."""
     notes = []
-    for one in figure.exempt:
-        covered = [run for point, run in found if one.covers(point)]
-        if covered and all(run.has(one.settings) for run in covered):
-            notes.append(one.note)
+    for exemption in figure.exempt:
+        covered = [run for point, run in runs if exemption.covers(point)]
+        if covered and all(run.has(exemption.settings) for run in covered):
+            notes.append(exemption.note)
     return notes

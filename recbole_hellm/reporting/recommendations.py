@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from tabulate import tabulate
 from recbole_hellm.config.settings import Settings, require, require_file_name, setting
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import ConfigError, DataError
+from recbole_hellm.files import atomic_path, write_text
 from recbole_hellm.runs.recommending import Recommender
 
 SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
@@ -86,14 +86,12 @@ def listing(run: str | Path, wanted: RecommendSettings) -> str:
     if not wanted.output:
         return _TEXTS[kind](frame, recent, metadata)
     path = Path(wanted.output)
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if kind == "parquet":
-            _flat(frame, recent, metadata).to_parquet(temporary, index=False)
+            with atomic_path(path) as temporary:
+                _flat(frame, recent, metadata).to_parquet(temporary, index=False)
         else:
-            temporary.write_text(_TEXTS[kind](frame, recent, metadata) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+            write_text(path, _TEXTS[kind](frame, recent, metadata) + "\n")
     except OSError as error:
         raise ConfigError(f"output={path} cannot be written ({error.strerror}).") from error
     return f"{path}: {len(frame):,} recommendations for {len(recent):,} users"

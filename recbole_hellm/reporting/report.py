@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,9 @@ from recbole_hellm.config.settings import Settings, require, require_file_name, 
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import ConfigError, HellmError
+from recbole_hellm.evaluation.metrics import BUILT_IN, find
+from recbole_hellm.extensions import is_import_path
+from recbole_hellm.files import write_text
 from recbole_hellm.reporting import curves
 from recbole_hellm.reporting.tables import common_metrics, comparable
 from recbole_hellm.runs.recommending import Recommender
@@ -94,27 +96,24 @@ def write_report(
         If the file cannot be written.
     """
     settings = settings or ReportSettings()
-    given = [run if isinstance(run, RunResult) else load_run(run) for run in runs]
-    require(bool(given), "A report needs at least one finished run.")
+    results = [run if isinstance(run, RunResult) else load_run(run) for run in runs]
+    require(bool(results), "A report needs at least one finished run.")
     path = Path(settings.output)
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(report(given, settings), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, report(results, settings))
     except OSError as error:
         raise ConfigError(f"output={path} cannot be written ({error.strerror}).") from error
     return path
 
 
-def report(given: list[RunResult], settings: ReportSettings) -> str:
+def report(results: list[RunResult], settings: ReportSettings) -> str:
     """The page as a text; see :func:`write_report`."""
-    runs = comparable(given)
+    runs = comparable(results)
     names = _names(runs)
     palette = curves.COLOURS
     colours = {name: palette[i % len(palette)] for i, name in enumerate(names.values())}
     pictures = _Pictures()
-    browser, notes = _browser(given, names, settings, pictures)
+    browser, notes = _browser(results, names, settings, pictures)
     environment = Environment(
         loader=PackageLoader("recbole_hellm.reporting"),
         autoescape=True,
@@ -132,9 +131,9 @@ def report(given: list[RunResult], settings: ReportSettings) -> str:
         results=_results(runs, names),
         costs=_costs(runs, names),
         browser=browser,
-        browsed=[names[str(run.path)] for run in given],
+        browsed=[names[str(run.path)] for run in results],
         notes=notes,
-        pictures=pictures.found,
+        pictures=pictures.data,
         left_out=pictures.left_out,
         largest=LARGEST_PICTURE // 1000,
     )
@@ -150,19 +149,39 @@ def _names(runs: list[RunResult]) -> dict[str, str]:
 
 
 def _results(runs: list[RunResult], names: Mapping[str, str]) -> list[dict[str, Any]]:
-    own = runs[0].record["masking"]
-    found = []
+    own, smaller = runs[0].record["masking"], _smaller_is_better(runs)
+    tables = []
     for masking in (own, *(name for name in MASKINGS if name != own)):
         metrics = common_metrics(runs, masking)
-        best = {name: max(run.metrics("test", masking)[name] for run in runs) for name in metrics}
+        best = {}
+        for name in metrics:
+            choose = min if name.partition("@")[0] in smaller else max
+            best[name] = choose(run.metrics("test", masking)[name] for run in runs)
         rows = []
         for run in runs:
             values = run.metrics("test", masking)
             cells = [(f"{values[name]:.4f}", values[name] == best[name]) for name in metrics]
             rows.append((names[str(run.path)], cells))
         note = MASKING_NOTES[masking]
-        found.append({"masking": masking, "note": note, "metrics": metrics, "rows": rows})
-    return found
+        tables.append({"masking": masking, "note": note, "metrics": metrics, "rows": rows})
+    return tables
+
+
+def _smaller_is_better(runs: list[RunResult]) -> set[str]:
+    """Names of the runs' metrics of which less is better."""
+    metrics = list(BUILT_IN.values())
+    written = {name for run in runs for name in _settings(run).get("metrics", ())}
+    for path in sorted(filter(is_import_path, written)):
+        try:
+            metrics.append(find(path))
+        except ConfigError as error:  # the results are shown all the same
+            logger.warning("More counts as better of this metric: %s", error)
+    return {metric.name for metric in metrics if not metric.bigger_is_better}
+
+
+def _settings(run: RunResult) -> dict[str, Any]:
+    path = run.path / "config.yaml"
+    return read_yaml(path) if path.is_file() else {}
 
 
 def _costs(runs: list[RunResult], names: Mapping[str, str]) -> dict[str, Any]:
@@ -182,8 +201,10 @@ def _figures(
     read = {names[str(run.path)]: curves.read_curves(run.path) for run in runs}
     best = {names[str(run.path)]: run.record["best_epoch"] for run in runs}
     metric = _valid_metric(runs)
-    validation = {name: found[metric] for name, found in read.items() if found.get(metric)}
-    losses = {name: found["loss/total"] for name, found in read.items() if found.get("loss/total")}
+    validation = {name: of_run[metric] for name, of_run in read.items() if of_run.get(metric)}
+    losses = {
+        name: of_run["loss/total"] for name, of_run in read.items() if of_run.get("loss/total")
+    }
     masking = runs[0].record["masking"]
     chosen = common_metrics(runs, masking)
     chosen = [name for name in chosen if name.startswith(("recall@", "ndcg@"))] or chosen[:4]
@@ -201,16 +222,14 @@ def _figures(
             (name, _drawn(curves.curve_lines({name: curve}, colours, best, 220), f"loss-{i}"))
             for i, (name, curve) in enumerate(losses.items())
         ],
-        "without": [name for name, found in read.items() if not found],
+        "without": [name for name, of_run in read.items() if not of_run],
         "seconds": _drawn(curves.seconds_bars(seconds, colours), "seconds"),
     }
 
 
 def _valid_metric(runs: list[RunResult]) -> str:
     """TensorBoard's tag of the metric that chose the last run's epoch."""
-    path = runs[-1].path / "config.yaml"
-    settings = read_yaml(path) if path.is_file() else {}
-    return f"valid/{settings.get('valid_metric', 'NDCG@10')}".lower()
+    return f"valid/{_settings(runs[-1]).get('valid_metric', 'NDCG@10')}".lower()
 
 
 def _drawn(figure: go.Figure, name: str) -> Markup:
@@ -227,7 +246,7 @@ class _Pictures:
     """Pictures of items as data URIs, each once."""
 
     def __init__(self) -> None:
-        self.found: dict[str, str] = {}
+        self.data: dict[str, str] = {}
         self.left_out = 0
         self._classes: dict[str, str | None] = {}
 
@@ -244,14 +263,14 @@ class _Pictures:
         if picture.path.stat().st_size > LARGEST_PICTURE:
             self.left_out += 1
             return None
-        name = f"p{len(self.found)}"
+        name = f"p{len(self.data)}"
         data = base64.b64encode(picture.path.read_bytes()).decode()
-        self.found[name] = f"data:{picture.kind};base64,{data}"
+        self.data[name] = f"data:{picture.kind};base64,{data}"
         return name
 
 
 def _browser(
-    given: list[RunResult],
+    results: list[RunResult],
     names: Mapping[str, str],
     settings: ReportSettings,
     pictures: _Pictures,
@@ -262,7 +281,7 @@ def _browser(
     if settings.users == 0:
         return users, notes
     images = Path(settings.images) if settings.images else None
-    for run in given:
+    for run in results:
         name = names[str(run.path)]
         try:
             recommender = Recommender.open(run, settings.data_path, settings.backbone, images)
@@ -273,8 +292,8 @@ def _browser(
         metadata = recommender.metadata
         if not users:
             users = _sampled(recommender, settings, pictures)
-        found = recommender.for_users([user["token"] for user in users], settings.topk)
-        lists = dict(iter(found.groupby("user", sort=False)))
+        recommended = recommender.for_users([user["token"] for user in users], settings.topk)
+        lists = dict(iter(recommended.groupby("user", sort=False)))
         for user in users:
             rows = lists[user["token"]].to_dict("records") if user["token"] in lists else []
             named = [{str(key): value for key, value in row.items()} for row in rows]

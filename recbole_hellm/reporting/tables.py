@@ -13,6 +13,7 @@ from recbole_hellm import registry
 from recbole_hellm.config.resolution import (
     MASKINGS,
     HellmConfig,
+    defaults,
     variant_settings,
 )
 from recbole_hellm.config.run_settings import RunSettings
@@ -33,13 +34,13 @@ def comparison(results: Iterable[RunResult]) -> str:
     """
     runs = comparable(results)
     record = runs[0].record
-    own = record["masking"]
+    run_masking = record["masking"]
     blocks = [
         f"Dataset {record['dataset']}: {record['users']} test users, {record['items']} candidate "
         f"items, split {record['split'][:12]}"
     ]
-    for masking in (own, *(name for name in MASKINGS if name != own)):
-        note = "" if masking == own else " (same checkpoint)"
+    for masking in (run_masking, *(name for name in MASKINGS if name != run_masking)):
+        note = "" if masking == run_masking else " (same checkpoint)"
         blocks.append(f"\nTest, mask_history={masking}{note}")
         blocks.append(_metrics_table(runs, masking))
     blocks.append("\nRun directories")
@@ -57,25 +58,25 @@ def comparable(results: Iterable[RunResult]) -> list[RunResult]:
     """
     rows: dict[str, RunResult] = {}
     for result in results:
-        for found in (*result.stages, result):
-            rows.setdefault(str(found.path), found)
+        for run in (*result.stages, result):
+            rows.setdefault(str(run.path), run)
     runs = list(rows.values())
     for key in COMPARED:
         having: dict[Any, Path] = {}
         for run in runs:
             having.setdefault(run.record[key], run.path)
         if len(having) > 1:
-            told = ", ".join(f"{path} has {value}" for value, path in having.items())
+            values = ", ".join(f"{path} has {value}" for value, path in having.items())
             raise RunError(
-                f"These runs differ in {key} and cannot be compared ({told}); leave one out."
+                f"These runs differ in {key} and cannot be compared ({values}); leave one out."
             )
     return runs
 
 
 def common_metrics(runs: Sequence[RunResult], masking: str) -> list[str]:
     """Names of the test metrics that all of `runs` have, in the first one's order."""
-    found = [run.metrics("test", masking) for run in runs]
-    return [name for name in found[0] if all(name in metrics for metrics in found)]
+    every = [run.metrics("test", masking) for run in runs]
+    return [name for name in every[0] if all(name in metrics for metrics in every)]
 
 
 def _metrics_table(runs: list[RunResult], masking: str) -> str:
@@ -105,7 +106,7 @@ def model_list() -> str:
     headers = ["model", "kind", "method", "inputs", "stages", "variant of"]
     blocks = [
         tabulate(body, headers=headers, tablefmt="simple"),
-        "\nDefaults that a model's own file sets; `recbole-hellm models --model=NAME "
+        "\nSettings of each model beside the shared ones; `recbole-hellm models --model=NAME "
         "[--dataset=Beauty]` shows all",
         *(line for entry in entries.values() for line in _defaults(entry)),
         "\nRecBole's models, run by name in the same way",
@@ -117,14 +118,17 @@ def model_list() -> str:
 
 
 def _stages(entry: registry.ModelEntry) -> list[str]:
-    settings = packaged("model", f"{registry.base_model(entry.name)}.yaml")
-    settings |= variant_settings(entry.name)
+    settings = packaged("model", f"{entry.base}.yaml") | variant_settings(entry.name)
     named = (settings.get(f"{role}_model", model) for role, model in entry.stages.items())
     return [model for model in named if model]
 
 
 def _defaults(entry: registry.ModelEntry) -> list[str]:
-    settings = packaged("model", f"{entry.name}.yaml")
+    settings: dict[str, Any] = {}
+    if entry.variant_of is None:
+        for cls in getattr(entry.load(), "settings_classes", ()):
+            settings |= defaults(cls)
+    settings |= packaged("model", f"{entry.name}.yaml")
     if not settings:
         return []
     by_backbone = settings.pop("by_backbone", {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import pickle
 import platform
@@ -24,14 +23,9 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from recbole_hellm import files, locks
 from recbole_hellm.errors import RunError
-
-try:
-    import fcntl
-except ImportError:  # Windows, where nothing stops two processes from training one run
-    fcntl = None  # type: ignore[assignment]
-
-logger = logging.getLogger(__name__)
+from recbole_hellm.files import atomic_path, remove_leftovers
 
 ARTEFACTS = "model"  # folder of a fine-tuned run's model in its directory
 RECORDED_PACKAGES = (
@@ -77,7 +71,7 @@ def environment() -> dict[str, Any]:
 
 def _git_commit() -> str | None:
     try:
-        found = subprocess.run(
+        completed = subprocess.run(
             ["git", "rev-parse", "HEAD"],  # noqa: S607
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -87,7 +81,7 @@ def _git_commit() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+    return completed.stdout.strip()
 
 
 class RunDirectory:
@@ -123,36 +117,21 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training this run meanwhile, by a lock beside it.
+        """Hold a lock beside the directory, so that no other process trains this run.
 
         Raises
         ------
         RunError
             If another process trains it.
         """
-        if fcntl is None:
-            yield
-            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        place = self.path.parent / f".{self.path.name}.lock"
-        with place.open("a") as file:
-            told = (
-                f"{self.path} is being trained by another process; wait until that has finished, "
-                "or end it."
-            )
-            try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(told) from error
-            except OSError:  # a network file system without locks
-                logger.debug("%s cannot be locked.", self.path)
-            # The process that had the lock may have removed its file since it was opened here.
-            if not place.exists() or not os.path.samestat(place.stat(), os.fstat(file.fileno())):
-                raise RunError(told)
-            try:
-                yield
-            finally:
-                place.unlink(missing_ok=True)
+        busy = RunError(
+            f"{self.path} is being trained by another process; wait until that has finished, "
+            "or end it."
+        )
+        with locks.locked(self.path.parent / f".{self.path.name}.lock", busy):
+            remove_leftovers(self.path)
+            yield
 
     def clear(self) -> None:
         """Remove what an earlier run left, so that nothing old is mistaken for new."""
@@ -169,10 +148,7 @@ class RunDirectory:
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file atomically."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.file(f".{name}.tmp")
-        temporary.write_bytes(content)
-        os.replace(temporary, self.file(name))
+        files.write_bytes(self.file(name), content)
 
     def write_yaml(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a YAML file atomically."""
@@ -195,17 +171,14 @@ class RunDirectory:
         self, name: str, frame: pd.DataFrame, compression: Literal["snappy", "zstd"] = "snappy"
     ) -> None:
         """Write a Parquet table atomically."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.file(f".{name}.tmp")
-        frame.to_parquet(temporary, index=False, compression=compression)
-        os.replace(temporary, self.file(name))
+        with atomic_path(self.file(name)) as temporary:
+            frame.to_parquet(temporary, index=False, compression=compression)
 
     def save_checkpoint(self, path: Path, state: Mapping[str, Any]) -> None:
         """Write a checkpoint atomically; it holds tensors and plain values only."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        torch.save(dict(state), temporary)
-        os.replace(temporary, path)
+        # torch.save would write the temporary file's random name into the file.
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            torch.save(dict(state), file)
 
     def load_checkpoint(self, path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         """Load a checkpoint with ``weights_only=True``.
@@ -233,12 +206,10 @@ class RunDirectory:
             ``user`` and/or ``item``, shape [rows, d]; row i belongs to ``tokens[name][i]``.
         tokens : mapping of str to array of str
         split : str
-            Fingerprint of the split they were trained on.
+            Fingerprint of the split that they were trained on.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.file(".embeddings.tmp")
-        save_file({name: table.contiguous().cpu() for name, table in tables.items()}, temporary)
-        os.replace(temporary, self.file("embeddings.safetensors"))
+        with atomic_path(self.file("embeddings.safetensors")) as temporary:
+            save_file({name: table.contiguous().cpu() for name, table in tables.items()}, temporary)
         listed = {name: [str(token) for token in tokens[name]] for name in tables}
         self.write_json("embeddings.json", {"split": split, "tokens": listed})
 
@@ -274,15 +245,15 @@ class RunDirectory:
 
 
 class SilentDirectory(RunDirectory):
-    """A run's files for a process that leaves writing to another one; it reads them as ever."""
+    """A run's files for a process that reads them, but leaves writing to another process."""
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Do nothing: the process that writes has claimed the run."""
+        """Do nothing: the process that writes holds the lock."""
         yield
 
     def clear(self) -> None:
-        """Do nothing, like all that follows."""
+        """Do nothing."""
 
     def write_table(
         self, name: str, frame: pd.DataFrame, compression: Literal["snappy", "zstd"] = "snappy"

@@ -1,4 +1,4 @@
-"""``run --dry_run``: what a run will need, before it starts."""
+"""``run --dry_run``: what a run needs, before it starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.data.interactions.batches import BucketedBatches, target_rows
 from recbole_hellm.models.llm.requirements import outline, requirements
 from recbole_hellm.models.llm.settings import LLMSettings
-from recbole_hellm.models.sequential.hellm import HeLLM, StageSettings
+from recbole_hellm.models.sequential.hellm import HeLLM, table_widths
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.identity import run_path
 from recbole_hellm.runs.opening import build_model, open_dataset
@@ -25,7 +25,7 @@ from recbole_hellm.runs.opening import build_model, open_dataset
 class Epoch:
     """The rows of one epoch: items, tokens and targets of each, shape [R].
 
-    An instruction that is read once for all rows of a part is left out.
+    Tokens leave out an instruction that is read once for all rows of a micro-batch.
     """
 
     lengths: np.ndarray
@@ -79,10 +79,9 @@ def _other(config: Any, dataset: Any) -> list[tuple[str, str]]:
 
 def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
     settings = LLMSettings.from_config(config).resolved()
-    training, stages = TrainingSettings.from_config(config), StageSettings.from_config(config)
-    device, n_items = config["device"], dataset.item_num - 1
-    widths = (stages.width("graph"), stages.width("sequence"))
-    network = outline(settings, n_items, widths, device)
+    training, device = TrainingSettings.from_config(config), config["device"]
+    widths = table_widths(settings, config.item_inputs, dataset)
+    network = outline(settings, dataset.item_num - 1, widths, device)
     instruction, response = len(network.prompt.instruction), len(network.prompt.response)
     epoch = _epoch(config, dataset, settings, instruction, response)
     size = int(config["train_batch_size"])
@@ -97,9 +96,9 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
         fitting = max(1, training.max_tokens // longest)
         rows, targets = fitting, -(-targets * fitting // rows)
     need = requirements(network, rows, longest, targets, device)
-    once = instruction if packed else 0  # read once for all rows of a batch
-    tokens = int(epoch.tokens.sum()) + once * len(batches)
-    operations = need.training / (rows * longest + once) * tokens
+    shared = instruction if packed else 0  # read once for all rows of a batch
+    tokens = int(epoch.tokens.sum()) + shared * len(batches)
+    operations = need.training / (rows * longest + shared) * tokens
     rate = _matrix_rate(network.products or torch.float32, device)
     samples = int(epoch.targets.sum())
     return [

@@ -18,7 +18,9 @@ def run_path(config: Any, dataset: Any) -> Path:
 
 def run_identity(config: Any, dataset: Any) -> dict[str, Any]:
     """Everything that determines a run's result, which its id is a hash of."""
-    return {
+    contents = {name: source.content(dataset) for name, source in config.item_inputs.items()}
+    tables = {name: content for name, content in contents.items() if content is not None}
+    identity = {
         "settings": config.identifying_settings(),
         "content": dataset.interactions_hash,
         "split": dataset.fingerprint,
@@ -27,6 +29,7 @@ def run_identity(config: Any, dataset: Any) -> dict[str, Any]:
         "stages": _of_stages(config, lambda stage: run_identity(stage, dataset)),
         "version": __version__,
     }
+    return identity | ({"item_inputs": tables} if tables else {})
 
 
 def recipe(config: Any) -> dict[str, Any]:

@@ -14,41 +14,44 @@ logger = logging.getLogger(__name__)
 
 
 class StagedTrainer(HellmTrainer):
-    """Train the stages, hand their item embeddings to the model, then train the model.
+    """Train the stages, fill the model's item tables, then train the model.
 
-    Each stage is a run of its own, found again by a hash of everything that determines it, so that
-    a second run, an ablation or another model on the same stages trains them no more.
+    Each stage is a run of its own, found again by a hash of everything that determines it. A second
+    run, an ablation or another model on the same stages does not train them again.
     """
 
     def prepare(self, dataset: Any) -> dict[str, str]:
-        """Run the stages and load their item embeddings, or those of files, into the model.
+        """Run the stages, and load their item embeddings and all other item tables into the model.
 
         Raises
         ------
         ConfigError, DataError
-            If a file is given in place of a stage and cannot be used.
+            If a file or a table cannot be used.
         RunError
             If a stage's model has no item embeddings.
         """
-        # First, so that a mistake is told before anything is trained.
-        for role, file in self.config.imported.items():
-            if role not in self.model.stage_roles:
+        for name, file in self.config.imported.items():
+            if name not in self.model.item_tables:
                 raise ConfigError(
-                    f"{file.key} is given, and {self.config['model']} makes no use of {role} "
+                    f"{file.key} is given, and {self.config['model']} makes no use of {name} "
                     "embeddings with these settings; remove it."
                 )
-            self.model.load_item_table(role, file.read(dataset.item_tokens))
+        # Before the stages, so that a mistake shows before anything is trained.
+        for name in self.model.item_tables:
+            if self.config.item_inputs[name].stage is None:
+                table = self.config.item_inputs[name].vectors(dataset)
+                self.model.load_item_table(name, table)
         if self.train_stage is None:
             raise RunError(f"{self.config['model']} needs its stages; use recbole_hellm.run.")
         directories = {}
-        for role, config in self.config.stages().items():
-            if role not in self.model.stage_roles:
+        for name, config in self.config.stages().items():
+            if name not in self.model.item_tables:
                 continue
-            logger.info("Stage '%s' of %s: %s.", role, self.config["model"], config["model"])
+            logger.info("Stage '%s' of %s: %s.", name, self.config["model"], config["model"])
             directory = self.train_stage(config)
             table = directory.read_embeddings("item", dataset.item_tokens, dataset.fingerprint)
-            self.model.load_item_table(role, table)
-            directories[role] = str(directory.path)
+            self.model.load_item_table(name, table)
+            directories[name] = str(directory.path)
         # The same random numbers whether the stages were trained just now or found.
         init_seed(self.config["seed"], self.config["reproducibility"])
         return directories

@@ -11,7 +11,7 @@ import torch
 from recbole.trainer import Trainer
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_hellm.compat import tensorboard_writer
+from recbole_hellm.compat import recbole_metrics, tensorboard_writer
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.evaluation.evaluator import Evaluation, Evaluator
 from recbole_hellm.runs.directory import RunDirectory, SilentWriter
@@ -72,7 +72,7 @@ class RunTrainer(Checkpoints, Trainer):
         config["checkpoint_dir"] = str(run.path)
         first = current().first
         writer = SummaryWriter(str(run.path), flush_secs=10) if first else SilentWriter()
-        with tensorboard_writer(writer):
+        with tensorboard_writer(writer), recbole_metrics(config):
             super().__init__(config, model)
         self.stopping_step = config["stopping_step"]
         self.epochs = min(self.epochs, self.settings.epochs)

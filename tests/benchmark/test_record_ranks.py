@@ -15,7 +15,8 @@ from recbole_hellm.benchmark.record_ranks import (
     write_kept_ranks,
 )
 from recbole_hellm.errors import DataError, RunError
-from recbole_hellm.evaluation.ranking import GAINS, Ranks, per_user
+from recbole_hellm.evaluation.rank_metrics import RANK_METRICS
+from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.runs.directory import RunDirectory
 
 MASKINGS = ("seen", "train", "none")
@@ -61,10 +62,10 @@ def test_metrics_of_kept_ranks_are_exact(
     assert tuple(kept) == MASKINGS
     order = sorted(range(400), key=lambda row: tokens[row])
     for masking in MASKINGS:
-        for metric in GAINS:
+        for metric in RANK_METRICS:
             for k in (1, 2, 10, 20, CLIP):
-                wanted = per_user(ranks[masking], metric, k)[order]
-                assert (per_user(kept[masking], metric, k) == wanted).all()
+                wanted = metric.per_user(ranks[masking], k)[order]
+                assert (metric.per_user(kept[masking], k) == wanted).all()
     assert [path.name for path in tmp_path.iterdir()] == ["ranks.parquet"]
 
 

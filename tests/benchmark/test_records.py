@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -13,11 +14,15 @@ import pytest
 
 from recbole_hellm import run
 from recbole_hellm.benchmark import records
-from recbole_hellm.benchmark.records import KeptRun, keep, read_kept
+from recbole_hellm.benchmark.methods import methods
+from recbole_hellm.benchmark.records import SLICED, KeptRun, keep, read_kept
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.errors import RunError
-from recbole_hellm.evaluation.ranking import summarise
+from recbole_hellm.evaluation.metric import UserListMetric
+from recbole_hellm.evaluation.metrics import BUILT_IN, MetricSet
+from recbole_hellm.evaluation.rank_metrics import Recall
+from recbole_hellm.evaluation.recommended import RecommendedLists
 from recbole_hellm.runs.directory import content_hash
 from recbole_hellm.runs.identity import portable, recipe
 from recbole_hellm.runs.results import RunResult
@@ -47,7 +52,7 @@ def test_a_record_holds_what_was_run_and_what_came_of_it(
     assert kept.metrics("none") == result.metrics("test", "none")
     assert kept.record["features"] is None  # BPR reads none
     for masking, ranks in kept.ranks().items():
-        found = summarise(ranks, ["recall", "ndcg"], [10, 20])
+        found = SLICED.of_ranks(ranks)
         assert found.items() <= kept.metrics(masking).items()
     slices = kept.slices()
     assert set(slices["masking"]) == {"seen", "train", "none"}
@@ -56,6 +61,38 @@ def test_a_record_holds_what_was_run_and_what_came_of_it(
     assert by_metric == pytest.approx({k: kept.metrics("seen")[k] for k in by_metric}, abs=1e-6)
     assert kept.lists()["itemcoverage@10"] > 0
     assert "diversity@10" in kept.lists()
+
+
+class Hits(UserListMetric):
+    """Whether the held-out item is in the list."""
+
+    def per_list(self, lists: RecommendedLists) -> np.ndarray:
+        """One comparison a place."""
+        assert lists.targets is not None
+        return (lists.items == lists.targets[:, None]).any(axis=1)
+
+
+def test_metrics_that_are_asked_for_are_kept_by_user(
+    train: Callable[..., RunResult], test_users: TestUsers, tmp_path: Path
+) -> None:
+    asked = MetricSet((Hits(), BUILT_IN["mrr"], BUILT_IN["giniindex"], Recall()), (5, 10, 50))
+    kept = keep(train("BPR"), tmp_path / "records", test_users, asked=asked)
+    assert set(kept.user_values) == {("seen", "hits@5"), ("seen", "hits@10")}  # 12 items were kept
+    (method,) = methods({"BPR": [kept]})
+    for k in (5, 10):
+        recall = Recall().per_user(kept.ranks()["seen"], k)
+        tied = kept.ranks()["seen"].tied > 0  # a list has one order
+        hits = method.per_user(f"hits@{k}", "seen")[0]
+        assert hits[~tied].tolist() == recall[~tied].tolist()
+        assert hits.sum() > 0
+    assert [method.has_users(key, "seen") for key in ("hits@5", "hits@50", "mrr@50")] == [1, 0, 1]
+    assert not method.has_users("hits@5", "none")
+    assert not method.has_users("mrr@300", "seen")  # beyond what is kept of ranks
+    assert {"hits@10", "mrr@50", "recall@5"} <= set(kept.slices()["metric"])
+    assert {"hits@10", "novelty@10"} <= set(kept.lists())
+    (kept.path / "values.parquet").write_text("")
+    with pytest.raises(RunError, match=r"values\.parquet is damaged"):
+        dataclasses.replace(kept).user_values  # noqa: B018
 
 
 def test_a_record_names_no_user_item_or_folder(

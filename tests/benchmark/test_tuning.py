@@ -125,7 +125,7 @@ def test_mistakes_are_told_before_training(
         ("learning_rate: 0.1", "learning_rate must be a list of values to try, not 0.1"),
         ("learning_rate: []", "learning_rate must be a list"),
         ("learning_rat: [0.1]", "Unknown option 'learning_rat'.*learning_rate"),
-        ("learning_rate: [0.1, -1]", "learning_rate=-1.0 must be positive"),
+        ("learning_rate: [0.1, -1]", "learning_rate=-1 must be positive"),
         ("", "no packaged search space for 'BPR'"),
         ("learning_rate: [0.1, 0.2, 0.1]", r"bad.yaml\): learning_rate repeats 0.1; name each"),
         ("learning_rate: [1, 1.0]", "learning_rate repeats 1.0"),

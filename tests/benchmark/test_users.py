@@ -11,15 +11,18 @@ import pytest
 from recbole_hellm import run
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig
+from recbole_hellm.evaluation.list_metrics import LIST_METRICS
+from recbole_hellm.evaluation.metrics import MetricSet
 
 
 def test_lists_are_described_as_they_are(quick: dict[str, Any]) -> None:
     result = run("BPR", "tiny", **quick, save_topk=12)
     test_users = TestUsers.open(HellmConfig("BPR", "tiny", quick))
     frame = pd.read_parquet(result.path / "topk-seen.parquet")
-    found = test_users.lists_of(result)
-    assert found is not None
-    assert {name.partition("@")[2] for name in found} == {"10"}  # 12 items make no list of 20
+    lists = test_users.lists_of(result)
+    assert lists is not None
+    assert lists.items.shape[1] == 12
+    found = MetricSet(LIST_METRICS, (10,)).of_lists(lists)
     first_ten = frame[frame["place"] <= 10]
     assert found["itemcoverage@10"] == pytest.approx(first_ten["item"].nunique() / 31)
     dataset = test_users.dataset

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,10 +231,40 @@ def test_lists_longer_than_the_catalogue_are_refused(make_parts: Parts) -> None:
         make_evaluator(config, dataset, parts)
 
 
-def test_metrics_of_another_kind_are_refused(make_parts: Parts) -> None:
-    config, dataset, parts = make_parts("BPR", metrics=["GAUC", "NDCG"])
-    with pytest.raises(ConfigError, match=r"gauc.*cannot be computed from a full ranking"):
+def test_a_metric_that_lacks_something_is_refused_before_training(
+    make_parts: Parts, make_dataset: Any, interactions: pd.DataFrame, tmp_path: Path
+) -> None:
+    config, dataset, parts = make_parts("BPR", metrics=["NDCG", "Diversity"], topk=[1, 10])
+    with pytest.raises(ConfigError, match="diversity@1 needs lists of two items or more"):
         make_evaluator(config, dataset, parts)
+    make_dataset(tmp_path / "tiny", interactions)
+    shutil.rmtree(tmp_path / "tiny/features")
+    options = {"metrics": ["NDCG", "Diversity"], "data_path": str(tmp_path)}
+    config, dataset, parts = make_parts("BPR", **options)
+    with pytest.raises(ConfigError, match=r"diversity@10 needs item features, which .* metrics\.$"):
+        make_evaluator(config, dataset, parts)
+
+
+def test_this_packages_list_metrics_are_counted_on_both_splits(make_parts: Parts) -> None:
+    names = ["NDCG", "novelty", "Personalisation", "diversity", "popularitylift", "entropy"]
+    options = {"metrics": names, "valid_metric": "Novelty@3", "topk": [3, 10]}
+    config, dataset, parts = make_parts("BPR", **options)
+    evaluator, model = make_evaluator(config, dataset, parts), TableModel(dataset)
+    model.table += torch.rand(model.table.shape, generator=torch.Generator().manual_seed(0)) / 10
+    counts, users = dataset.training_counts, len(dataset.user_tokens)
+    histories = dataset.histories
+    for phase in ("valid", "test"):
+        metrics = evaluator.evaluate(model, phase, ("seen", "none")).metrics["seen"]
+        assert [*metrics][2::2] == [f"{name.lower()}@3" for name in names[1:]]
+        bits = []
+        targets = histories.targets(phase).tolist()
+        for user, target in zip(histories.evaluated_users, targets, strict=True):
+            _, known = histories.masked_items(np.array([user]), "seen", phase)
+            order = torch.argsort(-model.table[user]).tolist()
+            hidden = {0, *known.tolist()} - {target}
+            shown = [item for item in order if item not in hidden][:3]
+            bits += [-math.log2(max(counts[item], 0.5) / users) for item in shown]
+        assert metrics["novelty@3"] == pytest.approx(np.mean(bits))
 
 
 def test_nan_scores_stop_the_run(make_parts: Parts) -> None:

@@ -6,17 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from recbole.evaluator.metrics import MAP, MRR, NDCG, Hit, Precision, Recall
 
 from recbole_hellm.data.interactions.histories import Histories
-from recbole_hellm.evaluation.ranking import (
-    GAINS,
-    Ranks,
-    count_above,
-    mask_known,
-    per_user,
-    summarise,
-)
+from recbole_hellm.evaluation.rank_metrics import NDCG, RANK_METRICS, Recall
+from recbole_hellm.evaluation.ranking import Ranks, count_above, mask_known
 
 
 def gain(metric: str, place: int, k: int) -> float:
@@ -89,9 +82,9 @@ def test_equals_the_mean_over_all_orders_of_tied_items(
         target = lists[user][-1 if phase == "test" else -2]
         hidden = known_items(lists[user], masking, phase) - {target}
         assert ranks.candidates[row] == 7 - len(hidden)
-        for metric, k in itertools.product(GAINS, (1, 2, 3, 7)):
-            wanted = expected_value(scores[user].tolist(), target, hidden, metric, k)
-            assert per_user(ranks, metric, k)[row] == pytest.approx(wanted, abs=1e-12)
+        for metric, k in itertools.product(RANK_METRICS, (1, 2, 3, 7)):
+            wanted = expected_value(scores[user].tolist(), target, hidden, metric.name, k)
+            assert metric.per_user(ranks, k)[row] == pytest.approx(wanted, abs=1e-12)
 
 
 def test_counts_equal_an_argsort_on_distinct_scores() -> None:
@@ -116,8 +109,8 @@ def test_equal_scores_give_a_random_ranking() -> None:
     (counts,) = count_above(torch.zeros(3, 101), torch.tensor([1, 50, 100]), [(_none(), _none())])
     ranks = Ranks(np.arange(3), *(count.numpy() for count in counts))
     assert ranks.mean_rank.tolist() == [50.5] * 3
-    assert per_user(ranks, "recall", 10).tolist() == pytest.approx([0.1] * 3)
-    assert per_user(ranks, "ndcg", 10)[0] == pytest.approx(
+    assert Recall().per_user(ranks, 10).tolist() == pytest.approx([0.1] * 3)
+    assert NDCG().per_user(ranks, 10)[0] == pytest.approx(
         sum(1 / math.log2(place + 1) for place in range(1, 11)) / 100
     )
 
@@ -156,28 +149,6 @@ def test_parts_are_joined_by_user() -> None:
     assert joined.higher.tolist() == [2, 5, 1]
     assert joined.tied.tolist() == [1, 2, 0]
     assert joined.candidates.tolist() == [8, 7, 9]
-
-
-def test_metrics_are_recboles_where_nothing_is_tied() -> None:
-    rng = np.random.default_rng(2)
-    higher = rng.integers(0, 40, 200)
-    ranks = Ranks(np.arange(200), higher, np.zeros(200, int), np.full(200, 50))
-    topk = [1, 5, 10, 20]
-    config = {"topk": topk, "metric_decimal_place": 12}
-    placed = np.arange(20) == higher[:, None]
-    data = {"rec.topk": torch.from_numpy(np.c_[placed, np.ones(200)].astype(np.int64))}
-    ours = summarise(ranks, ["Recall", "NDCG", "MRR", "Hit", "MAP", "Precision"], topk)
-    theirs: dict[str, float] = {}
-    for metric in (Recall, NDCG, MRR, Hit, MAP, Precision):
-        theirs.update(metric(config).calculate_metric(data))
-    assert ours == pytest.approx(theirs, abs=1e-10)
-    assert len(ours) == 24
-
-
-def test_unknown_metric() -> None:
-    ranks = Ranks(*(np.ones(1, int) for _ in range(4)))
-    with pytest.raises(KeyError):
-        per_user(ranks, "auc", 10)
 
 
 def _none() -> torch.Tensor:

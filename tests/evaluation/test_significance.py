@@ -10,16 +10,13 @@ from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW, ttest_ind
 
 from recbole_hellm.errors import ConfigError, DataError
-from recbole_hellm.evaluation import significance
-from recbole_hellm.evaluation.ranking import Ranks, per_user
+from recbole_hellm.evaluation.rank_metrics import NDCG
+from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.evaluation.significance import (
-    bootstrap_interval,
     compare_pairs,
     compare_to_rest,
     holm,
     leaders,
-    mean_interval,
-    user_means,
 )
 
 
@@ -28,7 +25,7 @@ def ndcg(rng: np.random.Generator, taste: np.ndarray, better: float = 0.0) -> np
     higher = np.exp(taste - better + rng.normal(0, 0.8, len(taste))).astype(np.int64)
     tied = np.where(rng.random(len(taste)) < 0.05, rng.integers(1, 40, len(taste)), 0)
     users = np.arange(len(taste))
-    return per_user(Ranks(users, higher, tied, np.full(len(taste), 10_000)), "ndcg", 10)
+    return NDCG().per_user(Ranks(users, higher, tied, np.full(len(taste), 10_000)), 10)
 
 
 def tastes(rng: np.random.Generator, users: int) -> np.ndarray:
@@ -193,7 +190,6 @@ def test_seeds_are_averaged_for_each_user_first() -> None:
     assert (found.seeds_a, found.seeds_b) == (3, 3)
     assert (found.p_t, found.p_wilcoxon) == pytest.approx((wanted.p_t, wanted.p_wilcoxon))
     assert (found.ci_low, found.ci_high) == (wanted.ci_low, wanted.ci_high)
-    assert user_means(a) == pytest.approx(a.mean(0))
 
 
 def test_the_order_of_seeds_makes_no_difference() -> None:
@@ -308,41 +304,11 @@ def test_the_best_and_the_second_best(
     assert leaders(means) == (best, second)
 
 
-def test_bootstrap_is_near_all_resamples() -> None:
-    values = np.array([0.0, 0.0, 0.5, 1.0, 0.0])
-    means = [np.mean(drawn) for drawn in itertools.product(values, repeat=5)]
-    for level in (0.5, 0.9):
-        wanted = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-        assert bootstrap_interval(values, level, 20_000) == pytest.approx(wanted, abs=1e-12)
-
-
-def test_bootstrap_is_that_of_scipy(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    differences = (pair[0] - pair[1])[:60]
-    wanted = stats.bootstrap(
-        (differences,), np.mean, n_resamples=20_000, method="percentile", random_state=0
-    ).confidence_interval
-    width = wanted.high - wanted.low
-    found = bootstrap_interval(differences, resamples=20_000)
-    assert found == pytest.approx((wanted.low, wanted.high), abs=0.02 * width)
-
-
-def test_bootstrap_of_many_users_is_normal(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    values = np.tile(pair[0], 40)
-    error = values.std() / math.sqrt(len(values))
-    wanted = values.mean() + np.array([-1, 1]) * stats.norm.ppf(0.975) * error
-    assert mean_interval(values) == pytest.approx(wanted, abs=0.1 * error)
-    assert mean_interval(np.stack([values, values])) == mean_interval(values)
-
-
-def test_bootstrap_depends_on_values_and_seed_alone(
-    pair: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    values = pair[0]
-    whole = bootstrap_interval(values, resamples=1000)
-    assert bootstrap_interval(values[::-1], resamples=1000) == whole
-    assert bootstrap_interval(values, resamples=1000, seed=1) != whole
-    monkeypatch.setattr(significance, "_CELLS", 700)
-    assert bootstrap_interval(values, resamples=1000) == pytest.approx(whole, abs=1e-12)
+def test_the_least_is_best_where_less_is_better() -> None:
+    means = {"A": 0.5, "B": 0.0, "C": -0.2, "D": -0.2}
+    assert leaders(means, bigger_is_better=False) == ({"C", "D"}, set())
+    del means["D"]
+    assert leaders(means, bigger_is_better=False) == ({"C"}, {"B"})
 
 
 @pytest.mark.parametrize(
@@ -351,10 +317,7 @@ def test_bootstrap_depends_on_values_and_seed_alone(
         (lambda: compare_pairs(np.ones(3), np.ones(4)), DataError, "not 3 and 4"),
         (lambda: compare_pairs(np.ones(1), np.ones(1)), DataError, r"not \(1,\)"),
         (lambda: compare_pairs(np.ones((2, 2, 2)), np.ones(2)), DataError, r"not \(2, 2, 2\)"),
-        (lambda: user_means(np.array([1.0, math.nan])), DataError, "finite"),
         (lambda: compare_pairs(np.ones(3), np.ones(3), "less"), ConfigError, "'less'"),  # type: ignore[arg-type]
-        (lambda: bootstrap_interval(np.ones(3), level=95), ConfigError, "level=95"),
-        (lambda: bootstrap_interval(np.ones(3), resamples=0), ConfigError, "resamples=0"),
     ],
 )
 def test_mistakes(call: Callable[[], object], error: type[Exception], message: str) -> None:

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from recbole_hellm.errors import DataError
-from recbole_hellm.evaluation.ranking import Ranks, per_user, summarise
+from recbole_hellm.evaluation.metrics import MetricSet
+from recbole_hellm.evaluation.rank_metrics import NDCG
+from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.evaluation.slices import (
     UserSlices,
     by_history_length,
@@ -95,10 +97,10 @@ def test_popularity_needs_interactions() -> None:
 
 def test_groups_divide_users_and_their_means_make_the_total(slices: UserSlices) -> None:
     ranks = random_ranks(1)
-    frame = metrics_by_slice(ranks, slices, ["NDCG", "recall"], [5, 20])
+    frame = metrics_by_slice(ranks, slices, MetricSet.of(["NDCG", "recall"], [5, 20]))
     assert list(frame) == ["grouping", "group", "users", "metric", "value", "standard_error"]
     assert set(frame["grouping"]) == {"all", *slices.groupings}
-    for metric, total in summarise(ranks, ["ndcg", "recall"], [5, 20]).items():
+    for metric, total in MetricSet.of(["ndcg", "recall"], [5, 20]).of_ranks(ranks).items():
         for _, rows in frame[frame["metric"] == metric].groupby("grouping"):
             assert rows["users"].sum() == USERS
             assert rows["group"].is_unique
@@ -107,8 +109,10 @@ def test_groups_divide_users_and_their_means_make_the_total(slices: UserSlices) 
 
 def test_metrics_equal_a_loop_over_users(slices: UserSlices) -> None:
     ranks = random_ranks(2)
-    frame = metrics_by_slice(ranks, slices, ["ndcg"], [10]).set_index(["grouping", "group"])
-    values = per_user(ranks, "ndcg", 10)
+    frame = metrics_by_slice(ranks, slices, MetricSet.of(["ndcg"], [10])).set_index(
+        ["grouping", "group"]
+    )
+    values = NDCG().per_user(ranks, 10)
     for name, grouping in slices.groupings.items():
         for label in set(labels(grouping)):
             chosen = [v for v, own in zip(values, labels(grouping), strict=True) if own == label]
@@ -121,9 +125,9 @@ def test_metrics_equal_a_loop_over_users(slices: UserSlices) -> None:
 
 def test_seeds_are_averaged_by_user(slices: UserSlices) -> None:
     runs = [random_ranks(seed) for seed in range(3)]
-    values = np.mean([per_user(run, "ndcg", 10) for run in runs], axis=0)
+    values = np.mean([NDCG().per_user(run, 10) for run in runs], axis=0)
     pd.testing.assert_frame_equal(
-        metrics_by_slice(runs, slices, ["ndcg"], [10]),
+        metrics_by_slice(runs, slices, MetricSet.of(["ndcg"], [10])),
         means_by_slice({"ndcg@10": values}, slices),
     )
 
@@ -149,7 +153,7 @@ def test_other_users_are_an_error(slices: UserSlices) -> None:
     ranks = random_ranks(0)
     moved = Ranks(ranks.users + 1, ranks.higher, ranks.tied, ranks.candidates)
     with pytest.raises(DataError, match="different users"):
-        metrics_by_slice([ranks, moved], slices, ["ndcg"], [10])
+        metrics_by_slice([ranks, moved], slices, MetricSet.of(["ndcg"], [10]))
     with pytest.raises(DataError, match="2 values of x for 300 users"):
         means_by_slice({"x": np.ones(2)}, slices)
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -11,7 +13,11 @@ from recbole_hellm.benchmark.paper import TABLE_1
 from recbole_hellm.benchmark.plans import Family, Table
 from recbole_hellm.benchmark.records import KeptRun
 from recbole_hellm.errors import RunError
+from recbole_hellm.evaluation.list_metrics import LIST_METRICS
+from recbole_hellm.evaluation.metric import RankMetric
+from recbole_hellm.evaluation.metrics import BUILT_IN
 from recbole_hellm.reporting import evidence
+from recbole_hellm.reporting.numbers import number
 from recbole_hellm.reporting.sheets import Cell, Sheet
 
 Make = Callable[..., KeptRun]
@@ -139,7 +145,7 @@ def test_slices_are_means_over_seeds_by_group(three: list[Method]) -> None:
     assert list(sheet.head) == ["", "few (30)", "many (30)"]
     even = np.arange(0, 60, 2)
     expected = three[2].per_user("ndcg@10", "seen")[:, even].mean()
-    assert row(sheet, "HeLLM")[1].text == evidence.number(float(expected))
+    assert row(sheet, "HeLLM")[1].text == number(float(expected))
     assert sheet.data is not None
     assert set(sheet.data["grouping"]) == {"history_length"}
     assert set(sheet.data["metric"]) == {"recall@10", "recall@20", "ndcg@10", "ndcg@20"}
@@ -174,7 +180,7 @@ def test_lists_are_shown_where_they_were_kept(
 ) -> None:
     assert evidence.lists(three) is None
     run = make_kept("Pop", good)
-    values = {f"{key}@10": 0.5 for key, _ in evidence._LISTS.values()}
+    values = {f"{metric.name}@10": 0.5 for metric in LIST_METRICS}
     (run.path / "lists.json").write_text(str(values).replace("'", '"'))
     sheet = evidence.lists([*three, Method("Pop", (run,))])
     assert sheet is not None
@@ -187,28 +193,6 @@ def test_lists_are_shown_where_they_were_kept(
     assert sheet is not None
     by_name = dict(zip(sheet.head, (cell.text for cell in row(sheet, "Pop")), strict=True))
     assert (by_name["diversity"], by_name["Gini"]) == ("–", ".5000")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.0426, ".0426"), (1.0, "1.0000"), (0.0, ".0000"), (None, "–"), (0.99996, "1.0000")],
-)
-def test_numbers(value: float | None, text: str) -> None:
-    assert evidence.number(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.001, "+.0010"), (-0.02, "−.0200"), (0.0, ".0000"), (-0.00001, ".0000"), (None, "–")],
-)
-def test_signed_numbers(value: float | None, text: str) -> None:
-    assert evidence.signed(value) == text
-
-
-def test_p_values() -> None:
-    assert [evidence.p_value(p) for p in (0.0004, 0.049, 1.0)] == ["<.001", ".049", "1.000"]
-    # What is significant does not look as if it were not.
-    assert [evidence.p_value(p) for p in (0.0499, 0.0501)] == [".04990", ".050"]
 
 
 def test_every_family_has_its_own_best(three: list[Method]) -> None:
@@ -256,3 +240,58 @@ def test_a_tables_notes_are_told_where_they_are_true(make_kept: Make, good: list
     for runs, told in (([own], True), ([other], False), ([], False)):
         found = methods({"A": runs, "B": [plain]})
         assert ("Waits." in evidence.results(table, found, "seen", [{}]).notes) == told
+
+
+class Misses(RankMetric):
+    """A metric of which less is better."""
+
+    bigger_is_better = False
+    column = "misses"
+
+    def gain(self, places: np.ndarray, k: int) -> np.ndarray:
+        """Not called: records hold the values."""
+        raise AssertionError
+
+
+def test_metrics_that_the_user_asks_for_are_shown(
+    make_kept: Make, good: list[int], poor: list[int]
+) -> None:
+    kept = [make_kept("SASRec", poor), make_kept("HeLLM", good)]
+    for run, ranks in zip(kept, (poor, good), strict=True):
+        misses = np.array(ranks) >= 10
+        run.metrics("seen")["misses@10"] = misses.mean()
+        run.metrics("seen")["giniindex@10"] = 0.5 + (run.record["model"] == "HeLLM") / 4
+        run.user_values["seen", "misses@10"] = misses.astype(float)
+        slices = run.slices()
+        copied = slices[slices["metric"] == "recall@10"].assign(metric="misses@10")
+        copied["value"] = 1 - copied["value"]
+        pd.concat([slices, copied]).to_csv(run.path / "slices.csv", index=False)
+    found = methods({run.record["model"]: [run] for run in kept})
+    asked = {"misses@10": Misses(), "giniindex@10": BUILT_IN["giniindex"], "mrr@5": BUILT_IN["mrr"]}
+    for run in kept:
+        run.metrics("seen")["mrr@5"] = float(asked["mrr@5"].per_user(run.ranks()["seen"], 5).mean())
+    table = dataclasses.replace(TABLE, asked=asked)
+    tests, (sheet,) = evidence.tested(table, found, "seen")
+    assert list(tests[0]) == ["recall@10", "ndcg@10", "recall@20", "ndcg@20", "misses@10", "mrr@5"]
+    against = tests[0]["misses@10"]["SASRec"]
+    assert against.difference == pytest.approx(np.mean(np.array(good) >= 10) - 0.9)
+    assert any("Of misses@10 less is better" in note for note in sheet.notes)
+    shown = evidence.results(table, found, "seen", tests)
+    column = list(shown.head).index("misses@10")
+    assert row(shown, "HeLLM")[column] == Cell(".3333", best=True)
+    assert row(shown, "SASRec")[column] == Cell(".9000†", second=True)
+    # No test where no user has a value, and less is better here, too.
+    column = list(shown.head).index("Gini@10")
+    assert row(shown, "SASRec")[column] == Cell(".5000", best=True)
+    assert row(shown, "HeLLM")[column] == Cell(".7500", second=True)
+    assert shown.data is not None
+    gini = shown.data[shown.data["metric"] == "giniindex@10"]
+    assert gini["users_ci_low"].isna().all()
+    assert evidence.sliced_metrics(table) == ["ndcg@10", "misses@10", "mrr@5"]
+    by_group = evidence.slices(table, found, "history_length", "seen", "misses@10")
+    assert by_group is not None
+    assert by_group.name == "by-history_length-misses"
+    assert row(by_group, "HeLLM")[1].best
+    # A record that was kept before the metric was asked for.
+    assert evidence.slices(table, found, "history_length", "seen", "mrr@5") is None
+    assert evidence.beside_the_paper(table, found) is None

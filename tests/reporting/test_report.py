@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from recbole_hellm import load_run, recommend, run
 from recbole_hellm.cli.main import main
@@ -144,6 +145,29 @@ def test_numbers_are_those_of_the_records(page: str, runs: list[RunResult]) -> N
         assert shown["training, s"] == f"{record['cost']['train_seconds']:,.1f}"
         assert shown["parameters"] == f"{record['cost']['parameters']:,}"
         assert shown["samples/s"] == f"{record['cost']['samples_per_second']:,.0f}"
+
+
+def test_the_best_value_is_the_least_where_less_is_better(
+    runs: list[RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "costs_of_somebody.py").write_text(
+        "from recbole_hellm.evaluation.metric import RankMetric\n\n\n"
+        "class Cost(RankMetric):\n    bigger_is_better = False\n\n"
+        "    def gain(self, places, k):\n        return places\n"
+    )
+    keys = ("giniindex@10", "cost@10", "gone@10")
+    for number, result in enumerate(runs):
+        record = result.path / "metrics.json"
+        content = json.loads(record.read_text())
+        content["test"]["seen"] |= dict.fromkeys(keys, 0.25 + number / 2)
+        record.write_text(json.dumps(content))
+        path = result.path / "config.yaml"
+        names = ["costs_of_somebody:Cost", "gone_since:Gone"]
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"metrics": names}))
+    monkeypatch.syspath_prepend(tmp_path)
+    path = write_report([result.path for result in runs], settings(tmp_path, users=0))
+    text = path.read_text(encoding="utf-8")
+    assert re.findall(r'<td class="best">(0\.[27]500)</td>', text) == ["0.2500", "0.2500", "0.7500"]
 
 
 def test_recommendations_of_sampled_users(page: str, runs: list[RunResult], tmp_path: Path) -> None:

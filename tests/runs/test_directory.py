@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 
 from recbole_hellm.errors import RunError
 from recbole_hellm.runs import directory
-from recbole_hellm.runs.directory import RunDirectory, content_hash, environment
+from recbole_hellm.runs.directory import RunDirectory, SilentDirectory, content_hash, environment
 
 
 @pytest.fixture
@@ -66,9 +68,12 @@ def test_missing_or_broken_json_is_told(run: RunDirectory) -> None:
 
 def fail_half_way(writes: bytes) -> Any:
     def write(*arguments: Any, **_: Any) -> None:
-        target = next(part for part in arguments if isinstance(part, (str, Path)))
-        with Path(target).open("wb") as file:
-            file.write(writes)
+        target = next(part for part in arguments if isinstance(part, (str, Path, io.IOBase)))
+        if isinstance(target, io.IOBase):
+            target.write(writes)
+        else:
+            with Path(target).open("wb") as file:
+                file.write(writes)
         raise OSError("disk full")
 
     return write
@@ -105,6 +110,7 @@ def test_a_failing_write_leaves_the_old_file(
         write(2)
     monkeypatch.undo()
     assert path.read_bytes() == before
+    assert not list(run.path.glob(".*"))
     write(2)
     assert path.read_bytes() != before
 
@@ -120,6 +126,12 @@ def test_checkpoints_hold_tensors_and_plain_values(run: RunDirectory) -> None:
     found = run.load_checkpoint(run.last_checkpoint)
     assert torch.equal(found["model"]["w"], state["model"]["w"])  # type: ignore[index]
     assert (found["epoch"], found["list"]) == (3, state["list"])
+
+
+def test_equal_checkpoints_are_equal_files(run: RunDirectory) -> None:
+    for path in (run.last_checkpoint, run.best_checkpoint):
+        run.save_checkpoint(path, {"w": torch.arange(3.0)})
+    assert run.last_checkpoint.read_bytes() == run.best_checkpoint.read_bytes()
 
 
 def test_missing_checkpoint_is_told(run: RunDirectory) -> None:
@@ -190,7 +202,7 @@ def test_missing_and_damaged_embeddings_are_told(run: RunDirectory) -> None:
         run.read_embeddings("item", np.array(["a"]), "s1")
 
 
-def test_a_run_is_claimed_by_one_process_and_leaves_no_lock(tmp_path: Path) -> None:
+def test_a_run_is_locked_by_one_process_and_leaves_no_lock(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "model" / "id")
     told = "is being trained by another process"
     with directory.locked():
@@ -201,3 +213,22 @@ def test_a_run_is_claimed_by_one_process_and_leaves_no_lock(tmp_path: Path) -> N
     assert list((tmp_path / "model").iterdir()) == []
     with directory.locked():
         pass
+
+
+def test_what_a_killed_process_left_is_removed(run: RunDirectory) -> None:
+    run.write_json("a.json", {})
+    old, new = run.file(".1.tmp"), run.file(".2.tmp")
+    for path in (old, new):
+        path.write_bytes(b"half a checkpoint")
+    os.utime(old, (0, 0))
+    with run.locked():
+        assert sorted(path.name for path in run.path.iterdir()) == [".2.tmp", "a.json"]
+
+
+def test_another_process_writes_nothing(tmp_path: Path) -> None:
+    silent = SilentDirectory(tmp_path / "model" / "id")
+    with silent.locked(), silent.locked():
+        silent.write_json("a.json", {})
+        silent.write_table("b.parquet", pd.DataFrame({"x": [1]}))
+        silent.save_checkpoint(silent.last_checkpoint, {})
+    assert list(tmp_path.iterdir()) == []

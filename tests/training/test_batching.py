@@ -170,7 +170,7 @@ def test_gradients_of_the_parts_add_up_to_the_batchs(
     config, dataset, parts = make_parts("HeLLM", **small_model | still | options)
     torch.manual_seed(5)
     model = HeLLM(config, parts[0]).double()
-    for role in model.stage_roles:
+    for role in model.item_tables:
         model.load_item_table(role, torch.randn(dataset.item_num - 1, 8).double())
     batch = max(training_loader(config, dataset, parts, model), key=len)
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -19,7 +19,7 @@ class Standing(nn.Module):
 
     def __init__(self, roles: list[str]) -> None:
         super().__init__()
-        self.stage_roles, self.given = roles, {}
+        self.item_tables, self.given = roles, {}
         self.w = nn.Parameter(torch.zeros(1))
 
     def load_item_table(self, role: str, table: torch.Tensor) -> None:

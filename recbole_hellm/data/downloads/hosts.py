@@ -1,25 +1,25 @@
-"""Hosts of pictures: which of them answer, and when one that has too much to do is asked again."""
+"""Hosts of pictures: which of them answer, and when an overloaded one may be asked again."""
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 
-from recbole_hellm.data.downloads.http import RetryPolicy
-from recbole_hellm.data.downloads.retry import AttemptError
+from recbole_hellm.data.downloads.retry import AttemptError, RetryPolicy
 
 logger = logging.getLogger(__name__)
 
-DEAD_AFTER = 32  # failures in a row, of one kind, after which a host is given up
-DEAD_HOSTS = 8  # hosts without an answer that make a network that is not there
-BUSY = frozenset([429, 503])  # the answers of a host that wants to be asked less
+DEAD_AFTER = 32  # failures of one kind in a row after which a host is given up
+DEAD_HOSTS = 8  # so many hosts without an answer mean that there is no network
+BUSY = frozenset([429, 503])  # statuses of an overloaded host
 
 
-class LeftAloneError(AttemptError):
-    """A host was not asked, for it was given up before."""
+class GivenUpError(AttemptError):
+    """A host was not asked, because it had been given up."""
 
 
 def host_of(address: str) -> str:
@@ -27,71 +27,77 @@ def host_of(address: str) -> str:
     return address.split("/", 3)[2].lower()
 
 
-class Hosts:
-    """What hosts did so far, for all threads that ask them.
+@dataclasses.dataclass
+class _Host:
+    silent: int = 0  # items in a row without an answer
+    busy: int = 0  # answers in a row with a status in BUSY
+    not_before: float = 0.0
+    given_up: str = ""  # why
+    status: int | None = None
 
-    Those that never answer are not asked for every item. One that answers :data:`BUSY` is asked by
-    nobody before the time that it names or, without one, a pause that grows with each such answer
-    in a row.
+
+class Hosts:
+    """What hosts have answered so far, for all threads.
+
+    No thread asks a host that was given up. After an answer with a status in :data:`BUSY`, no
+    thread asks the host before the time it names or, without one, before a pause that grows with
+    each such answer in a row.
 
     Parameters
     ----------
     retry_policy : RetryPolicy
-        How long these pauses are.
+        The length of these pauses.
 
     Attributes
     ----------
     answered : bool
-        Whether any host did.
+        Whether any host has answered.
     failures : int
-        Items whose host did not.
+        Items whose host did not answer.
     trouble : str
-        The last of these, in words.
+        The last of these failures.
     """
 
     def __init__(self, retry_policy: RetryPolicy) -> None:
-        self.answered = False
-        self.failures = 0
-        self.trouble = ""
+        self.answered, self.failures, self.trouble = False, 0, ""
         self._retry_policy = retry_policy
-        self._silent: Counter[str] = Counter()
-        self._busy: Counter[str] = Counter()
-        self._not_before: dict[str, float] = {}
-        self._left: dict[str, tuple[str, int | None]] = {}  # busy ones: why, and the status
+        self._hosts: dict[str, _Host] = collections.defaultdict(_Host)
         self._lock = threading.Lock()
 
-    def note_answer(self, address: str) -> None:
-        """An item's host answered, whatever it said."""
-        self.answered = True
-        self._silent.pop(host_of(address), None)
-
-    def note_silence(self, address: str, detail: str) -> None:
-        """An item's host did not answer."""
-        host = host_of(address)
-        self.failures += 1
-        self.trouble = f"{host}: {detail}"
-        self._silent[host] += 1
-        if self._silent[host] == DEAD_AFTER:
-            self._warn(self.trouble)
-
     def note_attempt(self, address: str, failure: AttemptError | None) -> None:
-        """One request ended: the host is spared for a while if it has too much to do."""
-        host = host_of(address)
+        """Note the end of one request; an overloaded host is then spared for a while."""
+        name = host_of(address)
         with self._lock:
+            host = self._hosts[name]
             if failure is not None and failure.status is None:
                 return
             self.answered = True
             if failure is None or failure.status not in BUSY:
-                self._busy.pop(host, None)
+                host.busy = 0
                 return
-            self._busy[host] += 1
-            row = self._busy[host]
-            pause = self._retry_policy.wait(min(row, self._retry_policy.attempts), failure.wait)
-            until = max(self._not_before.get(host, 0.0), time.monotonic() + pause)
-            self._not_before[host] = until
-            if row == DEAD_AFTER:
-                self._left[host] = f"{host}: {failure}", failure.status
-                self._warn(self._left[host][0])
+            host.busy += 1
+            pause = self._retry_policy.wait(
+                min(host.busy, self._retry_policy.attempts), failure.wait
+            )
+            host.not_before = max(host.not_before, time.monotonic() + pause)
+            if host.busy == DEAD_AFTER:
+                self._give_up(host, f"{name}: {failure}", failure.status)
+
+    def note_item(self, address: str, answered: bool, detail: str) -> None:
+        """Note whether the host answered any request for an item, and what happened if not."""
+        name = host_of(address)
+        with self._lock:
+            host = self._hosts[name]
+            if answered:
+                self.answered, host.silent = True, 0
+                if host.status is None:  # it was given up for its silence
+                    host.given_up = ""
+                return
+            host.silent += 1
+            self.failures += 1
+            self.trouble = f"{name}: {detail}"
+            if host.silent == DEAD_AFTER:
+                self._give_up(host, self.trouble, None)
 
     def wait(self, address: str, sleep: Callable[[float], bool]) -> None:
         """Wait until the host may be asked.
@@ -100,36 +106,32 @@ class Hosts:
         ----------
         address : str
         sleep : callable
-            Waits for a number of seconds; true if there is nothing to wait for any more.
+            Waits for a number of seconds; true if the program is about to end.
 
         Raises
         ------
-        LeftAloneError
-            If it is not to be asked any more.
+        GivenUpError
+            If the host was given up, or `sleep` returned true.
         """
+        with self._lock:
+            host = self._hosts[host_of(address)]
         while True:
-            if (left_alone := self.given_up(address)) is not None:
-                raise left_alone
-            seconds = self._not_before.get(host_of(address), 0.0) - time.monotonic()
+            if host.given_up:
+                raise GivenUpError(host.given_up, "final", status=host.status)
+            seconds = host.not_before - time.monotonic()
             if seconds <= 0:
                 return
             if sleep(seconds):
-                raise LeftAloneError("it was not waited for", "final")
-
-    def given_up(self, address: str) -> LeftAloneError | None:
-        """Why the host of an address is not to be asked any more in this run; None if it is."""
-        host = host_of(address)
-        if host in self._left:
-            why, status = self._left[host]
-            return LeftAloneError(why, "final", status=status)
-        silent = self._silent[host] >= DEAD_AFTER
-        return LeftAloneError(self.trouble, "final") if silent else None
+                raise GivenUpError("interrupted", "final")
 
     @property
     def offline(self) -> bool:
         """Whether so many hosts failed, and none answered, that there is no network."""
-        many = len(self._silent) >= DEAD_HOSTS and self.failures >= DEAD_AFTER
-        return many and not self.answered
+        if self.answered or self.failures < DEAD_AFTER:
+            return False
+        with self._lock:
+            return sum(host.silent > 0 for host in self._hosts.values()) >= DEAD_HOSTS
 
-    def _warn(self, why: str) -> None:
-        logger.warning("%s; its other pictures are left for later.", why)
+    def _give_up(self, host: _Host, reason: str, status: int | None) -> None:
+        host.given_up, host.status = reason, status
+        logger.warning("%s; its other pictures wait for the next run.", reason)

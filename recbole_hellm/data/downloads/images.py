@@ -1,14 +1,14 @@
 """Pictures of a dataset's items, fetched from the addresses in its item table.
 
-They go to ``<dataset directory>/images``, each named by its item token
+They go to ``<dataset directory>/images``. Each is named by its item token
 (:func:`recbole_hellm.data.features.item_metadata.file_stem`) with the suffix of its content. Beside
-them ``manifest.json`` says of every item without a picture why it has none:
+them, ``manifest.json`` records why an item has no picture:
 
 - ``items``, ``pictures``, ``not_tried``: how many there are;
-- ``reasons``: how many items lack a picture for which reason;
-- ``missing``: by item token, ``reason``, ``address`` and, where it says more, ``detail``.
+- ``reasons``: how many items lack a picture for each reason;
+- ``missing``: by item token, ``reason``, ``address`` and possibly ``detail``.
 
-A later call goes on: it fetches what is neither there nor gone for good.
+A later call goes on: it fetches the pictures that are neither there nor gone for good.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import requests
 from tqdm import tqdm
 
 from recbole_hellm.config.settings import Settings, setting
-from recbole_hellm.data.downloads import hosts, pictures
-from recbole_hellm.data.downloads.http import RetryPolicy, retry
-from recbole_hellm.data.downloads.retry import AttemptError
-from recbole_hellm.data.downloads.threads import in_threads
+from recbole_hellm.data.downloads import hosts, picture_rules, pictures
+from recbole_hellm.data.downloads.retry import AttemptError, RetryPolicy, retry
 from recbole_hellm.data.features.item_metadata import (
     IMAGE_COLUMNS,
     IMAGES,
@@ -40,6 +39,7 @@ from recbole_hellm.data.features.item_metadata import (
 )
 from recbole_hellm.data.preparation.atomic import MANIFEST, read_items
 from recbole_hellm.errors import DataError
+from recbole_hellm.files import remove_leftovers, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +51,14 @@ NO_ADDRESS, NOT_HTTP, NO_NAME = (
 )
 # Not asked for again unless `retry_missing`.
 GONE = frozenset(
-    ["HTTP 404", "HTTP 410", pictures.NOT_A_PICTURE, pictures.PLACEHOLDER, pictures.TOO_LARGE]
+    [
+        *("HTTP 404", "HTTP 410"),
+        *(picture_rules.NOT_A_PICTURE, picture_rules.PLACEHOLDER, picture_rules.TOO_LARGE),
+    ]
 )
 RETRY_POLICY = RetryPolicy(attempts=4, first_wait=0.5, longest_wait=30.0, timeout=20.0)
-_SAVE_EVERY = 5.0  # seconds between two manifests, at least,
-_SAVE_SHARE = 20  # and so many times as long as it takes to write one
+_SAVE_EVERY = 5.0  # seconds at least between two manifests,
+_SAVE_SHARE = 20  # and at least so many times as long as writing one takes
 _LONGEST_NAME = 255  # bytes, on every file system in use
 
 
@@ -63,12 +66,12 @@ class ImageSettings(Settings):
     """How pictures are fetched."""
 
     workers: int = setting(8, "Pictures that are fetched at once.", ge=1, le=64)
-    retry_missing: bool = setting(False, "Ask again for what was gone for good.")
+    retry_missing: bool = setting(False, "Ask again for pictures that were gone for good.")
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageCounts:
-    """What became of a dataset's pictures: items by state, and the manifest's path."""
+    """How many items have a picture now, had one before, or have none; the manifest's path."""
 
     fetched: int
     present: int
@@ -85,14 +88,13 @@ class ImageCounts:
 
 @dataclasses.dataclass(frozen=True)
 class _Outcome:
-    """Of one item: why there is no picture (None if there is one), and whether its host answered;
-    None if it was not asked."""
+    """Why an item has no picture (None if it has one), and whether its host answered."""
 
     token: str
     address: str
     reason: str | None = None
     detail: str = ""
-    answered: bool | None = True
+    answered: bool = True
 
 
 def fetch_images(
@@ -102,7 +104,7 @@ def fetch_images(
     progress: bool = True,
     retry_policy: RetryPolicy = RETRY_POLICY,
 ) -> ImageCounts:
-    """Fetch the pictures of a dataset's items that are not there.
+    """Fetch the missing pictures of a dataset's items.
 
     Parameters
     ----------
@@ -122,53 +124,53 @@ def fetch_images(
     ------
     DataError
         If there is no item table or no address in it, nothing could be reached, or files cannot
-        be written. What was fetched stays in any case.
+        be written. Pictures that were fetched stay in any case.
     """
     settings = settings or ImageSettings()
     addresses = _addresses(name, directory)
     folder = directory / IMAGES
     try:
-        record = _Record(folder / MANIFEST, addresses, settings.retry_missing)
-        record.sort_out(ItemMetadata({}, {}, (folder, directory), addresses))
+        record = _Record(folder / MANIFEST, addresses)
+        record.sort(ItemMetadata({}, {}, (folder, directory), addresses), settings.retry_missing)
         if not record.wanted and not any(addresses.values()) and record.missing:
             raise DataError(
                 f"None of the {len(addresses):,} items of '{name}' has the address of a picture in "
                 f"{directory / f'{name}.item'}; prepare it with --items=FILE that has a column "
                 f"'{IMAGE_COLUMNS[0]}', or put pictures into {folder}."
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        pictures.clear_away(folder)
+        remove_leftovers(folder)
         try:
             _fetch_all(record, name, settings.workers, progress, retry_policy)
         finally:
             record.save()
     except OSError as error:
         raise DataError(
-            f"{folder} cannot be written ({error.strerror or error}); make room or mend its rights."
+            f"{folder} cannot be written ({error.strerror or error}); make room or correct its "
+            "permissions."
         ) from error
     return ImageCounts(record.fetched, record.present, record.reasons(), record.path)
 
 
 def _addresses(name: str, directory: Path) -> dict[str, str]:
-    """What the item table says of each item's picture; '' where nothing."""
-    frame = read_items(directory, name)
-    tokens = frame["item_id"].tolist()
-    column = next((key for key in IMAGE_COLUMNS if key in frame), None)
-    return dict(zip(tokens, [""] * len(tokens) if column is None else frame[column], strict=True))
+    """The address of each item's picture in the item table, or ''."""
+    items = read_items(directory, name)
+    column = next((key for key in IMAGE_COLUMNS if key in items), None)
+    addresses = [""] * len(items) if column is None else items[column]
+    return dict(zip(items["item_id"], addresses, strict=True))
 
 
 class _Record:
-    """Which pictures are there, wanted and missing, and the manifest that says so."""
+    """Which pictures are there, wanted and missing, and the manifest of them."""
 
-    def __init__(self, path: Path, addresses: Mapping[str, str], retry_missing: bool) -> None:
-        self.path, self.addresses, self._retry = path, addresses, retry_missing
+    def __init__(self, path: Path, addresses: Mapping[str, str]) -> None:
+        self.path, self.addresses = path, addresses
         self.missing: dict[str, dict[str, str]] = {}
         self.wanted: list[str] = []
         self.present = self.fetched = 0
         self._next_save = 0.0
 
-    def sort_out(self, metadata: ItemMetadata) -> None:
-        """Tell what is there and what is missing without asking anybody from what is wanted."""
+    def sort(self, metadata: ItemMetadata, retry_missing: bool) -> None:
+        """Sort the items into those that are there, missing and wanted."""
         before = self._read()
         for token, address in self.addresses.items():
             if metadata.picture(token):
@@ -180,63 +182,63 @@ class _Record:
                 continue
             earlier = before.get(token)
             if earlier is not None and earlier.get("address") == address:
-                self.missing[token] = earlier  # until there is news
-                if earlier["reason"] in GONE and not self._retry:
+                self.missing[token] = earlier  # until there is a new outcome
+                if earlier["reason"] in GONE and not retry_missing:
                     continue
             self.wanted.append(token)
 
     def add(self, outcome: _Outcome) -> None:
-        """Note what became of an item."""
-        earlier = self.missing.get(outcome.token)
+        """Record the outcome for an item."""
+        earlier = self.missing.pop(outcome.token, None)
         if outcome.reason is None:
-            self.missing.pop(outcome.token, None)
             self.fetched += 1
-            return
-        if earlier is not None and earlier["reason"] in GONE and not outcome.answered:
-            return  # which is no news
-        entry = {"reason": outcome.reason, "address": outcome.address, "detail": outcome.detail}
-        self.missing[outcome.token] = {key: value for key, value in entry.items() if value}
+        elif earlier is not None and earlier["reason"] in GONE and not outcome.answered:
+            self.missing[outcome.token] = earlier  # silence tells nothing new
+        else:
+            entry = {"reason": outcome.reason, "address": outcome.address, "detail": outcome.detail}
+            self.missing[outcome.token] = {key: value for key, value in entry.items() if value}
 
     def reasons(self) -> dict[str, int]:
-        """Items without a picture by reason, most first."""
+        """Items without a picture by reason, most frequent first."""
         return dict(Counter(entry["reason"] for entry in self.missing.values()).most_common())
 
     def save(self) -> None:
         """Write the manifest."""
-        there = self.present + self.fetched
+        pictures = self.present + self.fetched
         content = {
             "format_version": FORMAT_VERSION,
             "items": len(self.addresses),
-            "pictures": there,
-            "not_tried": len(self.addresses) - there - len(self.missing),
+            "pictures": pictures,
+            "not_tried": len(self.addresses) - pictures - len(self.missing),
             "reasons": self.reasons(),
             "missing": {token: self.missing[token] for token in sorted(self.missing)},
         }
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        pictures.store(text.encode(), self.path)
+        write_bytes(self.path, text.encode(), sync=True)
 
     def save_at_times(self) -> None:
-        """Write the manifest if the last time is a while ago."""
-        began = time.monotonic()
-        if began >= self._next_save:
+        """Write the manifest unless it was written a short time ago."""
+        start = time.monotonic()
+        if start >= self._next_save:
             self.save()
-            ended = time.monotonic()
-            self._next_save = ended + max(_SAVE_EVERY, _SAVE_SHARE * (ended - began))
+            end = time.monotonic()
+            self._next_save = end + max(_SAVE_EVERY, _SAVE_SHARE * (end - start))
 
     def _read(self) -> dict[str, dict[str, str]]:
+        """The missing items of the manifest of an earlier call."""
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             missing = dict(content["missing"])
-            known = content["format_version"] == FORMAT_VERSION
-            if known and all(isinstance(entry["reason"], str) for entry in missing.values()):
+            if content["format_version"] == FORMAT_VERSION and all(
+                isinstance(entry["reason"], str) for entry in missing.values()
+            ):
                 return missing
         except FileNotFoundError:
             return {}
         except (ValueError, TypeError, KeyError):
             pass
         raise DataError(
-            f"{self.path} is no manifest of pictures; delete it, and what is missing is asked for "
-            "again."
+            f"{self.path} is not a manifest of pictures; delete it and run the same command again."
         )
 
 
@@ -246,7 +248,7 @@ def _reason_not_to_ask(token: str, address: str) -> str | None:
     if not address.lower().startswith(("http://", "https://")):
         return NOT_HTTP
     if pictures.is_placeholder(address):
-        return pictures.PLACEHOLDER
+        return picture_rules.PLACEHOLDER
     longest = max(map(len, SUFFIXES))
     return NO_NAME if len(file_stem(token).encode()) + longest > _LONGEST_NAME else None
 
@@ -254,92 +256,77 @@ def _reason_not_to_ask(token: str, address: str) -> str | None:
 def _fetch_all(
     record: _Record, name: str, workers: int, progress: bool, retry_policy: RetryPolicy
 ) -> None:
-    known, stop = hosts.Hosts(retry_policy), threading.Event()
-    bar = tqdm(desc=name, total=len(record.wanted), unit=" pictures", disable=not progress)
-
-    def note(outcome: _Outcome) -> None:
-        record.add(outcome)
-        record.save_at_times()
-        bar.set_postfix(missing=len(record.missing), refresh=False)
-        bar.update()
-
-    def jobs() -> Iterator[tuple[str, str]]:
-        for token in record.wanted:
-            address = record.addresses[token]
-            if known.offline:
-                return
-            left_alone = known.given_up(address)
-            if left_alone is None:
-                yield token, address
-            else:
-                note(_failed(token, address, left_alone))
-
-    fetcher = _Fetcher(record.path.parent, retry_policy, known, stop)
-    with bar:
+    fetcher = _Fetcher(record.path.parent, retry_policy)
+    jobs = [(token, record.addresses[token]) for token in record.wanted]
+    bar = tqdm(desc=name, total=len(jobs), unit=" pictures", disable=not progress)
+    # ThreadPoolExecutor would wait at exit for threads that wait for a silent host. These threads
+    # are daemons, so an interrupt ends the program at once.
+    with bar, ThreadPool(workers) as pool:
         try:
-            for outcome in in_threads(fetcher, jobs(), min(workers, max(len(record.wanted), 1))):
-                if outcome.answered:
-                    known.note_answer(outcome.address)
-                elif outcome.answered is not None:
-                    known.note_silence(outcome.address, outcome.detail)
-                note(outcome)
+            for outcome in pool.imap_unordered(fetcher, jobs):
+                if outcome is None:
+                    continue
+                record.add(outcome)
+                record.save_at_times()
+                bar.set_postfix(missing=len(record.missing), refresh=False)
+                bar.update()
         finally:
-            stop.set()
-    # A few leftovers of a run that reached the others are no reason to think so.
+            fetcher.stop.set()
+    known = fetcher.hosts
+    # If an earlier call fetched pictures, a few failures are no sign of a missing network.
     enough = known.failures >= hosts.DEAD_AFTER or (known.failures and not record.present)
     if enough and not known.answered:
         raise DataError(
-            f"No picture of '{name}' could be reached ({known.trouble}); what is missing is not "
-            "taken for gone, so run the same command again where there is a network."
+            f"No picture of '{name}' could be reached ({known.trouble}); run the same "
+            "command again with a network connection. No picture was recorded as gone."
         )
 
 
-def _failed(token: str, address: str, failure: AttemptError) -> _Outcome:
-    told = isinstance(failure, pictures.PictureError) or failure.status is not None
-    asked = not isinstance(failure, hosts.LeftAloneError)
-    reason, detail = pictures.reason_of(failure), "" if told and asked else str(failure)
-    return _Outcome(token, address, reason, detail, answered=told if asked else None)
-
-
 class _Fetcher:
-    """Fetches one picture after the other, in any number of threads."""
+    """Fetches one picture per call, in any thread, until `stop` is set."""
 
-    def __init__(
-        self, folder: Path, retry_policy: RetryPolicy, known: hosts.Hosts, stop: threading.Event
-    ) -> None:
+    def __init__(self, folder: Path, retry_policy: RetryPolicy) -> None:
+        self.hosts, self.stop = hosts.Hosts(retry_policy), threading.Event()
         self._folder, self._retry_policy = folder, retry_policy
-        self._hosts, self._stop = known, stop
         self._local = threading.local()
 
-    def __call__(self, job: tuple[str, str]) -> _Outcome:
+    def __call__(self, job: tuple[str, str]) -> _Outcome | None:
+        """The outcome for an item's token and address; None if there is no network."""
+        if self.hosts.offline:
+            return None
         token, address = job
+        attempt = functools.partial(self._attempt, address)
         try:
-            content, suffix = retry(
-                functools.partial(self._attempt, address), self._retry_policy, self._pause
-            )
+            content, suffix = retry(attempt, self._retry_policy, self._pause)
         except AttemptError as failure:
-            return _failed(token, address, failure)
-        pictures.store(content, self._folder / f"{file_stem(token)}{suffix}")
+            reason, detail = pictures.reason_of(failure), str(failure)
+            if isinstance(failure, hosts.GivenUpError):
+                return _Outcome(token, address, reason, detail, answered=False)
+            answered = isinstance(failure, pictures.PictureError) or failure.status is not None
+            self.hosts.note_item(address, answered, detail)
+            return _Outcome(token, address, reason, "" if answered else detail, answered)
+        self.hosts.note_item(address, True, "")
+        write_bytes(self._folder / f"{file_stem(token)}{suffix}", content, sync=True)
         return _Outcome(token, address)
 
     def _attempt(self, address: str) -> tuple[bytes, str]:
-        self._hosts.wait(address, self._stop.wait)
+        self.hosts.wait(address, self.stop.wait)
         try:
             content = pictures.receive(self._session(), address, self._retry_policy.timeout)
         except AttemptError as failure:
-            self._hosts.note_attempt(address, failure)
+            self.hosts.note_attempt(address, failure)
             raise
-        self._hosts.note_attempt(address, None)
+        self.hosts.note_attempt(address, None)
         return content, pictures.check_picture(content)
 
     def _session(self) -> requests.Session:
-        """A session of this thread's own, for sessions are not shared safely."""
+        """The session of this thread, since threads cannot safely share one."""
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
             self._local.session.headers["User-Agent"] = "recbole-hellm"
         return self._local.session
 
     def _pause(self, failure: AttemptError, seconds: float) -> None:
-        # Whom a busy host holds up waits for it before the next attempt, as all do.
-        if failure.status not in hosts.BUSY and self._stop.wait(seconds):
+        # Every attempt waits for a busy host itself, in `_attempt`.
+        if failure.status not in hosts.BUSY and self.stop.wait(seconds):
             raise failure

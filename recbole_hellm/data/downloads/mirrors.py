@@ -1,6 +1,6 @@
-"""Addresses of raw files: from a setting, the environment, or the list that comes with the package.
+"""Addresses of raw files, from a setting, the environment or the package's own list.
 
-``properties/mirrors.yaml`` says how such a list looks.
+``properties/mirrors.yaml`` shows the format of such a list.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _FILE = "{file}"
 
 
 class Mirrors:
-    """Addresses by kind of file, and what is known of files.
+    """Addresses by kind of file, and the known sizes and checksums of files.
 
     Parameters
     ----------
-    given : str or sequence of str, optional
-        A YAML file, addresses (in a str, separated by blanks), or ``none``; then the value of the
-        environment variable HELLM_MIRRORS; then the packaged list.
+    source : str or sequence of str, optional
+        A YAML file, addresses (in a str, separated by blanks), or ``none``. By default the value of
+        the environment variable HELLM_MIRRORS or, without one, the package's own list.
 
     Raises
     ------
@@ -34,11 +34,11 @@ class Mirrors:
         If an address has no ``{file}`` or is not http, or the file is no such list.
     """
 
-    def __init__(self, given: str | Sequence[str] | None = None) -> None:
-        source = given or os.environ.get(MIRRORS_VARIABLE)
-        words = source.split() if isinstance(source, str) else list(source or [])
+    def __init__(self, source: str | Sequence[str] | None = None) -> None:
+        source = source or os.environ.get(MIRRORS_VARIABLE) or []
+        words = source.split() if isinstance(source, str) else list(source)
         self._everywhere: list[str] | None = None
-        self._by_kind: dict[str, Any] = {}
+        self._by_kind: dict[str, list[str]] = {}
         self._known: dict[str, Any] = {}
         if words == [NONE]:
             self._everywhere = []
@@ -56,12 +56,11 @@ class Mirrors:
 
     def urls(self, kind: str, file: str) -> list[str]:
         """Addresses of `file`, of a kind such as ``amazon2014``, in order of preference."""
-        given = self._everywhere
-        templates = given if given is not None else self._by_kind.get(kind, [])
+        templates = self._by_kind.get(kind, []) if self._everywhere is None else self._everywhere
         return [template.replace(_FILE, file) for template in templates]
 
     def known(self, file: str) -> KnownFile:
-        """What the list says of `file`."""
+        """The size and checksum of `file` in the list."""
         return KnownFile(**self._known.get(file, {}))
 
     def _read(self, content: dict[str, Any], name: str) -> None:
@@ -76,10 +75,10 @@ class Mirrors:
 def _checked(templates: Any, where: str) -> list[str]:
     if not isinstance(templates, list):
         raise ConfigError(f"{where} must be a list of addresses with {_FILE} in each.")
-    for template in templates:
-        text = str(template)
-        if not text.startswith(("http://", "https://")) or _FILE not in text:
+    addresses = [str(template) for template in templates]
+    for address in addresses:
+        if not address.startswith(("http://", "https://")) or _FILE not in address:
             raise ConfigError(
-                f"{where}: '{text}' must be an http or https address with {_FILE} for the name."
+                f"{where}: '{address}' must be an http or https address with {_FILE} for the name."
             )
-    return [str(template) for template in templates]
+    return addresses

@@ -1,48 +1,27 @@
-"""One picture from an address: fetched whole, checked, and put in its place in one step."""
+"""One picture from an address, fetched completely and checked."""
 
 from __future__ import annotations
 
-import contextlib
+import importlib.util
 import io
-import os
-import threading
 import time
-from pathlib import Path
 
 import requests
 
-from recbole_hellm.data.downloads.picture_rules import (
-    BROKEN,
-    NOT_A_PICTURE,
-    PLACEHOLDER,
-    SMALLEST_GIF,
-    SMALLEST_SIDE,
-    TOO_LARGE,
-    UNDECODABLE,
-    open_picture,
-)
-from recbole_hellm.data.downloads.retry import (
-    BLOCK,
-    AttemptError,
-    attempting,
-    content_length,
-    refuse_errors,
-)
+from recbole_hellm.data.downloads import picture_rules as rules
+from recbole_hellm.data.downloads.retry import BLOCK, AttemptError, byte_count, check_status, get
 from recbole_hellm.data.features.item_metadata import picture_kind
 
 LARGEST = 20 << 20  # bytes
-LONGEST = 120.0  # seconds for one transfer, however steadily its bytes come
-SUFFIX_OF = {
-    "image/jpeg": ".jpg",
-    "image/png": ".png",
-    "image/gif": ".gif",
-    "image/webp": ".webp",
+LONGEST = 120.0  # seconds for one transfer, even if bytes come all the time
+SUFFIX_OF = {f"image/{kind}": f".{kind}" for kind in ("png", "gif", "webp")} | {
+    "image/jpeg": ".jpg"
 }
 _NO_PICTURE = "/x-site/icons/no-img"  # in the path of Amazon's own placeholders
 
 
 class PictureError(AttemptError):
-    """What came is no picture of an item; the message is one of the reasons in `picture_rules`."""
+    """The content is no picture of an item; the message is a reason in `picture_rules`."""
 
 
 def reason_of(error: AttemptError) -> str:
@@ -55,12 +34,12 @@ def reason_of(error: AttemptError) -> str:
 
 
 def is_placeholder(address: str) -> bool:
-    """Whether an address is that of a picture that says that there is none."""
+    """Whether the picture at an address says that there is none."""
     return _NO_PICTURE in address
 
 
 def receive(session: requests.Session, address: str, timeout: float) -> bytes:
-    """The whole body at an address, once.
+    """Fetch the complete body at an address, in one attempt.
 
     Parameters
     ----------
@@ -72,36 +51,30 @@ def receive(session: requests.Session, address: str, timeout: float) -> bytes:
     Raises
     ------
     AttemptError
-        If it does not come whole within :data:`LONGEST` seconds.
+        If it does not arrive completely within :data:`LONGEST` seconds.
     PictureError
         If it is larger than :data:`LARGEST` bytes.
     """
-    # A compressed transfer would have other bytes than the picture.
-    headers = {"Accept-Encoding": "identity"}
-    until = time.monotonic() + LONGEST
-    with (
-        attempting(),
-        session.get(address, headers=headers, stream=True, timeout=timeout) as response,
-    ):
-        refuse_errors(response)
-        blocks, size = [], 0
-        if (content_length(response) or 0) > LARGEST:
-            raise PictureError(TOO_LARGE, "final")
-        # What is there, where read and stream would wait for a whole block.
+    deadline = time.monotonic() + LONGEST
+    content = bytearray()
+    with get(session, address, timeout) as response:
+        check_status(response)
+        if (byte_count(response.headers.get("Content-Length")) or 0) > LARGEST:
+            raise PictureError(rules.TOO_LARGE, "final")
+        # read1 returns what has arrived; read and stream would wait for a whole block.
         while block := response.raw.read1(BLOCK, decode_content=False):
-            blocks.append(block)
-            size += len(block)
-            if size > LARGEST:
-                raise PictureError(TOO_LARGE, "final")
-            if time.monotonic() > until:
+            content += block
+            if len(content) > LARGEST:
+                raise PictureError(rules.TOO_LARGE, "final")
+            if time.monotonic() > deadline:
                 raise AttemptError(f"it takes more than {LONGEST:.0f} s")
-        return b"".join(blocks)
+    return bytes(content)
 
 
 def check_picture(content: bytes) -> str:
-    """The suffix for a picture's file, by its content.
+    """The file suffix for a picture, by its content.
 
-    With Pillow, the picture is decoded; without it, its first bytes decide.
+    Pillow decodes the picture. Without Pillow the first bytes decide.
 
     Raises
     ------
@@ -110,40 +83,14 @@ def check_picture(content: bytes) -> str:
     """
     kind = picture_kind(content[:12])
     if kind is None:
-        raise PictureError(NOT_A_PICTURE, "spoilt")
-    if kind == "image/gif" and len(content) < SMALLEST_GIF:
-        raise PictureError(PLACEHOLDER, "final")
-    try:
-        from PIL import Image
-    except ImportError:
-        return SUFFIX_OF[kind]
-    try:
-        with open_picture(io.BytesIO(content)) as image:
-            sides = image.size
-            image.draft("RGB", (SMALLEST_SIDE, SMALLEST_SIDE))  # JPEG: decoded in less time
-            image.load()
-    except Image.DecompressionBombError as error:
-        raise PictureError(TOO_LARGE, "final") from error
-    except UNDECODABLE as error:
-        raise PictureError(BROKEN, "spoilt") from error
-    if min(sides) < SMALLEST_SIDE:
-        raise PictureError(PLACEHOLDER, "final")
+        raise PictureError(rules.NOT_A_PICTURE, "spoilt")
+    if rules.is_small_gif(kind, len(content)):
+        raise PictureError(rules.PLACEHOLDER, "final")
+    if importlib.util.find_spec("PIL") is not None:
+        try:
+            with rules.decoded(io.BytesIO(content), len(content), small=True):
+                pass
+        except rules.UnusablePictureError as error:
+            damaged = str(error) in (rules.NOT_A_PICTURE, rules.BROKEN)
+            raise PictureError(str(error), "spoilt" if damaged else "final") from error
     return SUFFIX_OF[kind]
-
-
-def store(content: bytes, target: Path) -> None:
-    """Write a file that nobody sees before it is whole."""
-    staged = target.with_name(f".{os.getpid()}-{threading.get_ident()}.part")
-    with staged.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staged, target)
-
-
-def clear_away(folder: Path, age: float = 3600.0) -> None:
-    """Remove what a killed process left of :func:`store`; another one's files are younger."""
-    for staged in folder.glob(".*.part"):
-        with contextlib.suppress(FileNotFoundError):  # another process put it in its place
-            if staged.stat().st_mtime < time.time() - age:
-                staged.unlink()

@@ -1,4 +1,4 @@
-"""Item embeddings from a file, such as those released with a paper, in place of a stage's run."""
+"""Item embeddings from a file, for example those released with a paper, in place of a stage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ItemTableFile:
     """A ``.pt``, ``.npy`` or ``.safetensors`` file with one row per item.
 
     Rows follow the item tokens sorted as texts, which is the raw-id order of the released tables
-    (METHOD 1.3 and 1.7: ids are ranks of sorted ASINs); one more row is padding and comes first.
+    (docs/method.md, Order of interactions); one more row is padding and comes first.
 
     Attributes
     ----------
@@ -50,8 +50,8 @@ class ItemTableFile:
         DataError
             If it cannot be read.
         """
-        place = Path(path).expanduser()
-        return cls(key, place, _digest(key, place))
+        expanded = Path(path).expanduser()
+        return cls(key, expanded, _digest(key, expanded))
 
     def read(self, item_tokens: Sequence[str]) -> Tensor:
         """The embeddings of items, float32 of shape [N, d].
@@ -59,7 +59,7 @@ class ItemTableFile:
         Parameters
         ----------
         item_tokens : sequence of str
-            All N items of the dataset, in the order in which rows are wanted.
+            All N items of the dataset, in the order of the rows to return.
 
         Raises
         ------
@@ -72,16 +72,16 @@ class ItemTableFile:
         if len(bad):
             raise DataError(
                 f"{self.name} holds NaN or infinity in {len(bad)} rows (first: that of item "
-                f"'{item_tokens[int(bad[0])]}'); mend or export it anew."
+                f"'{item_tokens[int(bad[0])]}'); export it again."
             )
         return table
 
-    def rows_by_rank(self, given: int, item_tokens: Sequence[str]) -> list[int]:
-        """Numbers of the rows of items that are the rank of their token.
+    def rows_by_rank(self, n_rows: int, item_tokens: Sequence[str]) -> list[int]:
+        """Row number of each item, which is the rank of its token.
 
         Parameters
         ----------
-        given : int
+        n_rows : int
             Rows of the table.
         item_tokens : sequence of str
             All N items of the dataset, in any order.
@@ -92,19 +92,19 @@ class ItemTableFile:
             If the table has neither N rows nor N + 1.
         """
         n_items = len(item_tokens)
-        if given not in (n_items, n_items + 1):
+        if n_rows not in (n_items, n_items + 1):
             raise DataError(
-                f"{self.name} has {given} rows, and {n_items} items need {n_items}, or "
-                f"{n_items + 1} with padding first; use the table of this very dataset."
+                f"{self.name} has {n_rows} rows, and {n_items} items need {n_items}, or "
+                f"{n_items + 1} with padding first; use the table of this dataset."
             )
         ordered = sorted(map(str, item_tokens))
-        rank = {token: row for row, token in enumerate(ordered, start=given - n_items)}
+        rank = {token: row for row, token in enumerate(ordered, start=n_rows - n_items)}
         return [rank[str(token)] for token in item_tokens]
 
     def table(self) -> Tensor:
         """The whole table as it is in the file, of shape [rows, d].
 
-        Of a ``.npy`` or ``.safetensors`` file, memory is taken by the rows that are then read.
+        A ``.npy`` or ``.safetensors`` file is mapped, so that only rows that are read take memory.
 
         Raises
         ------
@@ -134,10 +134,10 @@ class ItemTableFile:
             raise DataError(f"{self.name} must be a .pt, .npy or .safetensors file.")
         try:
             if kind == ".npy":
-                # Mapped, so that a header cannot ask for more than the file holds; writable, for
-                # torch, in memory alone.
-                found = np.load(self.path, mmap_mode="c", allow_pickle=False)
-                return torch.from_numpy(np.ascontiguousarray(found))
+                # Mapped, so that a header cannot ask for more than the file holds. Copy on write:
+                # torch wants a writable array.
+                array = np.load(self.path, mmap_mode="c", allow_pickle=False)
+                return torch.from_numpy(np.ascontiguousarray(array))
             if kind == ".safetensors":
                 tensors = load_file(self.path)
             else:

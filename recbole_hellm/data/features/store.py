@@ -12,15 +12,13 @@ or ordered differently still reads the right rows.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.files import file_sha256
+from recbole_hellm.files import atomic_paths, file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -137,9 +135,8 @@ def save_features(
 
     rest = dict(details or {})
     lifted = {key: rest.pop(key, None) for key in LIFTED}
-    path.parent.mkdir(parents=True, exist_ok=True)
     targets = (path, _tokens_path(path), _manifest_path(path))
-    with _staged(targets) as (staged_matrix, staged_tokens, staged_manifest):
+    with atomic_paths(targets) as (staged_matrix, staged_tokens, staged_manifest):
         with staged_matrix.open("wb") as file:
             np.save(file, values, allow_pickle=False)
         staged_tokens.write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
@@ -365,16 +362,3 @@ def _tokens_path(path: Path) -> Path:
 
 def _manifest_path(path: Path) -> Path:
     return path.with_suffix(".json")
-
-
-@contextlib.contextmanager
-def _staged(targets: Sequence[Path]) -> Iterator[list[Path]]:
-    """Temporary neighbours of `targets`, moved over them in order when the block succeeds."""
-    staged = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
-    try:
-        yield staged
-        for source, target in zip(staged, targets, strict=True):
-            os.replace(source, target)
-    finally:
-        for source in staged:
-            source.unlink(missing_ok=True)

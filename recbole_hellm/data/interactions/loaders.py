@@ -159,7 +159,10 @@ class TargetLoader(_Stretches):
 
 
 class UserUniformLoader(_Loader):
-    """(user, positive, negative) triples with users drawn uniformly (METHOD 2.6)."""
+    """(user, positive, negative) triples; users are drawn uniformly.
+
+    Source: docs/method.md, Sampling of users.
+    """
 
     def __init__(self, config: Any, dataset: Any) -> None:
         users, items = dataset.histories.training(np.arange(dataset.user_num))

@@ -2,7 +2,7 @@
 
 Amazon times have day resolution, so many users' last two interactions share one time stamp and the
 rule for ties decides what is validation and what is test. The rule is fixed here, once: by user
-token, then time, then item token, ascending and stable (PROTOCOL, "Order"; METHOD 1.2).
+token, then time, then item token, ascending and stable (docs/method.md, Order of interactions).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def tied_test_users(frame: pd.DataFrame, user: str, time: str) -> int:
     """Number of users whose last two interactions share one time stamp.
 
     Their test item depends on the rule for ties; 9,719 of Beauty's 22,363 users are among them
-    (PROTOCOL, "Order").
+    (docs/statistics.md).
 
     Raises
     ------

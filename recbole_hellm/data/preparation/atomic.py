@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from recbole_hellm.data.interactions.splits import (
     tied_validation_users,
 )
 from recbole_hellm.errors import DataError
+from recbole_hellm.files import atomic_paths, file_sha256
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -138,12 +138,8 @@ def write_atomic_dataset(
 
 def describe_source(path: Path) -> dict[str, Any]:
     """Name, size in bytes and SHA-256 of an input file, as a manifest lists it."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    size = Path(path).stat().st_size
-    return {"file": Path(path).name, "bytes": size, "sha256": digest.hexdigest()}
+    path = Path(path)
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:
@@ -237,7 +233,7 @@ def read_items(directory: Path, name: str, item_field: str = "item_id") -> pd.Da
 def describe(manifest: Mapping[str, Any]) -> str:
     """A dataset's row of the statistics table (the paper's Table 2), and what ties decide.
 
-    Interactions are all of them: the paper's table leaves one of each user out (METHOD, D1).
+    All interactions are counted. The paper's table omits one per user (docs/method.md, Table 2).
     """
     cells = {
         "Dataset": manifest["name"],
@@ -331,15 +327,8 @@ def _table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> bytes:
 
 
 def _replace_files(directory: Path, contents: Mapping[str, bytes]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    staged = {file: directory / f".{file}.{os.getpid()}.tmp" for file in contents}
-    try:
-        for file, data in contents.items():
-            staged[file].write_bytes(data)
-        # While files are moved the folder has no manifest, which marks it as not prepared.
+    with atomic_paths([directory / file for file in contents]) as temporaries:
+        for temporary, data in zip(temporaries, contents.values(), strict=True):
+            temporary.write_bytes(data)
+        # While files are renamed the folder has no manifest, which marks it as not prepared.
         (directory / MANIFEST).unlink(missing_ok=True)
-        for file, path in staged.items():
-            os.replace(path, directory / file)
-    finally:
-        for path in staged.values():
-            path.unlink(missing_ok=True)

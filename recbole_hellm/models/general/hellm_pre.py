@@ -207,7 +207,7 @@ class HeLLMPre(EmbeddingRecommender):
 
     @property
     def batches(self) -> str:
-        """Users are drawn uniformly (METHOD 2.6)."""
+        """Users are drawn uniformly (docs/method.md, Sampling of users)."""
         return "user_uniform"
 
     def build(self, interactions: sp.csr_array, dataset: Any) -> HypergraphEncoder:

@@ -1,13 +1,11 @@
-"""Reading and writing the files of a fine-tuned model, told in one sentence where they are damaged.
+"""Read and write the files of a fine-tuned model, with one sentence for damaged ones.
 
-What goes into which file is :mod:`recbole_hellm.models.llm.artefacts`'s.
+:mod:`recbole_hellm.models.llm.artefacts` decides what goes into which file.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from recbole_hellm.errors import RunError
 
 
 def damaged(path: Path, error: Exception) -> RunError:
-    """What to raise for a file or folder that is missing or cannot be read."""
+    """The error to raise for a file or folder that is missing or cannot be read."""
     if not path.exists():
         return RunError(f"{path} is missing; copy the whole folder, or run again with --force.")
     lines = str(error).splitlines() or [type(error).__name__]
@@ -40,9 +38,10 @@ def read_json(path: Path) -> Any:
         raise damaged(path, error) from error
 
 
-def save_tensors(path: Path, held: Mapping[str, Tensor]) -> None:
-    """Write tensors in safetensors' format."""
-    save_file({name: value.contiguous() for name, value in held.items()}, path, {"format": "pt"})
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors in the safetensors format."""
+    plain = {name: value.contiguous() for name, value in tensors.items()}
+    save_file(plain, path, {"format": "pt"})
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -53,26 +52,15 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise damaged(path, error) from error
 
 
-def check_fit(expected: Mapping[str, Tensor], held: Mapping[str, Tensor], path: Path) -> None:
+def check_fit(expected: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: Path) -> None:
     """Raise :class:`RunError` unless the tensors of `path` have the names and shapes expected."""
-    for name in sorted({*expected, *held}):
+    for name in sorted({*expected, *stored}):
         shapes = [
-            tuple(values[name].shape) if name in values else "absent" for values in (held, expected)
+            tuple(tensors[name].shape) if name in tensors else "absent"
+            for tensors in (stored, expected)
         ]
         if shapes[0] != shapes[1]:
             raise RunError(
                 f"{path} does not fit settings.json and items.json beside it: {name} is "
                 f"{shapes[0]} there and should be {shapes[1]}."
             )
-
-
-def move_folder(source: Path, target: Path) -> None:
-    """Put a folder in a place that may be taken: it is never seen half written."""
-    if target.exists():
-        old = target.with_name(f".{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(target, old)
-        os.replace(source, target)
-        shutil.rmtree(old)
-    else:
-        os.replace(source, target)

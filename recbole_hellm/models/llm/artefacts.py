@@ -7,7 +7,7 @@
                              ``save_pretrained`` lays it out
 ``prefix.safetensors``       pooling and prefix parameters
 ``item_tokens.safetensors``  embedding tables, MLP and item vectors
-``item_head.safetensors``    the item head, trained or not (METHOD D20)
+``item_head.safetensors``    the item head, trained or not (docs/method.md, Item head)
 ``items.json``               item tokens; row i of tables, vectors and a linear head is item i's
 ``settings.json``            resolved settings, and a fingerprint of a frozen backbone
 ``README.md``                model card
@@ -19,7 +19,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,17 +28,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_hellm.errors import BackboneError, ConfigError, DataError, RunError
+from recbole_hellm.files import atomic_folder
 from recbole_hellm.models.llm.artefact_files import (
     check_fit,
     damaged,
     load_tensors,
-    move_folder,
     read_json,
     save_tensors,
     write_json,
 )
 from recbole_hellm.models.llm.backbone import Backbone, build_backbone
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
+from recbole_hellm.models.llm.item_tokens import table_key
 from recbole_hellm.models.llm.model_card import CardFacts, model_card
 from recbole_hellm.models.llm.settings import LLMSettings
 
@@ -84,10 +84,7 @@ def save_artefacts(
     }
     left = set(values)
     folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with atomic_folder(folder) as temporary:
         left -= _save_trunk(network, temporary, values)
         for part, modules in PARTS.items():
             names = {name for name in left if name.startswith(tuple(f"{m}." for m in modules))}
@@ -108,9 +105,6 @@ def save_artefacts(
         adapted = (temporary / "adapter_config.json").is_file()
         card = model_card(network.settings, adapted, facts)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        move_folder(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_artefacts(
@@ -149,19 +143,14 @@ def load_artefacts(
         if part != "prefix" or settings.prefix != "none"
     }
     trunk = _load_trunk(folder, settings, backbone, device)
-    tables = {
-        name: parts["item_tokens"].get(f"tokens.tables.{name}.weight")
-        for name in ("graph", "sequence")
-    }
+    tables = _empty_tables(parts["item_tokens"], settings)
     try:
-        network = HeLLMNetwork(
-            settings, **_tables(tables), n_items=len(items), backbone=trunk, device=device
-        )
+        network = HeLLMNetwork(settings, tables, n_items=len(items), backbone=trunk, device=device)
     except (ConfigError, DataError) as error:
         raise damaged(folder / "item_tokens.safetensors", error) from error
-    for part, held in parts.items():
+    for part, tensors in parts.items():
         expected = [name for name in network.state_dict() if name.startswith(_prefixes(part))]
-        _fill(network, expected, held, folder / f"{part}.safetensors")
+        _fill(network, expected, tensors, folder / f"{part}.safetensors")
     if hasattr(network.model, "peft_config"):
         _load_adapters(network.model, folder / "adapter_model.safetensors")
     if not _whole(network):
@@ -173,24 +162,24 @@ def load_artefacts(
 
 
 def _whole(network: HeLLMNetwork) -> bool:
-    """Whether the trunk's weights are to be had nowhere else."""
+    """Whether the artefacts have to hold the trunk's weights, for nothing else does."""
     return network.backbone.trained or network.settings.tiny
 
 
 def _save_trunk(network: HeLLMNetwork, folder: Path, values: Mapping[str, Tensor]) -> set[str]:
-    """Write the trunk, and tell which of `values` that covers."""
+    """Write the trunk; returns the names in `values` that its files hold."""
     model = network.model
-    own = {name.removeprefix("model."): v for name, v in values.items() if name[:6] == "model."}
+    trunk = {name.removeprefix("model."): v for name, v in values.items() if name[:6] == "model."}
     if _whole(network):
-        plain = {_plain(name): value for name, value in own.items() if "lora_" not in name}
+        plain = {_plain(name): value for name, value in trunk.items() if "lora_" not in name}
         model.save_pretrained(folder / "backbone", state_dict=plain)
         if network.backbone.tokenizer is not None:
             network.backbone.tokenizer.save_pretrained(folder / "backbone")
     if hasattr(model, "peft_config"):
         from peft import get_peft_model_state_dict
 
-        # The vocabulary is never changed, and finding that out would ask the hub.
-        adapters = get_peft_model_state_dict(model, own, save_embedding_layers=False)
+        # The vocabulary never changes; peft would ask the hub to find that out.
+        adapters = get_peft_model_state_dict(model, trunk, save_embedding_layers=False)
         named = {PEFT_PREFIX + name: value for name, value in adapters.items()}
         save_tensors(folder / "adapter_model.safetensors", named)
         config: Any = copy.deepcopy(model.peft_config["default"])
@@ -199,7 +188,7 @@ def _save_trunk(network: HeLLMNetwork, folder: Path, values: Mapping[str, Tensor
         config.task_type = "FEATURE_EXTRACTION"
         config.inference_mode = True
         config.save_pretrained(str(folder))
-    return {f"model.{name}" for name in own}
+    return {f"model.{name}" for name in trunk}
 
 
 def _load_trunk(
@@ -212,8 +201,8 @@ def _load_trunk(
         trunk = build_backbone(settings, device)
         path = folder / "backbone" / "model.safetensors"
         names = {_plain(name): name for name in trunk.model.state_dict() if "lora_" not in name}
-        held = {names.get(name, name): value for name, value in load_tensors(path).items()}
-        _fill(trunk.model, list(names.values()), held, path)
+        tensors = {names.get(name, name): value for name, value in load_tensors(path).items()}
+        _fill(trunk.model, list(names.values()), tensors, path)
         return trunk
     if settings.train_backbone:
         try:
@@ -229,10 +218,11 @@ def _load_trunk(
 def _load_adapters(model: nn.Module, path: Path) -> None:
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    held = {name.removeprefix(PEFT_PREFIX): value for name, value in load_tensors(path).items()}
+    stored = load_tensors(path)
+    adapters = {name.removeprefix(PEFT_PREFIX): value for name, value in stored.items()}
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-    check_fit(expected, held, path)
-    set_peft_model_state_dict(model, held)
+    check_fit(expected, adapters, path)
+    set_peft_model_state_dict(model, adapters)
 
 
 def _plain(name: str) -> str:
@@ -279,38 +269,37 @@ def _by_item(name: str, settings: LLMSettings) -> int | None:
     return 0 if name == "head.linear.weight" and settings.head == "linear" else None
 
 
-def _without_padding(held: Mapping[str, Tensor], settings: LLMSettings) -> dict[str, Tensor]:
-    return {name: value[_by_item(name, settings) or 0 :] for name, value in held.items()}
+def _without_padding(tensors: Mapping[str, Tensor], settings: LLMSettings) -> dict[str, Tensor]:
+    return {name: value[_by_item(name, settings) or 0 :] for name, value in tensors.items()}
 
 
 def _with_padding(
-    held: Mapping[str, Tensor], settings: LLMSettings, order: Tensor | None
+    tensors: Mapping[str, Tensor], settings: LLMSettings, order: Tensor | None
 ) -> dict[str, Tensor]:
-    found = dict(held)
-    for name, value in held.items():
+    padded = dict(tensors)
+    for name, value in tensors.items():
         padding = _by_item(name, settings)
-        # Misshapen tensors are told when they are put in place.
+        # check_fit reports misshapen tensors.
         if padding is None or value.ndim != 2:
             continue
         if order is not None and len(order) == len(value):
             value = value[order]
-        found[name] = F.pad(value, (0, 0, padding, 0))
-    return found
+        padded[name] = F.pad(value, (0, 0, padding, 0))
+    return padded
 
 
-def _tables(found: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
-    return {
-        f"{name}_table": None if value is None else torch.zeros(value.shape)
-        for name, value in found.items()
-    }
+def _empty_tables(tensors: Mapping[str, Tensor], settings: LLMSettings) -> dict[str, Tensor]:
+    """Item tables of the shapes in the file."""
+    keys = {name: f"tokens.tables.{table_key(name)}.weight" for name in settings.item_tables}
+    return {name: torch.zeros(tensors[key].shape) for name, key in keys.items() if key in tensors}
 
 
 def _fill(
-    module: nn.Module, expected: Sequence[str], held: Mapping[str, Tensor], path: Path
+    module: nn.Module, expected: Sequence[str], tensors: Mapping[str, Tensor], path: Path
 ) -> None:
     state = module.state_dict()
-    check_fit({name: state[name] for name in expected}, held, path)
-    module.load_state_dict(held, strict=False)
+    check_fit({name: state[name] for name in expected}, tensors, path)
+    module.load_state_dict(tensors, strict=False)
 
 
 def _read_settings(path: Path) -> tuple[LLMSettings, str | None]:
@@ -336,15 +325,15 @@ def _read_items(path: Path) -> list[str]:
     return [str(item) for item in items]
 
 
-def _order(folder: Path, items: Sequence[str], wanted: Sequence[str]) -> Tensor:
-    """Row of each wanted item."""
+def _order(folder: Path, items: Sequence[str], item_tokens: Sequence[str]) -> Tensor:
+    """Row of each of `item_tokens`."""
     rows = {item: row for row, item in enumerate(items)}
-    tokens = [str(token) for token in wanted]
-    strange = sorted({*rows} ^ {*tokens})
-    if strange:
+    tokens = [str(token) for token in item_tokens]
+    unshared = sorted({*rows} ^ {*tokens})
+    if unshared:
         raise RunError(
             f"{folder} was trained on other items than the dataset's ({len(items)} and "
-            f"{len(tokens)} items; '{strange[0]}' is in one of them only); use the dataset it was "
+            f"{len(tokens)} items; '{unshared[0]}' is in one of them only); use the dataset it was "
             "trained on."
         )
     return torch.tensor([rows[token] for token in tokens])

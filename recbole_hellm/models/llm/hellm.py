@@ -1,4 +1,4 @@
-"""HeLLM's second stage: a language model that reads item tokens under a graph-made prefix.
+"""HeLLM's second stage: a language model that reads item tokens behind a graph-based prefix.
 
 Paper, sections 3.5 and 3.6. The same network without a prefix and with other item tokens is CoLLM
 or LLaRA as the paper compares with them.
@@ -6,6 +6,7 @@ or LLaRA as the paper compares with them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from recbole_hellm.models.llm.settings import LLMSettings
 class HeLLMNetwork(HistoryReader):
     r"""Next-item scores from a decoder over ``[instruction][items][response]``.
 
-    Every layer's keys and values begin with prefixes made from the second-order pooling of the
+    Every layer's keys and values begin with prefixes, computed from the second-order pooling of the
     user's graph embeddings (Eqs. 8 to 11); the last hidden state is classified over all items
     (Eq. 14).
 
@@ -41,10 +42,11 @@ class HeLLMNetwork(HistoryReader):
     ----------
     settings : LLMSettings
         See there.
-    graph_table, sequence_table : Tensor, optional
-        [N+1, d_g] and [N+1, d_s], item embeddings of the earlier stages; row 0 is padding.
+    tables : Mapping of str to Tensor, optional
+        [N+1, d] each, item vectors by the names of ``item_inputs``; row 0 is padding. Tables that
+        the settings do not ask for are left out.
     n_items : int, optional
-        N; needed only where neither table is given.
+        N; needed only where no table is given.
     backbone : Backbone, optional
         Used instead of building the one that the settings name.
     device : torch.device or str, optional
@@ -61,8 +63,7 @@ class HeLLMNetwork(HistoryReader):
     def __init__(
         self,
         settings: LLMSettings,
-        graph_table: Tensor | None = None,
-        sequence_table: Tensor | None = None,
+        tables: Mapping[str, Tensor] | None = None,
         *,
         n_items: int | None = None,
         backbone: Backbone | None = None,
@@ -72,20 +73,17 @@ class HeLLMNetwork(HistoryReader):
         self.settings = settings = settings.resolved()
         self.backbone = backbone = backbone or build_backbone(settings, device)
         self.model = backbone.model
-        self.n_items = _n_items(n_items, graph_table, sequence_table)
-        needs_prefix_graph = settings.prefix == "graph"
-        if needs_prefix_graph and graph_table is None:
+        tables = tables or {}
+        self.n_items = _n_items(n_items, tables)
+        if settings.prefix == "graph" and "graph" not in tables:
             raise ConfigError(
-                "prefix=graph needs the graph embeddings of HeLLM_pre, and none were given; run "
+                "prefix=graph needs the graph embeddings of HeLLM_pre, and there are none; run "
                 "that stage or use --prefix=static or --prefix=none."
             )
-        needs_graph = needs_prefix_graph or "graph" in settings.item_inputs
-        needs_sequence = "sequence" in settings.item_inputs
         self.tokens = ItemTokens(
             backbone.hidden_size,
             self.n_items,
-            graph_table if needs_graph else None,
-            sequence_table if needs_sequence else None,
+            {name: tables[name] for name in settings.item_tables if name in tables},
             inputs=settings.item_inputs,
             mlp_hidden=settings.item_mlp_hidden or backbone.hidden_size,
             activation=settings.item_mlp_activation,
@@ -99,7 +97,7 @@ class HeLLMNetwork(HistoryReader):
             self.n_items,
             bool(settings.train_head),
         )
-        graph = self.tokens.table("graph").weight if needs_prefix_graph else None
+        graph = self.tokens.table("graph").weight if settings.prefix == "graph" else None
         self.pooling, self.prefix = build_prefix(settings, backbone, graph)
         self.prompt = PromptTokens([], [])
         if settings.prompt == "alpaca":
@@ -115,7 +113,7 @@ class HeLLMNetwork(HistoryReader):
     # ---------------------------------------------------------------- scores
 
     def hidden_states(self, item_ids: Tensor, lengths: Tensor) -> Tensor:
-        """Read-out of each history, to be met by :meth:`item_weights`.
+        """Read-out of each history; its products with :meth:`item_weights` are the scores.
 
         Parameters
         ----------
@@ -175,7 +173,7 @@ class HeLLMNetwork(HistoryReader):
         ----------
         sequences : Tensor
             [B, T+1] item ids, oldest first, right-padded with 0. Sequences of a single item
-            hold no target and are passed over.
+            hold no target and are skipped.
 
         Returns
         -------
@@ -267,8 +265,9 @@ class HeLLMNetwork(HistoryReader):
         }
 
 
-def _n_items(n_items: int | None, *tables: Tensor | None) -> int:
-    sizes = [len(table) - 1 for table in tables if table is not None]
-    if n_items is None and not sizes:
-        raise ConfigError("Without item embeddings the network must be told the number of items.")
-    return sizes[0] if n_items is None else n_items
+def _n_items(n_items: int | None, tables: Mapping[str, Tensor]) -> int:
+    if n_items is not None:
+        return n_items
+    if not tables:
+        raise ConfigError("Without item tables the network needs the number of items (n_items).")
+    return len(next(iter(tables.values()))) - 1

@@ -1,10 +1,11 @@
-"""Item tokens: embeddings of the earlier stages aligned with the backbone's space.
+"""Item tokens: tables of item vectors aligned with the backbone's space.
 
 Paper, end of section 3.5; the variants of its ablation and of CoLLM and LLaRA are settings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, cast
 
 import torch
@@ -16,9 +17,10 @@ from recbole_hellm.errors import DataError
 class ItemTokens(nn.Module):
     r"""One input vector per item.
 
-    .. math:: x_i = W_2\,\phi(W_1 [g_i \Vert s_i] + b_1) + b_2 \;(+\; e_i)
+    .. math:: x_i = W_2\,\phi(W_1 [t^1_i \Vert \dots \Vert t^k_i] + b_1) + b_2 \;(+\; e_i)
 
-    with the graph embedding g, the sequence embedding s and, optionally, a learned vector e.
+    with the rows of the input tables t (in the paper the graph embedding and the sequence
+    embedding) and, optionally, a learned vector e.
 
     Parameters
     ----------
@@ -26,10 +28,10 @@ class ItemTokens(nn.Module):
         Width of a token.
     n_items : int
         N; tables and vectors have N + 1 rows, row 0 being padding.
-    graph_table, sequence_table : Tensor, optional
-        [N+1, d_g] and [N+1, d_s].
-    inputs : tuple of {"graph", "sequence"}
-        Tables a token is made of, in order. May be empty if `vectors`.
+    tables : Mapping of str to Tensor
+        [N+1, d] each, by name; the network holds all of them.
+    inputs : tuple of str
+        Names of the tables that a token is made of, in order. May be empty if `vectors`.
     mlp_hidden : int
         Width of the MLP's hidden layer.
     activation : {"gelu", "relu"}
@@ -39,23 +41,21 @@ class ItemTokens(nn.Module):
     train_tables : bool
         Fine-tune the tables.
     normalise : bool
-        Divide each table by its root mean square, so that tables of different stages come in
-        on one scale.
+        Divide each table by its root mean square, so that all tables have one scale.
 
     Raises
     ------
     DataError
-        If a table that is named in `inputs` is missing or has the wrong number of rows.
+        If a table that `inputs` names is missing, or a table has the wrong number of rows.
     """
 
     def __init__(
         self,
         hidden_size: int,
         n_items: int,
-        graph_table: Tensor | None,
-        sequence_table: Tensor | None,
+        tables: Mapping[str, Tensor],
         *,
-        inputs: tuple[Literal["graph", "sequence"], ...],
+        inputs: tuple[str, ...],
         mlp_hidden: int,
         activation: Literal["gelu", "relu"] = "gelu",
         vectors: bool = False,
@@ -64,19 +64,20 @@ class ItemTokens(nn.Module):
     ) -> None:
         super().__init__()
         self.inputs = inputs
+        self.names = tuple(tables)
         self.normalise = normalise
         self.tables = nn.ModuleDict()
-        for name, table in (("graph", graph_table), ("sequence", sequence_table)):
-            if table is not None:
-                weight = _prepared(name, table, n_items, normalise)
-                self.tables[name] = nn.Embedding.from_pretrained(
-                    weight, freeze=not train_tables, padding_idx=0
-                )
-            elif name in inputs:
+        for name in inputs:
+            if name not in tables:
                 raise DataError(
-                    f"Item tokens need the {name} embeddings of an earlier stage, and none were "
-                    f"given; run that stage or take {name} out of item_inputs."
+                    f"Item tokens need the {name} embeddings, and there are none; name the stage "
+                    f"or file that they come from, or take {name} out of item_inputs."
                 )
+        for name, table in tables.items():
+            weight = _prepared(name, table, n_items, normalise)
+            self.tables[table_key(name)] = nn.Embedding.from_pretrained(
+                weight, freeze=not train_tables, padding_idx=0
+            )
         self.mlp: nn.Sequential | None = None
         if inputs:
             width = sum(self.table(name).weight.shape[1] for name in inputs)
@@ -98,7 +99,7 @@ class ItemTokens(nn.Module):
 
     def table(self, name: str) -> nn.Embedding:
         """The embedding table `name`."""
-        return cast(nn.Embedding, self.tables[name])
+        return cast(nn.Embedding, self.tables[table_key(name)])
 
     @torch.no_grad()
     def load_table(self, name: str, table: Tensor) -> None:
@@ -106,26 +107,32 @@ class ItemTokens(nn.Module):
 
         Parameters
         ----------
-        name : {"graph", "sequence"}
+        name : str
         table : Tensor
             [N, d], the items' embeddings without a row for padding.
 
         Raises
         ------
         DataError
-            If the number of rows does not fit.
+            If the shape does not fit.
         """
         weight = self.table(name).weight
         padded = torch.nn.functional.pad(table, (0, 0, 1, 0))
-        weight.copy_(_prepared(name, padded, len(weight) - 1, self.normalise))
+        prepared = _prepared(name, padded, len(weight) - 1, self.normalise)
+        if prepared.shape != weight.shape:  # copy_ would repeat a single column
+            raise DataError(
+                f"The {name} table has {table.shape[1]} columns and replaces one of "
+                f"{weight.shape[1]}; give a table of that width."
+            )
+        weight.copy_(prepared)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Tokens of the given items.
+        """Tokens of items.
 
         Parameters
         ----------
         ids : Tensor
-            [...] item ids; 0 gives a vector of no meaning, to be masked.
+            [...] item ids; the vector of id 0, padding, has no meaning and is to be masked.
 
         Returns
         -------
@@ -144,11 +151,17 @@ class ItemTokens(nn.Module):
             None if self.vectors is None else self.vectors.weight,
         )
 
-    def _combine(self, parts: list[Tensor], vectors: Tensor | None) -> Tensor:
-        terms = [] if self.mlp is None else [self.mlp(torch.cat(parts, dim=-1))]
+    def _combine(self, rows: list[Tensor], vectors: Tensor | None) -> Tensor:
+        terms = [] if self.mlp is None else [self.mlp(torch.cat(rows, dim=-1))]
         terms += [] if vectors is None else [vectors]
         tokens: Tensor = terms[0] if len(terms) == 1 else terms[0] + terms[1]
         return tokens
+
+
+def table_key(name: str) -> str:
+    """Name of a table's sub-module, which may have no dot and must not be an attribute's."""
+    key = name.replace(".", "/")
+    return f"{key}_" if hasattr(nn.ModuleDict(), key) else key
 
 
 def _prepared(name: str, table: Tensor, n_items: int, normalise: bool) -> Tensor:
@@ -170,12 +183,12 @@ class ItemHead(nn.Module):
     Parameters
     ----------
     kind : {"linear", "tied"}
-        ``linear``: a weight row per item, drawn from U(±1/sqrt(hidden_size)); ``tied``: item
-        tokens, met by a linear read-out of the hidden state.
+        ``linear``: a weight row per item, drawn from U(±1/sqrt(hidden_size)); ``tied``: the item
+        tokens, scored by a linear read-out of the hidden state.
     hidden_size, n_items : int
         Shape.
     trainable : bool
-        ``False`` leaves the head's own weights as they were drawn (the released code's head).
+        ``False`` keeps the head's weights as they were drawn (the released code's head).
     """
 
     def __init__(
@@ -187,7 +200,7 @@ class ItemHead(nn.Module):
         self.linear = nn.Linear(hidden_size, outputs, bias=False).requires_grad_(trainable)
 
     def read_out(self, hidden: Tensor) -> Tensor:
-        """Queries that meet the item weights, [n, hidden_size]."""
+        """Queries that are multiplied with the item weights, [n, hidden_size]."""
         queries: Tensor = self.linear(hidden) if self.tied else hidden
         return queries
 

@@ -1,8 +1,9 @@
-"""What training an LLM stage takes, found without doing it: shapes are run, numbers are not."""
+"""What training an LLM stage needs, computed from shapes alone, without training it."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +30,10 @@ class Requirements:
         All numbers in the network, and those that are trained.
     weights, optimiser, activations : int
         Bytes of the weights; of gradients and AdamW's two moments; and of what the forward pass
-        of one part of a batch keeps for the backward pass.
+        of one micro-batch keeps for the backward pass.
     forward, training : int
-        Operations of matrix products in one pass of the part forward, and forth and back.
+        Operations of the matrix products of one micro-batch in the forward pass, and in the
+        forward and backward pass together.
     """
 
     parameters: int
@@ -51,7 +53,7 @@ class Requirements:
 def outline(
     settings: LLMSettings,
     n_items: int,
-    widths: tuple[int | None, int | None],
+    widths: Mapping[str, int],
     device: torch.device,
 ) -> HeLLMNetwork:
     """A network on the meta device; of a pre-trained backbone only the configuration is read.
@@ -62,8 +64,8 @@ def outline(
         See there.
     n_items : int
         N.
-    widths : tuple of int or None
-        Of the graph and sequence embeddings.
+    widths : Mapping of str to int
+        Width of each item table, by name.
     device : torch.device
         Where the network is to run, which decides the type of pre-trained weights.
 
@@ -75,38 +77,38 @@ def outline(
     settings = settings.resolved().replace(compile=False)
     with torch.device("meta"):
         backbone = build_backbone(settings, device, outline=True)
-        tables = [None if width is None else torch.zeros(n_items + 1, width) for width in widths]
-        return HeLLMNetwork(settings, *tables, n_items=n_items, backbone=backbone)
+        tables = {name: torch.zeros(n_items + 1, width) for name, width in widths.items()}
+        return HeLLMNetwork(settings, tables, n_items=n_items, backbone=backbone)
 
 
 def requirements(
     network: HeLLMNetwork, rows: int, columns: int, targets: int, device: torch.device
 ) -> Requirements:
-    """Needs of training on one part of a batch.
+    """Needs of training on one micro-batch.
 
-    PyTorch counts what the passes keep and multiply on tensors without content, for any family of
-    backbones, with or without checkpointing.
+    PyTorch counts, on tensors without content, what the passes keep and multiply. This works for
+    any family of backbones, with or without checkpointing.
 
     Parameters
     ----------
     network : HeLLMNetwork
-        An :func:`outline`, which is of no other use afterwards.
+        An :func:`outline`; it cannot be used for anything else afterwards.
     rows, columns, targets : int
-        Rows of the part, tokens in each, and targets in all of them.
+        Rows of the micro-batch, tokens in each, and targets in all of them.
     device : torch.device
         Where the network is to run.
     """
     settings = network.settings
-    every = list(network.parameters())
-    trained = sum(p.numel() for p in every if p.requires_grad)
+    sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
+    trained = sum(size for size, requires_grad in sizes if requires_grad)
     weights = _weight_bytes(network, settings)
-    kept, forward, training = _passes(network.train(), rows, columns, targets, device)
+    activations, forward, training = _passes(network.train(), rows, columns, targets, device)
     return Requirements(
-        parameters=sum(p.numel() for p in every),
+        parameters=sum(size for size, _ in sizes),
         trained=trained,
         weights=weights,
         optimiser=3 * 4 * trained,
-        activations=kept,
+        activations=activations,
         forward=forward,
         training=training,
     )
@@ -125,7 +127,7 @@ def _weight_bytes(network: HeLLMNetwork, settings: LLMSettings) -> int:
 def _passes(
     network: HeLLMNetwork, rows: int, columns: int, targets: int, device: torch.device
 ) -> tuple[int, int, int]:
-    """Bytes kept for the backward pass; operations forward, and of both passes."""
+    """Bytes kept for the backward pass; operations of the forward pass, and of both passes."""
     settings = network.settings
     sizes: dict[int, int] = {}
     single = settings.targets == "last" and not settings.multi_target
@@ -133,13 +135,13 @@ def _passes(
 
     def keep(value: Tensor) -> Tensor:
         storage = value.untyped_storage()
-        if storage._cdata not in own:
+        if storage._cdata not in parameters:
             sizes[storage._cdata] = storage.nbytes()
         return value
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         _move(network, device)
-        own = {p.untyped_storage()._cdata for p in network.parameters()}
+        parameters = {p.untyped_storage()._cdata for p in network.parameters()}
         hidden = network.backbone.hidden_size
         inputs = torch.zeros(rows, columns, hidden, device=device, requires_grad=True)
         positions = torch.arange(columns, device=device).expand(rows, -1)
@@ -173,12 +175,12 @@ def _prefix(network: HeLLMNetwork, rows: int, visible: Tensor) -> BoundPrefix | 
 
 
 def _move(network: nn.Module, device: torch.device) -> None:
-    """Give every parameter and buffer a place on a device, though no content."""
+    """Put every parameter and buffer on a device, without content."""
     for module in network.modules():
-        for held in (module._parameters, module._buffers):
-            for name, value in held.items():
+        for tensors in (module._parameters, module._buffers):
+            for name, value in tensors.items():
                 if value is None:
                     continue
                 empty = torch.empty(value.shape, dtype=value.dtype, device=device)
                 trained = isinstance(value, nn.Parameter)
-                held[name] = nn.Parameter(empty, value.requires_grad) if trained else empty  # type: ignore[assignment]
+                tensors[name] = nn.Parameter(empty, value.requires_grad) if trained else empty  # type: ignore[assignment]

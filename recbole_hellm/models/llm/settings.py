@@ -114,20 +114,19 @@ class LLMSettings(Settings):
         "left", "Side on which the items of shorter histories are padded; results are equal."
     )
     # Item tokens and head
-    item_inputs: tuple[Literal["graph", "sequence"], ...] = setting(
+    item_inputs: tuple[str, ...] = setting(
         ("graph", "sequence"),
-        "Embeddings an item token is made of; one alone is an ablation of Table 3.",
+        "Tables that an item token is made of: graph, sequence, item features such as text or "
+        "text-minilm, or a class (package.module:Name).",
     )
-    train_item_tables: bool | None = setting(
-        None, "Fine-tune the embedding tables of the earlier stages."
-    )
+    train_item_tables: bool | None = setting(None, "Fine-tune the tables of item_inputs.")
     item_vectors: bool | None = setting(None, "Add a learned vector per item to its token.")
     item_mlp_hidden: int | None = setting(
         None, "Hidden width of the item MLP; the backbone's by default.", ge=1
     )
     item_mlp_activation: Literal["gelu", "relu"] = setting("gelu", "Activation of the item MLP.")
     normalise_tables: bool | None = setting(
-        None, "Divide each embedding table by its root mean square."
+        None, "Divide each table of item_inputs by its root mean square."
     )
     head: Literal["linear", "tied"] | None = setting(
         None, "A weight row per item, or a linear read-out scored against the item tokens."
@@ -161,6 +160,14 @@ class LLMSettings(Settings):
         """Whether the backbone is the small randomly initialised one."""
         return self.backbone == TINY
 
+    @property
+    def item_tables(self) -> list[str]:
+        """Names of the tables that the network holds, those of `item_inputs` and of the prefix.
+
+        They are sorted, since the order of parameters is part of an optimiser's state.
+        """
+        return sorted({*self.item_inputs, *(["graph"] if self.prefix == "graph" else [])})
+
     def validate_relations(self) -> None:
         """Check the relations between fields.
 
@@ -191,8 +198,8 @@ class LLMSettings(Settings):
         resolved = self.resolved()
         require(
             bool(self.item_inputs) or bool(resolved.item_vectors),
-            "item_inputs=[] leaves item tokens empty; name graph or sequence, or set "
-            "item_vectors=True.",
+            "item_inputs=[] leaves item tokens empty; name graph, sequence or text, for "
+            "example, or set item_vectors=True.",
         )
         require(
             not (self.gram_pad_bug and resolved.targets == "every"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from recbole_hellm.config.settings import Settings, require, setting
+from recbole_hellm.data.features.item_inputs import ItemInput
 from recbole_hellm.data.interactions.loaders import FIRST_TARGET
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
@@ -41,27 +42,22 @@ class StageSettings(Settings):
         hash_neutral=True,
     )
 
-    def width(self, role: str) -> int | None:
-        """Width of the item embeddings of a role; ``None`` if it has none."""
-        source = getattr(self, f"{role}_embeddings") or getattr(self, f"{role}_model")
-        return getattr(self, f"{role}_dim") if source else None
-
 
 class HeLLM(SequentialRecommender):
     """HeLLM's LLM stage (paper, section 3.5) behind RecBole's interface.
 
-    The network starts with empty embedding tables; the trainer fills them from the stages' runs
-    through :meth:`load_item_table` before training.
+    The network starts with empty item tables; the trainer fills them through
+    :meth:`load_item_table` before training.
 
     The paper's CoLLM and LLaRA and the ablations of its Table 3 are this class with other settings,
     in ``properties/model/`` under their names: no prefix, or item tokens of one stage alone.
 
     Parameters
     ----------
-    config : Mapping
-        RecBole's configuration with the keys of :class:`LLMSettings` and :class:`StageSettings`.
+    config : HellmConfig
+        With the keys of :class:`LLMSettings` and :class:`StageSettings`.
     dataset : Dataset
-        The training split; only its number of items is read.
+        The training split, which tells the number of items and the widths of their tables.
     network : HeLLMNetwork, optional
         A trained network, in place of a new one.
     """
@@ -73,15 +69,13 @@ class HeLLM(SequentialRecommender):
     def __init__(self, config: Any, dataset: Any, network: HeLLMNetwork | None = None) -> None:
         super().__init__(config, dataset)
         self.settings = _settings(config)
-        self.network = self._new_network(config) if network is None else network
-
-    def _new_network(self, config: Any) -> HeLLMNetwork:
-        stages = StageSettings.from_config(config)
-        widths = [stages.width(role) for role in ("graph", "sequence")]
-        empty = [None if width is None else torch.zeros(self.n_items, width) for width in widths]
-        return HeLLMNetwork(
-            self.settings, *empty, n_items=self.n_items - 1, device=config["device"]
-        )
+        self.sources: Mapping[str, ItemInput] = config.item_inputs
+        if network is None:
+            widths = table_widths(self.settings, self.sources, dataset)
+            empty = {name: torch.zeros(self.n_items, width) for name, width in widths.items()}
+            n_items = self.n_items - 1
+            network = HeLLMNetwork(self.settings, empty, n_items=n_items, device=config["device"])
+        self.network = network
 
     @property
     def batches(self) -> str:
@@ -97,35 +91,37 @@ class HeLLM(SequentialRecommender):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The backbone's layers, of which one at a time is needed whole.
+        """The backbone's layers; the passes need one of them whole at a time.
 
         Raises
         ------
         ConfigError
             If a layer's weights are needed again after its backward pass.
         """
-        shares = self.settings.targets == "every" or self.settings.multi_target
-        if shares and len(self.network.prompt.instruction):
+        shares_instruction = self.settings.targets == "every" or self.settings.multi_target
+        if shares_instruction and len(self.network.prompt.instruction):
             raise ConfigError(
                 "parallel=fsdp cannot train targets=every or multi_target=True with an "
-                "instruction, which passes the layers by itself; use --targets=last without "
+                "instruction, which passes the layers on its own; use --targets=last without "
                 "multi_target, --prompt=none or --parallel=ddp."
             )
         attention = {id(module) for module in self.network.backbone.attention_layers}
-        paths = [path for path, part in self.network.model.named_modules() if id(part) in attention]
+        modules = self.network.model.named_modules()
+        paths = [path for path, module in modules if id(module) in attention]
         return [self.network.model.get_submodule(path.rpartition(".")[0]) for path in paths]
 
     @property
-    def stage_roles(self) -> list[str]:
-        """Roles whose item embeddings the settings make use of."""
-        return list(self.network.tokens.tables)
+    def item_tables(self) -> list[str]:
+        """Names of the item inputs whose tables the network holds."""
+        return list(self.network.tokens.names)
 
-    def load_item_table(self, role: str, table: Tensor) -> None:
-        """Put a stage's item embeddings in place.
+    def load_item_table(self, name: str, table: Tensor) -> None:
+        """Put the table of an item input in place.
 
         Parameters
         ----------
-        role : {"graph", "sequence"}
+        name : str
+            One of :attr:`item_tables`.
         table : Tensor, shape [N, d]
             Row i belongs to item i + 1.
 
@@ -134,13 +130,9 @@ class HeLLM(SequentialRecommender):
         ConfigError
             If the width is not the one the network was built for.
         """
-        width = self.network.tokens.table(role).weight.shape[1]
-        if table.shape[1] != width:
-            raise ConfigError(
-                f"The {role} stage gives {table.shape[1]}-wide item embeddings and {role}_dim is "
-                f"{width}; set --{role}_dim={table.shape[1]}."
-            )
-        self.network.tokens.load_table(role, table)
+        if table.shape[1] != self.network.tokens.table(name).embedding_dim:
+            raise self.sources[name].wrong_width(table.shape[1])
+        self.network.tokens.load_table(name, table)
 
     def export_item_tokens(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Item tokens as the network reads them, [N+1, hidden_size], row 0 being padding.
@@ -148,10 +140,14 @@ class HeLLM(SequentialRecommender):
         Parameters
         ----------
         weights : Mapping of str to Tensor
-            The model's whole weights, of which this process may hold a share only.
+            All weights of the model, also where this process holds a share of them.
         """
-        own = "network.tokens."
-        state = {key[len(own) :]: part for key, part in weights.items() if key.startswith(own)}
+        prefix = "network.tokens."
+        state = {
+            key.removeprefix(prefix): value
+            for key, value in weights.items()
+            if key.startswith(prefix)
+        }
         ids = torch.arange(self.n_items, device=next(iter(state.values())).device)
         tokens: Tensor = functional_call(self.network.tokens, state, (ids,))
         return tokens
@@ -171,7 +167,7 @@ class HeLLM(SequentialRecommender):
         return self.network.loss(sequences, lengths, interaction[self.POS_ITEM_ID])
 
     def sample_tokens(self, interaction: Any) -> Tensor:
-        """Tokens that each row costs in a pass of training, prompt words included, shape [B]."""
+        """Tokens of each row in a training pass, prompt words included, shape [B]."""
         if self.settings.targets == "every":
             # One item less than the row holds; the instruction is read once for all rows.
             return self.target_counts(interaction)
@@ -184,10 +180,10 @@ class HeLLM(SequentialRecommender):
         return interaction[self.ITEM_SEQ_LEN] + words
 
     def pass_tokens(self, tokens: np.ndarray) -> tuple[int, int]:
-        """Tokens of a pass over rows with the given :meth:`sample_tokens`, and places they take up.
+        """Tokens of a pass over rows with these :meth:`sample_tokens`, and slots they take up.
 
-        Single histories are padded to the longest; sequences and rows of several targets are
-        packed, the instruction being read once for all of them.
+        Single histories are padded to the longest. Sequences and rows of several targets are
+        packed, and the instruction is read once for all of them.
         """
         if self.batches == "histories":
             return int(tokens.sum()), len(tokens) * int(tokens.max())
@@ -197,7 +193,7 @@ class HeLLM(SequentialRecommender):
         return int(tokens.sum()) + words, rows * capacity + words
 
     def target_counts(self, interaction: Any) -> Tensor:
-        """Next items to be predicted in each row of a training batch, shape [B]."""
+        """Number of targets in each row of a training batch, shape [B]."""
         if self.settings.targets == "every":
             return ((interaction[self.ITEM_SEQ] > 0).sum(1) - 1).clamp_min(0)
         if self.settings.multi_target:
@@ -217,6 +213,27 @@ class HeLLM(SequentialRecommender):
         """Scores of given (history, item) pairs, shape [B]."""
         scores = self.full_sort_predict(interaction)
         return scores.gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
+
+
+def table_widths(
+    settings: LLMSettings, sources: Mapping[str, ItemInput], dataset: Any
+) -> dict[str, int]:
+    """Width of each item table that the network holds, by name.
+
+    Parameters
+    ----------
+    settings : LLMSettings
+    sources : Mapping of str to ItemInput
+        Where the tables come from.
+    dataset : Dataset
+
+    Raises
+    ------
+    HellmError
+        If a table cannot be had.
+    """
+    widths = {name: sources[name].width(dataset) for name in settings.item_tables}
+    return {name: width for name, width in widths.items() if width is not None}
 
 
 def _settings(config: Any) -> LLMSettings:

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from recbole_hellm.data.interactions.splits import candidate_fingerprint, split_fingerprint
-from recbole_hellm.data.preparation import atomic
 from recbole_hellm.data.preparation.atomic import (
     describe,
     describe_source,
@@ -148,7 +147,7 @@ def test_a_crash_leaves_no_manifest_and_no_temporaries(
             raise OSError("disk gone")
         real(source, target)
 
-    monkeypatch.setattr(atomic.os, "replace", fail_on_items)
+    monkeypatch.setattr(os, "replace", fail_on_items)
     with pytest.raises(OSError, match="disk gone"):
         write(tmp_path, rows=ROWS[:5])
     assert sorted(os.listdir(tmp_path)) == ["demo.inter", "demo.item"]

@@ -23,6 +23,7 @@ from recbole_hellm.models.llm.prompt import template_tokenizer
 from recbole_hellm.models.llm.settings import LLMSettings
 
 N = 7
+WIDTHS = {"graph": 4, "sequence": 3, "text": 5, "my.module:Given": 1}
 TOKENS = [f"item-{letter}" for letter in "dbgfaec"]
 TINY = {
     "backbone_layers": 1,
@@ -64,9 +65,8 @@ def make(llama: str) -> Callable[..., HeLLMNetwork]:
         if options.get("backbone") == "llama":
             options["backbone"] = llama
         torch.manual_seed(1)
-        network = HeLLMNetwork(
-            LLMSettings(**TINY | options), torch.randn(N + 1, 4), torch.randn(N + 1, 3)
-        )
+        tables = {name: torch.randn(N + 1, width) for name, width in WIDTHS.items()}
+        network = HeLLMNetwork(LLMSettings(**TINY | options), tables)
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -88,6 +88,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tiny with words": {"prompt": "alpaca"},
     "tiny, frozen with adapters": {"train_backbone": False},
     "tiny, linear head": {"head": "linear", "item_inputs": ("graph",)},
+    "tiny, four inputs": {"item_inputs": ("text", "graph", "my.module:Given", "sequence")},
+    "tiny, no input of the paper": {"prefix": "none", "item_inputs": ("my.module:Given",)},
     "frozen": {"backbone": "llama"},
     "frozen, released": {"backbone": "llama", "variant": "released"},
     "frozen without adapters": {"backbone": "llama", "lora_r": 0, "prompt": "none"},

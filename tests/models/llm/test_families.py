@@ -120,9 +120,12 @@ def build(folder: Path, **options: Any) -> HeLLMNetwork:
         "lora_targets": ("q_proj", "k_proj", "v_proj", "down_proj"),
     }
     generator = torch.Generator().manual_seed(0)
-    tables = [torch.randn(N + 1, width, generator=generator) for width in (D, 4)]
+    tables = {
+        name: torch.randn(N + 1, width, generator=generator)
+        for name, width in (("graph", D), ("sequence", 4))
+    }
     torch.manual_seed(1)
-    network = HeLLMNetwork(LLMSettings(**{**settings, **options}), *tables, device="cpu").double()
+    network = HeLLMNetwork(LLMSettings(**{**settings, **options}), tables, device="cpu").double()
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data += 0.3 * torch.randn_like(parameter)

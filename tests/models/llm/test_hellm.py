@@ -30,17 +30,17 @@ SMALL: dict[str, Any] = {
 }
 
 
-def tables() -> tuple[Tensor, Tensor]:
+def tables() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    graph, sequence = (
-        torch.randn(N + 1, width, generator=generator, dtype=torch.float64) for width in (D, 5)
-    )
-    return graph, sequence
+    return {
+        name: torch.randn(N + 1, width, generator=generator, dtype=torch.float64)
+        for name, width in (("graph", D), ("sequence", 5))
+    }
 
 
 def build(seed: int = 1, **options: Any) -> HeLLMNetwork:
     torch.manual_seed(seed)
-    network = HeLLMNetwork(LLMSettings(**{**SMALL, **options}), *tables()).double().eval()
+    network = HeLLMNetwork(LLMSettings(**{**SMALL, **options}), tables()).double().eval()
     for name, parameter in network.named_parameters():
         # Weak default weights would let a wrong prefix pass unnoticed, norms of one a lost norm.
         if "tokens.tables" not in name:
@@ -409,7 +409,7 @@ def test_checkpoints_hold_the_head_and_leave_pretrained_weights_out(
 ) -> None:
     settings = LLMSettings(backbone=str(folder), variant=variant, bilinear_size=3)  # type: ignore[arg-type]
     torch.manual_seed(1)
-    saved = HeLLMNetwork(settings, *tables(), device="cpu").eval()
+    saved = HeLLMNetwork(settings, tables(), device="cpu").eval()
     for parameter in saved.parameters():
         if parameter.requires_grad:
             parameter.data += 0.1
@@ -419,7 +419,7 @@ def test_checkpoints_hold_the_head_and_leave_pretrained_weights_out(
     assert held
     assert all("lora_" in name for name in held)
     torch.manual_seed(2)
-    loaded = HeLLMNetwork(settings, *tables(), device="cpu").eval()
+    loaded = HeLLMNetwork(settings, tables(), device="cpu").eval()
     history = padded(HISTORIES)
     assert not torch.allclose(
         *(n.logits(n.hidden_states(*history))[:, 1:] for n in (saved, loaded))
@@ -442,7 +442,7 @@ def test_checkpoints_of_a_backbone_that_was_drawn_at_random_hold_all_of_it() -> 
 def test_pretrained_weights_stay_out_of_checkpoints_of_a_larger_module(folder: Path) -> None:
     settings = LLMSettings(backbone=str(folder), bilinear_size=3)
     models = [
-        torch.nn.ModuleDict({"network": HeLLMNetwork(settings, *tables(), device="cpu")})
+        torch.nn.ModuleDict({"network": HeLLMNetwork(settings, tables(), device="cpu")})
         for _ in range(2)
     ]
     state = models[0].state_dict()
@@ -457,7 +457,7 @@ def test_grouped_query_backbones_stream_and_sample_alike(folder: Path) -> None:
     for variant in ("paper", "released"):
         torch.manual_seed(0)
         settings = LLMSettings(**options, variant=variant, targets="every")  # type: ignore[arg-type]
-        network = HeLLMNetwork(settings, *tables(), device="cpu").eval()
+        network = HeLLMNetwork(settings, tables(), device="cpu").eval()
         stream = network.all_hidden_states(*padded(HISTORIES))
         alone = network.hidden_states(*padded([HISTORIES[0][:2]]))
         torch.testing.assert_close(stream[0, 1], alone[0], rtol=1e-4, atol=1e-5)
@@ -467,7 +467,7 @@ def test_shared_instruction_changes_no_score(folder: Path) -> None:
     # At inference without a graph prefix the instruction runs once for the whole batch.
     for prefix in ("none", "static"):
         settings = LLMSettings(backbone=str(folder), prefix=prefix)  # type: ignore[arg-type]
-        network = HeLLMNetwork(settings, *tables(), device="cpu").eval()
+        network = HeLLMNetwork(settings, tables(), device="cpu").eval()
         shared = network.hidden_states(*padded(HISTORIES))
         network.train()  # LoRA starts at zero, so its dropout has nothing to drop
         torch.testing.assert_close(
@@ -480,7 +480,7 @@ def test_half_precision_backbones_give_float32_scores_near_the_exact_ones(folder
     for dtype in ("float32", "bfloat16"):
         torch.manual_seed(0)
         settings = LLMSettings(backbone=str(folder), backbone_dtype=dtype, variant="released")  # type: ignore[arg-type]
-        network = HeLLMNetwork(settings, *tables(), device="cpu")
+        network = HeLLMNetwork(settings, tables(), device="cpu")
         loss = network.loss(*padded(HISTORIES), torch.tensor([1, 2, 3]))
         assert loss.dtype == torch.float32
         loss.backward()
@@ -579,7 +579,7 @@ def test_the_last_layers_savings_change_neither_scores_nor_gradients(
             gradient_checkpointing=checkpointing,
             lora_targets=("q_proj", "o_proj", "down_proj"),
         )
-        network = HeLLMNetwork(settings, *tables(), device="cpu").train()
+        network = HeLLMNetwork(settings, tables(), device="cpu").train()
         for parameter in network.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
         if not saving:
@@ -596,7 +596,7 @@ def test_the_last_layers_savings_change_neither_scores_nor_gradients(
 
 def test_what_users_share_of_a_prefix_is_projected_once_for_all_batches(folder: Path) -> None:
     settings = LLMSettings(backbone=str(folder), variant="released")
-    network = HeLLMNetwork(settings, *tables(), device="cpu").eval()
+    network = HeLLMNetwork(settings, tables(), device="cpu").eval()
     projection = network.model.layers[0].self_attn.k_proj
     slots = network.settings.prefix_length
 
@@ -627,7 +627,7 @@ def test_what_users_share_of_a_prefix_is_projected_once_for_all_batches(folder: 
 
 def test_the_last_layer_works_on_the_last_position_alone(folder: Path) -> None:
     settings = LLMSettings(backbone=str(folder), bilinear_size=3)
-    network = HeLLMNetwork(settings, *tables(), device="cpu").eval()
+    network = HeLLMNetwork(settings, tables(), device="cpu").eval()
     shapes = []
     for layer in network.model.layers:
         layer.mlp.act_fn.register_forward_hook(lambda *parts: shapes.append(parts[2].shape[1]))
@@ -669,7 +669,7 @@ def test_compiled_code_gives_the_same_losses_gradients_and_scores(
             compile=compiled,
             **options,
         )
-        network = HeLLMNetwork(settings, *tables(), device="cpu").train()
+        network = HeLLMNetwork(settings, tables(), device="cpu").train()
         for parameter in network.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
         if compiled:
@@ -711,8 +711,8 @@ def seven_billion(**options: Any) -> HeLLMNetwork:
     with torch.device("meta"):
         backbone = wrap_backbone(LlamaModel(config), settings)
         backbone = dataclasses.replace(backbone, tokenizer=template_tokenizer())
-        tables = torch.zeros(12102, 64), torch.zeros(12102, 64)
-        return HeLLMNetwork(settings, *tables, backbone=backbone)
+        tables = {name: torch.zeros(12102, 64) for name in ("graph", "sequence")}
+        return HeLLMNetwork(settings, tables, backbone=backbone)
 
 
 def trainable(network: HeLLMNetwork, part: str = "") -> int:
@@ -768,11 +768,11 @@ def test_weight_decay_covers_matrices_or_under_released_everything() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    graph, sequence = tables()
+    given = tables()
     with pytest.raises(ConfigError, match="prefix=graph needs the graph embeddings"):
-        HeLLMNetwork(LLMSettings(item_inputs=("sequence",)), None, sequence)
+        HeLLMNetwork(LLMSettings(item_inputs=("sequence",)), {"sequence": given["sequence"]})
     with pytest.raises(DataError, match="sequence embeddings"):
-        HeLLMNetwork(LLMSettings(), graph, None)
+        HeLLMNetwork(LLMSettings(), {"graph": given["graph"]})
     with pytest.raises(ConfigError, match="number of items"):
         HeLLMNetwork(LLMSettings(prefix="none", item_inputs=()))
     with pytest.raises(ConfigError, match="targets=every"):

@@ -52,7 +52,7 @@ def rms(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def vector(prefix: GraphPrefix, side: PrefixSide, pooled: Tensor, norm: str) -> Tensor:
-    """g of METHOD 3.4, or of Eq. 10."""
+    """g of docs/method.md, Graph prefix."""
     assert side.mlp is not None
     first, second = side.mlp.first, side.mlp.rest[2]
     if norm == "before":

@@ -54,8 +54,11 @@ def build(folder: Path, seed: int = 1, **options: Any) -> HeLLMNetwork:
         prefix_dropout=0.0,
         **{"backbone_dtype": "float32", "prefix_projection": "frozen", **options},
     )
-    tables = torch.arange(60.0).view(10, 6).sin(), torch.arange(50.0).view(10, 5).cos()
-    network = HeLLMNetwork(settings, *tables, device="cpu")
+    tables = {
+        "graph": torch.arange(60.0).view(10, 6).sin(),
+        "sequence": torch.arange(50.0).view(10, 5).cos(),
+    }
+    network = HeLLMNetwork(settings, tables, device="cpu")
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data += 0.1 * torch.randn_like(parameter)

@@ -14,7 +14,7 @@ from recbole_hellm.models.llm.prompt import template_tokenizer
 from recbole_hellm.models.llm.requirements import outline, requirements
 from recbole_hellm.models.llm.settings import LLMSettings
 
-N, WIDTHS, CPU = 40, (6, 5), torch.device("cpu")
+N, WIDTHS, CPU = 40, {"graph": 6, "sequence": 5}, torch.device("cpu")
 ROWS, ITEMS = 4, 9
 
 
@@ -74,8 +74,8 @@ def test_an_outline_needs_what_a_real_step_takes(folder: Path, options: dict[str
     if options.get("backbone"):
         options = options | {"backbone": str(folder)}
     settings = LLMSettings(**options, bilinear_size=4)
-    tables = [torch.randn(N + 1, width) for width in WIDTHS]
-    network = HeLLMNetwork(settings, *tables, device="cpu").train()
+    tables = {name: torch.randn(N + 1, width) for name, width in WIDTHS.items()}
+    network = HeLLMNetwork(settings, tables, device="cpu").train()
     histories = torch.randint(1, N + 1, (ROWS, ITEMS + 1))
     words = len(network.prompt.instruction) + len(network.prompt.response)
     every = network.settings.targets == "every"
@@ -101,6 +101,7 @@ def test_seven_billion_parameters_are_counted_without_being_made(tmp_path: Path)
     settings = LLMSettings(
         backbone=str(tmp_path), prompt="none", backbone_dtype="bfloat16", load_in_4bit=True
     )
-    need = requirements(outline(settings, 12_101, (64, 64), CPU), 2, 20, 2, CPU)
+    widths = {"graph": 64, "sequence": 64}
+    need = requirements(outline(settings, 12_101, widths, CPU), 2, 20, 2, CPU)
     assert need.parameters == 6_743_551_744
     assert need.weights < 0.35 * 2 * need.parameters

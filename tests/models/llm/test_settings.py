@@ -61,7 +61,6 @@ def test_explicit_choices_outlive_resolution_and_it_is_idempotent() -> None:
         ({"backbone_hidden_size": 30, "backbone_heads": 4}, "backbone_hidden_size"),
         ({"item_inputs": (), "item_vectors": False}, "item_inputs"),
         ({"item_inputs": ("graph", "graph")}, "item_inputs"),
-        ({"item_inputs": ("text",)}, "item_inputs"),
         ({"gram_pad_bug": True}, "gram_pad_bug"),
         ({"prefix_init_std": -1.0}, "prefix_init_std"),
         ({"variant": "published"}, "variant"),

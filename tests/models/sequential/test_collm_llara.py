@@ -1,4 +1,4 @@
-"""CoLLM and LLaRA as the paper compares with them (METHOD 5), against their equations."""
+"""CoLLM and LLaRA as the paper compares with them, against the equations of docs/method.md."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_there_is_an_item_mlp_and_no_prefix(make: Any, name: str) -> None:
         "model",
         "tokens",
     }
-    assert list(network.tokens.tables) == model.stage_roles == [ROLES[name]]
+    assert list(network.tokens.tables) == model.item_tables == [ROLES[name]]
     first, activation, second = network.tokens.mlp
     assert (first.in_features, first.out_features) == (8, HIDDEN[name])
     assert isinstance(activation, {"CoLLM": nn.ReLU, "LLaRA": nn.GELU}[name])

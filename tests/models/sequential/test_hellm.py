@@ -28,8 +28,8 @@ def make(make_parts: Callable[..., Any], small_model: dict[str, Any]) -> Make:
         config, dataset, parts = make_parts("HeLLM", **small_model | quiet | options)
         torch.manual_seed(5)
         model = HeLLM(config, parts[0]).double()
-        for number, role in enumerate(model.stage_roles):
-            width = config[f"{role}_dim"]
+        for number, role in enumerate(model.item_tables):
+            width = model.network.tokens.table(role).embedding_dim
             model.load_item_table(role, torch.randn(dataset.item_num - 1, width).double() + number)
         return model, config, dataset, parts
 
@@ -132,7 +132,7 @@ def test_only_embeddings_that_are_used_are_asked_for(
     make: Make, options: dict[str, Any], roles: list[str]
 ) -> None:
     model, _, _, parts = make(**options)
-    assert model.stage_roles == roles
+    assert model.item_tables == roles
     assert torch.isfinite(model.calculate_loss(_sequences(parts)))
 
 

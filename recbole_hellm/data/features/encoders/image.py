@@ -56,7 +56,7 @@ class VisionEncoder(OnDevice):
 
     - Models of pictures and texts (CLIP, SigLIP and the like): ``get_image_features``, in CLIP the
       pooled and projected picture. With ``openai/clip-vit-base-patch32`` the paper's image
-      features (METHOD 1.5).
+      features (docs/method.md, Item images).
     - Other models (ViT, DINOv2, ConvNeXt, ...): their pooled output. Where there is none, or the
       checkpoint lacks the pooler's weights, the [CLS] token of the last layer; without such a
       token the mean over the last layer's places.

@@ -19,6 +19,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 
 from recbole_hellm.data.features.encoders.devices import working_dtype
 from recbole_hellm.errors import FeatureError
+from recbole_hellm.files import update_digest
 from recbole_hellm.models.pretrained import LOADING_ERRORS, NO_CODE, Pretrained
 
 if TYPE_CHECKING:
@@ -82,9 +83,7 @@ def folder_revision(folder: Path) -> str:
         if any(part.startswith(".") for part in place.parts):
             continue
         digest.update(f"{place.as_posix()}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        update_digest(digest, file)
     return digest.hexdigest()
 
 

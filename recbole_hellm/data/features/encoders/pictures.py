@@ -5,16 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recbole_hellm.data.downloads.picture_rules import (
-    BROKEN,
-    NOT_A_PICTURE,
-    PLACEHOLDER,
-    SMALLEST_GIF,
-    SMALLEST_SIDE,
-    TOO_LARGE,
-    UNDECODABLE,
-    open_picture,
-)
+from recbole_hellm.data.downloads.picture_rules import UnusablePictureError, decoded
 from recbole_hellm.errors import FeatureError
 
 if TYPE_CHECKING:
@@ -52,24 +43,15 @@ def read_picture(path: Path) -> Image.Image:
         ``SMALLEST_SIDE`` pixels wide or high), or of more than ``MOST_PIXELS`` pixels, which is
         found out before any of them is decoded.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
 
     try:
-        with open_picture(path) as image:
-            if min(image.size) < SMALLEST_SIDE:
-                raise PictureError(PLACEHOLDER)
-            if image.format == "GIF" and path.stat().st_size < SMALLEST_GIF:
-                raise PictureError(PLACEHOLDER)
-            image.load()
+        with decoded(path, path.stat().st_size) as image:
             return _rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise PictureError(NO_FILE) from error
-    except UnidentifiedImageError as error:
-        raise PictureError(NOT_A_PICTURE) from error
-    except Image.DecompressionBombError as error:
-        raise PictureError(TOO_LARGE) from error
-    except UNDECODABLE as error:
-        raise PictureError(BROKEN) from error
+    except UnusablePictureError as error:
+        raise PictureError(str(error)) from error
 
 
 def broken_reason(path: Path | None) -> str | None:

@@ -1,179 +1,185 @@
-"""Encoding in batches that a kill cannot take away.
+"""Encoding in batches that survives a kill.
 
-Finished batches go to one file beside the features, ``<modality>-<encoder>.partial``: a line with
-the recipe, then one record per batch. A record carries a digest of its vectors, so whatever a kill
-or a full disk left half-written is found and cut off, and the batch is made again. Which inputs
-share a batch follows from the inputs and the recipe alone, and every batch is computed by itself,
-so an array that was made in several goes is, bit for bit, the one made in one.
+Two files beside the features hold the finished batches. ``<modality>-<encoder>.partial`` is the
+matrix in NumPy's .npy format, with a row per input. ``<modality>-<encoder>.partial.progress`` is
+text: one line with the recipe, then one line per finished batch with the SHA-256 of its rows. If a
+kill or a full disk damaged a batch, its checksum shows it, and the batch is computed again. The
+inputs and the recipe alone decide which inputs share a batch, and every batch is computed by
+itself. A matrix made in several runs is therefore identical, bit for bit, to one made in one run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from tokenize import TokenError
 from typing import IO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from recbole_hellm.data.features.encoders.base import BatchEncoder
 from recbole_hellm.errors import FeatureError
-
-try:
-    import fcntl
-except ImportError:  # Windows, where nothing stops two processes from encoding the same set
-    fcntl = None  # type: ignore[assignment]
+from recbole_hellm.files import write_text
+from recbole_hellm.locks import locked
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Matrix = npt.NDArray[np.float32]
-_FORMAT = 1
-_SHAPE = struct.Struct("<II")  # rows and dimensions of a batch
-_DIGEST = hashlib.sha256().digest_size
+Rows = npt.NDArray[np.intp]
+_FORMAT = 2
 
 
 class Partial:
-    """The finished batches of one encoding, kept in a file.
+    """The finished batches of one encoding: a matrix on disk and a progress file.
 
-    A context manager: the file is open, and closed to other processes, in between.
+    Use it as a context manager, which keeps other processes from the files.
 
     Parameters
     ----------
     path : Path
-        The file; its folder is made where it is missing.
+        The matrix; its folder is created if it is missing.
     recipe : mapping of str to str or int
-        All that decides the vectors and their batches. Batches of another recipe are dropped.
+        Everything that decides the vectors and their batches. Batches of another recipe are
+        discarded.
 
     Attributes
     ----------
-    batches : list of tuple of int
-        Rows and D of those that are finished, in their order; see :meth:`vectors`.
+    matrix : ndarray or None
+        float32 [N, D], mapped from the file; None while there is no finished batch.
     """
 
     def __init__(self, path: Path, recipe: Mapping[str, str | int]) -> None:
         self.path = path
-        self.batches: list[tuple[int, int]] = []
-        text = json.dumps({"format": _FORMAT, **recipe}, sort_keys=True)
-        self._header = f"{text}\n".encode()
-        self._file: IO[bytes] | None = None
+        self.matrix: Matrix | None = None
+        self._progress_path = path.with_name(f"{path.name}.progress")
+        self._header = json.dumps({"format": _FORMAT, **recipe}, sort_keys=True) + "\n"
+        self._rows = 0
+        self._resources = contextlib.ExitStack()
+        self._progress: IO[str] | None = None
 
     def __enter__(self) -> Partial:
-        try:
+        busy = FeatureError(
+            f"{self.path} is being written by another process; wait until that has finished."
+        )
+        with self._writing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Opened for appending, so that what is there survives until the lock is held.
-            self._file = self.path.open("a+b")
-            self._lock(self._file)
-            self._read(self._file)
-        except OSError as error:
-            self._close()
-            raise self._failure(error) from error
-        except FeatureError:
-            self._close()
-            raise
+            lock = self.path.with_name(f"{self.path.name}.lock")
+            self._resources.enter_context(locked(lock, busy))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
+        self._resources.close()
 
-    def append(self, vectors: Matrix) -> None:
+    def resume(self, batches: Sequence[Rows]) -> int:
+        """Open the files and find the batches that are finished.
+
+        Parameters
+        ----------
+        batches : sequence of ndarray
+            The rows of every batch, in the order of encoding.
+
+        Returns
+        -------
+        int
+            How many batches, from the first on, are complete in :attr:`matrix`.
+
+        Raises
+        ------
+        FeatureError
+            If the files cannot be written.
+        """
+        self._rows = sum(map(len, batches))
+        with self._writing():
+            checksums = self._read()
+            finished = 0
+            for rows, checksum in zip(batches, checksums, strict=False):
+                if self.matrix is None or _checksum(self.matrix[rows]) != checksum:
+                    break
+                finished += 1
+            if not finished:
+                self.matrix = None
+            lines = [f"{checksum}\n" for checksum in checksums[:finished]]
+            write_text(self._progress_path, self._header + "".join(lines))
+            self._progress = self._progress_path.open("a", encoding="utf-8", newline="\n")
+        return finished
+
+    def add(self, rows: Rows, vectors: Matrix) -> None:
         """Add a finished batch.
 
         Parameters
         ----------
+        rows : ndarray
+            Its rows in the matrix.
         vectors : ndarray
-            float32 [rows, D].
+            float32 [len(rows), D].
 
         Raises
         ------
         FeatureError
-            If the disk does not take it.
+            If the disk is full.
         """
-        if self._file is None:
+        if self._progress is None:
             raise RuntimeError(f"{self.path} is not open.")
-        values = np.ascontiguousarray(vectors, dtype="<f4")
-        try:
-            self._file.write(_record(values.shape, values.tobytes()))
-            self._file.flush()  # what the system has been given survives a kill of this process
-        except OSError as error:
-            raise self._failure(error) from error
-        self.batches.append((values.shape[0], values.shape[1]))
-
-    def vectors(self) -> Iterator[Matrix]:
-        """The finished batches, float32 [rows, D], one after the other from the file.
-
-        Raises
-        ------
-        FeatureError
-            If the file is not as it was when it was opened.
-        """
-        if self._file is None:
-            raise RuntimeError(f"{self.path} is not open.")
-        self._file.seek(len(self._header))
-        for shape in list(self.batches):
-            batch = _next_batch(self._file)
-            if batch is None or batch.shape != shape:
-                raise FeatureError(
-                    f"{self.path} changed while it was used; run the same command again."
-                )
-            yield batch
+        with self._writing():
+            if self.matrix is None:
+                self.matrix = _create(self.path, (self._rows, vectors.shape[1]))
+            self.matrix[rows] = vectors
+            self._progress.write(f"{_checksum(vectors)}\n")
+            self._progress.flush()  # what the system has received survives a kill of this process
 
     def discard(self) -> None:
-        """Remove the file, once the features are saved."""
+        """Remove the files, once the features are saved."""
+        self._close()
         self.path.unlink(missing_ok=True)
+        self._progress_path.unlink(missing_ok=True)
 
-    def _read(self, file: IO[bytes]) -> None:
-        file.seek(0)
-        start = file.readline()
-        if start != self._header:
-            if start.endswith(b"\n"):
-                logger.info("%s belongs to other inputs or options; beginning anew.", self.path)
-            file.truncate(0)
-            file.write(self._header)
-            file.flush()
-            return
-        end = file.tell()
-        while (batch := _next_batch(file)) is not None:
-            self.batches.append((batch.shape[0], batch.shape[1]))
-            end = file.tell()
-        file.truncate(end)
-
-    def _lock(self, file: IO[bytes]) -> None:
-        if fcntl is None:
-            return
+    def _read(self) -> list[str]:
+        """Open the matrix and read the checksums of its batches; [] to start anew."""
         try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FeatureError(
-                f"{self.path} is being written by another process; wait until that has finished."
-            ) from error
-        except OSError:  # a network file system without locks
-            logger.debug("%s cannot be locked.", self.path)
+            text = self._progress_path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return []
+        header, line_end, checksums = text.partition("\n")
+        if header + line_end != self._header:
+            if line_end:
+                logger.info("%s belongs to other inputs or options; beginning anew.", self.path)
+            return []
+        try:
+            matrix = open_memmap(self.path, "r+")
+        except (FileNotFoundError, ValueError, SyntaxError, TokenError):  # no .npy file, or damaged
+            return []
+        if matrix.dtype != np.float32 or matrix.ndim != 2 or len(matrix) != self._rows:
+            return []
+        self.matrix = matrix
+        return checksums.splitlines()
 
     def _close(self) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # a full disk, which the write has told of
-                self._file.close()
-            self._file = None
+        self.matrix = None
+        if self._progress is not None:
+            with contextlib.suppress(OSError):  # a full disk, which `add` has reported
+                self._progress.close()
+            self._progress = None
 
-    def _failure(self, error: OSError) -> FeatureError:
-        return FeatureError(
-            f"{self.path} cannot be written ({error.strerror or error}); make room or correct the "
-            "folder's permissions, and the same command goes on from the batches that are there."
-        )
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FeatureError(
+                f"{self.path} cannot be written ({error.strerror or error}); make room or correct "
+                "the folder's permissions, and the same command goes on from the finished batches."
+            ) from error
 
 
 def encode_batches(
@@ -183,7 +189,7 @@ def encode_batches(
     sizes: Sequence[int] | None = None,
     progress: bool = True,
 ) -> Matrix:
-    """Encode `inputs` batch by batch, going on from the batches that `partial` holds.
+    """Encode `inputs` batch by batch, going on from the batches in `partial`.
 
     Parameters
     ----------
@@ -191,10 +197,10 @@ def encode_batches(
     inputs : sequence
         N inputs, at least one.
     partial : Partial, optional
-        Open, with a recipe that tells `encoder` and `inputs`.
+        Open, with a recipe that identifies `encoder` and `inputs`.
     sizes : sequence of int, optional
-        One per input: the largest come first, so that inputs of a batch are alike and need little
-        padding, and memory that does not suffice shows at once.
+        One per input. The largest inputs come first: the inputs of a batch are then of similar
+        size and need little padding, and insufficient memory shows at once.
     progress : bool
         Show inputs, rate and time left.
 
@@ -208,68 +214,54 @@ def encode_batches(
     FeatureError
         If `partial` cannot be written or the encoder fails.
     """
+    if not len(inputs):
+        raise ValueError("There are no inputs to encode.")
     order = np.arange(len(inputs))
     if sizes is not None:
         order = np.argsort(-np.asarray(sizes, dtype=np.int64), kind="stable")
-    chunks = [
-        order[start : start + encoder.batch_size]
-        for start in range(0, len(order), encoder.batch_size)
-    ]
-    finished = list(partial.batches) if partial else []
-    done = [chunk.size for chunk in chunks[: len(finished)]]
-    if [rows for rows, _ in finished] != done:
-        raise RuntimeError("The recipe of a partial encoding does not tell its batches.")
+    batches = np.split(order, np.arange(encoder.batch_size, len(order), encoder.batch_size))
+    finished = partial.resume(batches) if partial else 0
     if finished:
-        logger.info("Going on after %d of %d batches.", len(finished), len(chunks))
-    vectors: Matrix | None = None
-    kept = partial.vectors() if partial else iter(())
-    for chunk, batch in zip(chunks[: len(finished)], kept, strict=True):
-        vectors = _placed(vectors, chunk, batch, len(inputs))
-    title = f"encoding ({encoder.name})"
+        logger.info("Going on after %d of %d batches.", finished, len(batches))
+    done = sum(map(len, batches[:finished]))
+    matrix = partial.matrix if partial else None
     with tqdm(
-        total=len(inputs), initial=sum(done), desc=title, unit=" items", disable=not progress
+        total=len(inputs),
+        initial=done,
+        desc=f"encoding ({encoder.name})",
+        unit=" items",
+        disable=not progress,
     ) as bar:
-        for chunk in chunks[len(finished) :]:
-            batch = encoder.encode_batch([inputs[row] for row in chunk])
+        for rows in batches[finished:]:
+            vectors = encoder.encode_batch([inputs[row] for row in rows])
+            shape = (len(rows), vectors.shape[1] if matrix is None else matrix.shape[1])
+            if vectors.shape != shape:
+                raise ValueError(
+                    f"A batch of {len(rows)} inputs has the shape {vectors.shape}, not {shape}."
+                )
             if partial:
-                partial.append(batch)
-            vectors = _placed(vectors, chunk, batch, len(inputs))
-            bar.update(chunk.size)
-    if vectors is None:
-        raise ValueError("There are no inputs to encode.")
-    return vectors
+                partial.add(rows, vectors)
+                matrix = partial.matrix
+            else:
+                if matrix is None:
+                    matrix = np.empty((len(inputs), shape[1]), dtype=np.float32)
+                matrix[rows] = vectors
+            bar.update(len(rows))
+    return np.array(matrix) if partial else np.asarray(matrix)  # a copy outlives the file
 
 
-def _placed(
-    vectors: Matrix | None, rows: npt.NDArray[np.intp], batch: Matrix, total: int
-) -> Matrix:
-    """`vectors` with a batch in its rows; made, of `total` rows, for the first one."""
-    if vectors is None:
-        vectors = np.empty((total, batch.shape[1]), dtype=np.float32)
-    if batch.shape != (len(rows), vectors.shape[1]):
-        raise ValueError(
-            f"A batch of {len(rows)} inputs has the shape {batch.shape}, not "
-            f"{(len(rows), vectors.shape[1])}."
-        )
-    vectors[rows] = batch
-    return vectors
+def _create(path: Path, shape: tuple[int, int]) -> Matrix:
+    matrix = open_memmap(path, "w+", np.float32, shape)
+    # Reserve the space now: on a full disk a write to a mapped file kills the process.
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with path.open("rb+") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not on this file system
+                raise
+    return matrix
 
 
-def _record(shape: tuple[int, ...], content: bytes) -> bytes:
-    head = _SHAPE.pack(*shape)
-    return head + hashlib.sha256(head + content).digest() + content
-
-
-def _next_batch(file: IO[bytes]) -> Matrix | None:
-    """The batch of the record that begins here, or None where there is no whole one."""
-    head = file.read(_SHAPE.size)
-    if len(head) < _SHAPE.size:
-        return None
-    rows, dim = _SHAPE.unpack(head)
-    digest, length = file.read(_DIGEST), 4 * rows * dim
-    if length > os.fstat(file.fileno()).st_size - file.tell():  # nonsense or cut short
-        return None
-    content = file.read(length)
-    if hashlib.sha256(head + content).digest() != digest:
-        return None
-    return np.frombuffer(content, dtype="<f4").reshape(rows, dim)
+def _checksum(vectors: Matrix) -> str:
+    return hashlib.sha256(np.asarray(vectors, dtype=np.float32).tobytes()).hexdigest()

@@ -43,18 +43,18 @@ def is_current(path: Path, tokens: Sequence[str], recipe: Mapping[str, Any]) -> 
 
 
 def check_own(path: Path, encoder: str, revision: str) -> None:
-    """Check that nothing is lost where `encoder` writes the features `path`.
+    """Check that `encoder` may write the features `path` without losing a set of another origin.
 
-    Its own are sets, of whatever items, texts or pictures, that have its revision, or whose
-    manifest names the same encoder. A manifest that names none is its own if it has a template, for
-    imported sets have none.
+    A set is the encoder's own, whatever its items, texts or pictures, if it has the encoder's
+    revision or its manifest names the same encoder. If the manifest names no encoder, the set is
+    its own if the manifest has a template: imported sets have none.
 
     Parameters
     ----------
     path : Path
-        The feature matrix to be.
+        The future feature matrix.
     encoder : str
-        The encoder as it was asked for.
+        The encoder as the user requested it.
     revision : str
         Its revision.
 
@@ -67,16 +67,16 @@ def check_own(path: Path, encoder: str, revision: str) -> None:
         return
     try:
         manifest = read_manifest(path)
-    except FeatureError:  # told of by is_current
+    except FeatureError:  # is_current has warned of it
         return
     details = manifest.get("details") or {}
     name, requested = manifest["encoder"], details.get("requested_encoder")
     if requested is None:
-        own, origin = manifest.get("template") is not None, "came from elsewhere"
+        same_encoder, origin = manifest.get("template") is not None, "came from elsewhere"
     else:
-        own = _canonical(requested, name) == _canonical(encoder, name)
+        same_encoder = _canonical(requested, name) == _canonical(encoder, name)
         origin = f"was made by {requested}"
-    if own or manifest.get("revision") == revision:
+    if same_encoder or manifest.get("revision") == revision:
         return
     modality = manifest["modality"]
     raise FeatureError(
@@ -103,9 +103,9 @@ def encoded(
     sizes: Sequence[int] | None = None,
     progress: bool = True,
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """The vectors of `inputs`, [N, D]; what is kept for going on is removed after the block.
+    """The vectors of `inputs`, [N, D]; the files for resuming are removed after the block.
 
-    An encoder that takes all inputs at once is asked for them at once, and keeps nothing.
+    An encoder without batches gets all inputs at once and cannot be resumed.
 
     Parameters
     ----------
@@ -113,28 +113,28 @@ def encoded(
     inputs : sequence
         N inputs, at least one.
     path : Path
-        The feature matrix to be; finished batches are kept beside it.
+        The future feature matrix; finished batches are stored beside it.
     recipe : mapping
-        What decides the vectors, apart from the encoder's batches and precision.
+        Everything that decides the vectors except the encoder's batches and precision.
     sizes, progress
         See :func:`recbole_hellm.data.features.encoders.resumable.encode_batches`.
 
     Raises
     ------
     FeatureError
-        If encoding fails or finished batches cannot be kept.
+        If encoding fails or finished batches cannot be stored.
     """
     if not isinstance(encoder, BatchEncoder):
         yield encoder.encode(list(inputs))  # type: ignore[arg-type]
         return
-    whole = {**recipe, **rounding(encoder), "name": encoder.name}
-    with Partial(path.with_suffix(".partial"), whole) as partial:
+    full_recipe = {**recipe, **rounding(encoder), "name": encoder.name}
+    with Partial(path.with_suffix(".partial"), full_recipe) as partial:
         yield encode_batches(encoder, inputs, partial, sizes, progress)
         partial.discard()
 
 
 def rounding(encoder: object) -> dict[str, str | int]:
-    """What decides the last bits of the vectors, for the record; empty for a whole encoder."""
+    """What decides the last bits of the vectors; empty for an encoder without batches."""
     if not isinstance(encoder, BatchEncoder):
         return {}
     return {"batch_size": encoder.batch_size, "precision": encoder.precision}
@@ -151,18 +151,18 @@ def save_filled(
 ) -> Path:
     """Store features in which items without a vector get the mean of the others.
 
-    The released code, too, fills with the mean, but takes it while the missing rows are still
-    zero (METHOD 1.5), so that its filling is the shorter the more items are missing. Here it is
-    the mean of the vectors that there are.
+    The released code also fills with a mean, but takes it over all rows while the missing ones are
+    still zero (docs/method.md, Item images): the more items are missing, the shorter its fill
+    vector. Here it is the mean of the existing vectors.
 
     Parameters
     ----------
     directory, modality, encoder, tokens
         See :func:`recbole_hellm.data.features.store.save_features`.
     present : ndarray
-        bool [N]; which items have a vector, at least one.
+        bool [N]; which items have a vector. At least one must have one.
     vectors : ndarray
-        float32 [n, D], those of the n items that have one, in the order of `tokens`.
+        float32 [n, D], the vectors of the n items that have one, in the order of `tokens`.
     details : mapping
         Origin of the rows; ``missing`` is added.
 
@@ -176,7 +176,7 @@ def save_filled(
         matrix = np.empty((len(tokens), vectors.shape[1]), dtype=np.float32)
         matrix[present] = vectors
         matrix[~present] = vectors.mean(axis=0, dtype=np.float64)
-    missing = [token for token, there in zip(tokens, present, strict=True) if not there]
+    missing = [token for token, exists in zip(tokens, present, strict=True) if not exists]
     return save_features(
         directory, modality, encoder, tokens, matrix, {**details, "missing": missing}
     )

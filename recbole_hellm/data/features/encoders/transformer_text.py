@@ -35,9 +35,10 @@ Pooling = Literal["cls", "mean"]
 class TransformerEncoder(TextModel):
     """The last layer of a text encoder, pooled into one vector: no pooler, no normalisation.
 
-    With ``bert-base-uncased`` and `pooling` ``cls``, the paper's text features (METHOD 1.4). Of an
-    encoder-decoder such as T5 the encoder is used; decoder-only models are refused. A batch is
-    padded to its longest text, which masking makes equal to padding to the limit.
+    With ``bert-base-uncased`` and `pooling` ``cls``, these are the paper's text features
+    (docs/method.md, Item texts). Of an encoder-decoder such as T5 the encoder is used; decoder-only
+    models are refused. A batch is padded to its longest text, which masking makes equal to padding
+    to the limit.
 
     Parameters
     ----------

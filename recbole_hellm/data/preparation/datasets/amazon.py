@@ -1,9 +1,9 @@
 """Amazon's 5-core categories: raw review and metadata files to atomic files.
 
 The upstream files of 2014 are ``reviews_<Category>_5.json`` (one JSON object a line) and
-``meta_<Category>.json`` (one Python literal a line), gzipped or plain (METHOD 1.1). Literals are
-parsed by :func:`ast.literal_eval`, which runs no code. Those of 2018 and 2023 are read by their
-layouts.
+``meta_<Category>.json`` (one Python literal a line), gzipped or plain (docs/method.md, Raw files).
+Literals are parsed by :func:`ast.literal_eval`, which runs no code. Those of 2018 and 2023 are read
+by their layouts.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def prepare_amazon(
     mirrors: Mirrors | None = None,
     k_core: int | None = None,
 ) -> dict[str, Any]:
-    """Make the atomic files of a category from its raw files (METHOD 1.1 to 1.4).
+    """Make the atomic files of a category from its raw files (docs/method.md, Raw files).
 
     Parameters
     ----------
@@ -142,8 +142,8 @@ def read_meta(path: Path, wanted: set[str], progress: bool = True) -> pd.DataFra
     -------
     DataFrame
         Columns item_id, title, brand, categories (elements of the first path; a list of str) and
-        description, tags removed (METHOD 1.4), and image, an address; '' and [] where missing. Of
-        several lines for one item the first counts.
+        description, tags removed (docs/method.md, Item texts), and image, an address; '' and []
+        where missing. Of several lines for one item the first counts.
 
     Raises
     ------

@@ -31,7 +31,7 @@ class AmazonCategory:
     name, upstream : str
         This package's dataset name, and the name in the upstream file names.
     users, items, interactions : int, optional
-        What the 5-core files are known to hold (PROTOCOL, "Data"; the authors' page).
+        What the 5-core files are known to hold (docs/method.md, Table 2; the authors' page).
     edition : str
     """
 

@@ -18,6 +18,12 @@ import torch
 
 from recbole_hellm.data.downloads import picture_rules
 from recbole_hellm.data.downloads import pictures as fetched
+from recbole_hellm.data.downloads.picture_rules import (
+    BROKEN,
+    NOT_A_PICTURE,
+    PLACEHOLDER,
+    TOO_LARGE,
+)
 from recbole_hellm.data.features.encoders import (
     BatchEncoder,
     VisionEncoder,
@@ -26,11 +32,7 @@ from recbole_hellm.data.features.encoders import (
     resolve_image_encoder,
 )
 from recbole_hellm.data.features.encoders.pictures import (
-    BROKEN,
     NO_FILE,
-    NOT_A_PICTURE,
-    PLACEHOLDER,
-    TOO_LARGE,
     PictureError,
     broken_reason,
     read_picture,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from recbole_hellm.data.features.encoders import resumable as module
 from recbole_hellm.data.features.encoders.resumable import Partial, encode_batches
 from recbole_hellm.data.features.store import load_features
 from recbole_hellm.errors import FeatureError
@@ -67,47 +69,68 @@ def test_rows_keep_their_order_and_the_longest_come_first(tmp_path: Path) -> Non
     assert plain.asked == [WORDS]
 
 
+def files_of(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.parent.glob(f"{path.name}*")}
+
+
 @pytest.mark.parametrize("dies_at", [0, 1, 2])
 def test_going_on_after_an_interruption(tmp_path: Path, dies_at: int) -> None:
-    path, first, second = tmp_path / "x.partial", Letters(dies_at=dies_at), Letters()
+    path, first, second = tmp_path / "a" / "x.partial", Letters(dies_at=dies_at), Letters()
     with pytest.raises(KeyboardInterrupt):
         encode(path, first)
     np.testing.assert_array_equal(encode(path, second), EXPECTED)
     whole = Letters()
-    encode(tmp_path / "other.partial", whole)
+    encode(tmp_path / "b" / "x.partial", whole)
     assert first.asked + second.asked == whole.asked
-    assert path.read_bytes() == (tmp_path / "other.partial").read_bytes()
+    assert files_of(path) == files_of(tmp_path / "b" / "x.partial")
+    assert set(files_of(path)) == {"x.partial", "x.partial.progress"}
 
 
-def test_a_file_cut_anywhere_costs_one_batch_at_most(tmp_path: Path) -> None:
-    path = tmp_path / "x.partial"
+def test_progress_cut_anywhere_costs_one_batch_at_most(tmp_path: Path) -> None:
+    path, progress = tmp_path / "x.partial", tmp_path / "x.partial.progress"
     encode(path, Letters())
-    content = path.read_bytes()
+    before, content = files_of(path), progress.read_bytes()
     header = len(content.splitlines(keepends=True)[0])
-    head = 8 + 32  # of a record: shape and digest; then come 4, 4 and 3 rows of 2 numbers
-    ends = header + np.cumsum([head + 4 * 2 * rows for rows in (4, 4, 3)])
+    ends = header + np.cumsum([65] * 3)  # a SHA-256 and a line end for each of three batches
     assert ends[-1] == len(content)
     for size in range(len(content) + 1):
-        path.write_bytes(content[:size])
+        progress.write_bytes(content[:size])
         encoder = Letters()
         np.testing.assert_array_equal(encode(path, encoder), EXPECTED)
-        assert len(encoder.asked) == 3 - (ends <= size).sum()
-        assert path.read_bytes() == content
+        # A checksum without its line end is complete.
+        assert len(encoder.asked) == 3 - (ends - 1 <= size).sum()
+        assert files_of(path) == before
 
 
-def test_damaged_batches_are_made_again(tmp_path: Path) -> None:
+def test_a_matrix_cut_anywhere_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "x.partial"
     encode(path, Letters())
-    content = bytearray(path.read_bytes())
-    header = len(bytes(content).splitlines(keepends=True)[0])
-    for place in range(header, len(content)):
-        damaged = content.copy()
-        damaged[place] ^= 0x40
-        path.write_bytes(damaged)
+    before = files_of(path)
+    for size in range(len(before["x.partial"])):
+        path.write_bytes(before["x.partial"][:size])
+        np.testing.assert_array_equal(encode(path, Letters()), EXPECTED)
+        assert files_of(path) == before
+    path.unlink()
+    np.testing.assert_array_equal(encode(path, Letters()), EXPECTED)
+
+
+@pytest.mark.parametrize("flipped", [0x01, 0x40, 0x80])
+@pytest.mark.parametrize("damaged", ["x.partial", "x.partial.progress"])
+def test_damaged_batches_are_made_again(tmp_path: Path, damaged: str, flipped: int) -> None:
+    path = tmp_path / "x.partial"
+    encode(path, Letters())
+    content = (tmp_path / damaged).read_bytes()
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= flipped
+        (tmp_path / damaged).write_bytes(changed)
         encoder = Letters()
         np.testing.assert_array_equal(encode(path, encoder), EXPECTED)
-        assert 1 <= len(encoder.asked) <= 3
-        assert path.read_bytes() == content
+        assert len(encoder.asked) <= 3
+        if damaged == "x.partial" and place >= 128:  # behind the header
+            assert encoder.asked
+            assert path.read_bytes() == content
+    np.testing.assert_array_equal(np.load(path), EXPECTED)
 
 
 @pytest.mark.parametrize("key", ["encoder", "batch_size", "inputs"])
@@ -121,31 +144,63 @@ def test_another_recipe_begins_anew(
         encode(path, encoder, RECIPE | {key: "other"})
     assert len(encoder.asked) == 3
     assert "belongs to other inputs or options; beginning anew" in caplog.text
-    assert json.loads(path.read_bytes().splitlines()[0])[key] == "other"
+    progress = (tmp_path / "x.partial.progress").read_text().splitlines()
+    assert json.loads(progress[0])[key] == "other"
+
+
+def test_a_matrix_of_another_kind_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "x.partial"
+    encode(path, Letters())
+    for other in (EXPECTED.astype(np.float64), EXPECTED[:-1], EXPECTED[0], EXPECTED[:, :1]):
+        with path.open("wb") as file:
+            np.save(file, other)
+        np.testing.assert_array_equal(encode(path, Letters()), EXPECTED)
 
 
 def test_two_processes_do_not_share_a_file(tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
     path = tmp_path / "x.partial"
+    rows = np.arange(4)
     with Partial(path, RECIPE) as partial:
-        partial.append(np.ones((4, 2), dtype=np.float32))
+        assert partial.resume([rows]) == 0
+        partial.add(rows, np.ones((4, 2), dtype=np.float32))
         with pytest.raises(FeatureError, match="is being written by another process"):
             encode(path, Letters())
     with Partial(path, RECIPE) as partial:
-        assert len(partial.batches) == 1
+        assert partial.resume([rows]) == 1
         partial.discard()
-    assert not path.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_takes_no_more_is_told(tmp_path: Path) -> None:
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "features").write_text("a file where a folder should be")
     with pytest.raises(FeatureError, match=r"x\.partial cannot be written \(.*make room"):
         encode(tmp_path / "features" / "x.partial", Letters())
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left")
+
+    path = tmp_path / "x.partial"
+    monkeypatch.setattr(module.os, "posix_fallocate", full, raising=False)
+    with pytest.raises(FeatureError, match="No space left"):
+        encode(path, Letters())
+    monkeypatch.undo()
+    np.testing.assert_array_equal(encode(path, Letters()), EXPECTED)
     if Path("/dev/full").exists():
-        with Partial(tmp_path / "x.partial", RECIPE) as partial:
-            partial._file = Path("/dev/full").open("wb")  # noqa: SIM115
+        with Partial(path, RECIPE | {"inputs": "others"}) as partial:
+            partial.resume([np.arange(4)])
+            partial._progress = Path("/dev/full").open("w")  # noqa: SIM115
             with pytest.raises(FeatureError, match="No space left"):
-                partial.append(np.ones((4, 2), dtype=np.float32))
+                partial.add(np.arange(4), np.ones((4, 2), dtype=np.float32))
+
+
+def test_a_file_system_that_cannot_reserve_room_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(module.os, "posix_fallocate", unsupported, raising=False)
+    np.testing.assert_array_equal(encode(tmp_path / "x.partial", Letters()), EXPECTED)
 
 
 class Wide(Letters):
@@ -161,7 +216,6 @@ def test_no_more_than_the_result_is_held(tmp_path: Path, finished: int) -> None:
     with contextlib.suppress(KeyboardInterrupt), Partial(tmp_path / "x.partial", RECIPE) as partial:
         encode_batches(Wide(50, finished), words, partial, progress=False)
     with Partial(tmp_path / "x.partial", RECIPE) as partial:
-        assert partial.batches == [(50, 1_000)] * finished
         tracemalloc.start()
         found = encode_batches(encoder, words, partial, progress=False)
         peak = tracemalloc.get_traced_memory()[1]
@@ -169,6 +223,11 @@ def test_no_more_than_the_result_is_held(tmp_path: Path, finished: int) -> None:
     assert len(encoder.asked) == 40 - finished
     np.testing.assert_array_equal(found, encode_batches(Wide(50), words, progress=False))
     assert peak < 1.25 * found.nbytes
+
+
+def test_no_inputs_are_refused() -> None:
+    with pytest.raises(ValueError, match="no inputs to encode"):
+        encode_batches(Letters(), [], progress=False)
 
 
 def test_batches_of_another_shape_are_refused() -> None:
@@ -245,4 +304,4 @@ def test_an_encoding_that_was_killed_goes_on_to_the_same_bits(
         partial.with_suffix(".npy").read_bytes()
         == (tmp_path / "whole/features/text-tiny-bert-mean.npy").read_bytes()
     )
-    assert not partial.exists()
+    assert not list(partial.parent.glob("*.partial*"))

@@ -1,0 +1,17 @@
+# One command each for what a change needs; see CONTRIBUTING.md.
+.PHONY: install lint format test
+
+install:
+	pip install -e '.[test]'
+
+lint:
+	ruff check .
+	ruff format --check .
+	mypy
+
+format:
+	ruff check --fix .
+	ruff format .
+
+test:
+	pytest
