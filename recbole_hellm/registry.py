@@ -207,9 +207,7 @@ def describe(model: str) -> ModelEntry:
     known = OWN_MODELS.get(model) or COMPARED_MODELS.get(model)
     if known:
         return known
-    path = (
-        model if is_import_path(model) else installed(GROUP).get(model, _outside_paths.get(model))
-    )
+    path = model if is_import_path(model) else installed(GROUP).get(model)
     if path is not None:
         return _outside(path)
     found = _recbole_module(model)
@@ -220,10 +218,6 @@ def describe(model: str) -> ModelEntry:
         f"Unknown model '{model}'{nearest(model, names)} `recbole-hellm models` lists all of them; "
         "one of your own is named my_package.my_module:MyModel."
     )
-
-
-# Class -> import path of models that were named by their path; `Class.key` is a setting of theirs.
-_outside_paths: dict[str, str] = {}
 
 
 def _outside(path: str) -> ModelEntry:
@@ -239,7 +233,6 @@ def _outside(path: str) -> ModelEntry:
             f"{path} is no RecBole model; derive it from one, such as "
             "recbole.model.abstract_recommender.GeneralRecommender."
         )
-    _outside_paths[name] = path
     inputs = getattr(cls, "inputs", ())
     if not set(inputs) <= {*INPUTS}:
         raise ConfigError(f"{path}.inputs={inputs!r} must be some of {', '.join(INPUTS)}.")

@@ -11,7 +11,9 @@ import click
 from recbole_hellm.cli.arguments import YAML, ValueReader
 from recbole_hellm.cli.command import SettingsCommand
 from recbole_hellm.cli.options import SettingOption
-from recbole_hellm.errors import UnknownOptionError
+from recbole_hellm.config.yaml_files import read_yaml
+from recbole_hellm.errors import ConfigError, UnknownOptionError
+from recbole_hellm.extensions import is_import_path
 
 
 class RunsCommand(SettingsCommand):
@@ -70,7 +72,9 @@ class RunsCommand(SettingsCommand):
         for cls in getattr(entry.load(), "settings_classes", ()):
             for declaration in cls.declarations().values():
                 yield SettingOption.declared(declaration, model, in_files=True)
-        for key in registry.recbole_model_keys(entry.base):
+        file = registry.own_settings_file(entry)
+        keys = read_yaml(file) if file else registry.recbole_model_keys(entry.base)
+        for key in keys:
             yield SettingOption(key, "", "VALUE", group=model)
 
     def further_reader(self, key: str, values: Mapping[str, Any]) -> ValueReader:
@@ -81,13 +85,15 @@ class RunsCommand(SettingsCommand):
                 return option.reader
         models: Sequence[str] = self.models(values)
         if owner:  # the class alone, where the model is named by an import path elsewhere
-            paths = [value for value in (*models, *values.values()) if isinstance(value, str)]
+            paths = [path for path in map(str, (*models, *values.values())) if is_import_path(path)]
             models = [path for path in paths if path.endswith(f":{owner}")] or [owner]
-        for model in models:
-            for option in self.model_options(model):
-                if option.key == name:
-                    return option.reader
-        return YAML
+        try:
+            options = [option for model in models for option in self.model_options(model)]
+        except ConfigError:
+            if not owner:
+                raise
+            options = []  # a settings file may name the model; it is checked with the settings
+        return next((option.reader for option in options if option.key == name), YAML)
 
     def callback_arguments(self, options: dict[str, Any]) -> dict[str, Any]:
         """Divide the options; a configuration checks the settings of runs later."""

@@ -67,11 +67,12 @@ def test_texts_are_those_that_the_model_declares() -> None:
         "VBPR.sampling": "on",
         "BPR.embedding_size": 8,
     }
+    assert parse_options(["--model=BPR", "--Nope.size=8"])["Nope.size"] == 8
     assert parse_options(["--model=BPR", "--backbone=0012"])["backbone"] == 10  # a number in YAML
 
 
 def test_a_model_of_ones_own_is_addressed_by_its_class(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tell: Tell
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tell: Tell, shows: Shows
 ) -> None:
     (tmp_path / "my_models.py").write_text(MODULE)
     (tmp_path / "MyOwnBPR.yaml").write_text("embedding_size: 8\n")
@@ -83,6 +84,9 @@ def test_a_model_of_ones_own_is_addressed_by_its_class(
     ):
         options = parse_options([*words, "--MyOwnBPR.label=007"])
         assert options["MyOwnBPR.label"] == "007"
+    assert "my_models:MyOwnBPR:--label=TEXTAlabel.[default:none]--embedding_size=VALUE" in shows(
+        "run --model=my_models:MyOwnBPR"
+    )
     models = ["BPR", "my_models:MyOwnBPR"]
     configs = [HellmConfig(model, "sample", {"MyOwnBPR.label": "007"}) for model in models]
     check_addressed(configs)
