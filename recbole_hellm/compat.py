@@ -10,10 +10,12 @@ import contextlib
 import types
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:  # `--help` imports this module too, and shall be quick
+    import pandas as pd
 
 
 def supply_numpy_aliases() -> None:
@@ -179,6 +181,7 @@ class ModernPandasMixin:
 
     def _remap(self, remap_list: list[Any]) -> None:
         """Answers dataset.py:1202-1218: ``Series.agg(len)`` counts rows, not elements."""
+        import pandas as pd
         from recbole.utils import FeatureType
 
         if not remap_list:
@@ -201,6 +204,7 @@ class ModernPandasMixin:
 
     def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
         """Answers dataset.py:484-512: blank ``*_seq`` cells, quotes in texts, the slow engine."""
+        import pandas as pd
         from recbole.utils import FeatureSource, FeatureType
 
         from recbole_hellm.errors import DataError
@@ -255,6 +259,8 @@ class ModernPandasMixin:
 
     def _read_cells(self, filepath: str) -> pd.DataFrame:
         """All cells of an atomic file as texts."""
+        import pandas as pd
+
         from recbole_hellm.errors import DataError
 
         try:
@@ -278,6 +284,8 @@ class ModernPandasMixin:
 
 def _numbers(cells: pd.Series, filepath: str) -> pd.Series:
     """A column as float64; empty cells are NaN."""
+    import pandas as pd
+
     from recbole_hellm.errors import DataError
 
     values = pd.to_numeric(cells, errors="coerce").astype(np.float64)

@@ -28,7 +28,9 @@ GENERATED = ("docs/records", "docs/results")
 # "docs/method.md, Item images": the name of the section is what a heading says.
 CITATION = re.compile(r"docs/(\w+)\.md, (?=(.{80}))")
 OUTSIDE = re.compile(r"\bMETHOD,? D?\d|\bPROTOCOL, ")
-ENTRY_POINTS = {f"recbole_hellm.{door}" for door in ("models", "metrics", "datasets", "item_inputs")}
+ENTRY_POINTS = {
+    f"recbole_hellm.{door}" for door in ("models", "metrics", "datasets", "item_inputs")
+}
 SETTINGS = {
     "VBPR": VBPRSettings,
     "GRCN": GRCNSettings,

@@ -17,8 +17,9 @@ _PROTOCOL = Facts(passed_on=True)
 class RunSettings(Settings):
     """Settings of data, protocol and runs."""
 
-    # Data
-    data_path: str = setting("dataset", "Folder that holds one folder per dataset.", facts=_HERE)
+    data_path: str = setting(
+        "dataset", "Folder that holds one folder per dataset.", facts=_HERE, group="Data"
+    )
     raw_dir: str | None = setting(
         None, "Folder of raw files; the environment variable HELLM_RAW_DIR otherwise.", facts=_HERE
     )
@@ -53,9 +54,13 @@ class RunSettings(Settings):
         shown=True,
     )
 
-    # Evaluation: leave-one-out, full ranking, one masking for every model
+    # Leave-one-out, full ranking, one masking for every model
     mask_history: Literal["seen", "train", "none"] = setting(
-        "seen", "Items of a user that the ranking leaves out.", facts=_PROTOCOL, shown=True
+        "seen",
+        "Items of a user that the ranking leaves out.",
+        facts=_PROTOCOL,
+        shown=True,
+        group="Evaluation",
     )
     metrics: tuple[str, ...] = setting(
         ("Recall", "NDCG", "MRR", "Hit"), "Metrics to compute.", facts=_PROTOCOL
@@ -72,8 +77,9 @@ class RunSettings(Settings):
         256, "Users scored at a time; 256 fit into a processor's cache.", ge=1, facts=_PLACE
     )
 
-    # Training
-    seed: int = setting(2024, "Random seed.", ge=0, lt=2**32, facts=_PROTOCOL, shown=True)
+    seed: int = setting(
+        2024, "Random seed.", ge=0, lt=2**32, facts=_PROTOCOL, shown=True, group="Training"
+    )
     reproducibility: bool = setting(True, "Use deterministic algorithms.", facts=_PROTOCOL)
     train_batch_size: int = setting(2048, "Training rows of a step.", ge=1, shown=True)
     bucket_by_length: bool = setting(
@@ -82,8 +88,7 @@ class RunSettings(Settings):
         shown=True,
     )
 
-    # Runs
-    runs_dir: str = setting("runs", "Folder of run directories.", facts=_HERE)
+    runs_dir: str = setting("runs", "Folder of run directories.", facts=_HERE, group="Runs")
     resume: bool = setting(False, "Go on from the last finished epoch.", facts=_HERE)
     force: bool = setting(
         False, "Train again even if the same run is finished.", identifies=False, restored=False

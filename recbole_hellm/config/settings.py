@@ -40,6 +40,8 @@ class Facts:
         A finished run that is opened again gets the value it was trained with.
     recbole_default : bool
         RecBole's files set its default.
+    group : str
+        Heading under which ``--help`` shows this setting and those declared after it.
     """
 
     identifies: bool = True
@@ -48,6 +50,7 @@ class Facts:
     shown: bool = False
     restored: bool = True
     recbole_default: bool = False
+    group: str = ""
 
 
 def setting(default: Any, help: str, *, facts: Facts | None = None, **options: Any) -> Any:

@@ -35,6 +35,15 @@ def parse_texts(text: str) -> Any:
     return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 (makes nothing but texts)
 
 
+def as_yaml(value: Any) -> str:
+    """A value as it is written on the command line and in settings files."""
+    if value is None or isinstance(value, bool):
+        return "~" if value is None else str(value)
+    plain = list(value) if isinstance(value, tuple) else value
+    text: str = yaml.safe_dump(plain, default_flow_style=True, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tabulate import tabulate
 
 from recbole_hellm import registry
@@ -18,7 +17,7 @@ from recbole_hellm.config.resolution import (
     variant_settings,
 )
 from recbole_hellm.config.run_settings import RunSettings
-from recbole_hellm.config.yaml_files import packaged
+from recbole_hellm.config.yaml_files import as_yaml, packaged
 from recbole_hellm.errors import RunError
 from recbole_hellm.runs.results import RunResult
 
@@ -142,7 +141,7 @@ def _defaults(entry: registry.ModelEntry) -> list[str]:
 
 def _listed(settings: Mapping[str, Any]) -> str:
     # Lines are not broken within a value.
-    shown = (f"{key}={_shown(value)}".replace(" ", "\0") for key, value in settings.items())
+    shown = (f"{key}={as_yaml(value)}".replace(" ", "\0") for key, value in settings.items())
     return ", ".join(shown)
 
 
@@ -151,15 +150,6 @@ def _wrapped(lead: str, text: str) -> list[str]:
     options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
     lines = textwrap.wrap(lead + text, 100, subsequent_indent=indent, **options)
     return [line.replace("\0", " ") for line in lines]
-
-
-def _shown(value: Any) -> str:
-    """A value as it is written on the command line and in settings files."""
-    if value is None or isinstance(value, bool):
-        return "~" if value is None else str(value)
-    plain = list(value) if isinstance(value, tuple) else value
-    text: str = yaml.safe_dump(plain, default_flow_style=True, width=float("inf"))
-    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def model_settings(model: str, dataset: str = "sample") -> str:
@@ -172,5 +162,5 @@ def model_settings(model: str, dataset: str = "sample") -> str:
         ("Data, protocol and runs", shared),
     ):
         lines.append(f"# {title}")
-        lines += [f"{key}: {_shown(values[key])}" for key in sorted(values)]
+        lines += [f"{key}: {as_yaml(values[key])}" for key in sorted(values)]
     return "\n".join(lines)

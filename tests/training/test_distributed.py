@@ -344,18 +344,19 @@ def test_the_command_line_speaks_once(shared: Shared) -> None:
 
 MISTAKE = """
 import sys
-from recbole_hellm.cli import main as cli
+from recbole_hellm.cli.commands import run
+from recbole_hellm.cli.main import main
 from recbole_hellm.errors import RunError
 from recbole_hellm.training.distributed import current
 
-def command(options):
-    if current().rank in options["ranks"]:
-        raise {"RunError": RunError, "KeyError": KeyError}[options["error"]]("the disk is full")
+def callback(options, overrides):
+    if current().rank in overrides["ranks"]:
+        raise {"RunError": RunError, "KeyError": KeyError}[overrides["error"]]("the disk is full")
     while True:
         current().gather(1)
 
-cli.COMMANDS["run"] = command
-sys.exit(cli.main(sys.argv[1:]))
+run.command.callback = callback
+sys.exit(main(sys.argv[1:]))
 """
 
 
