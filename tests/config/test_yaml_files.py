@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import importlib.resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from recbole_hellm.config import yaml_files
 from recbole_hellm.config.yaml_files import packaged, parse_yaml, read_yaml
 from recbole_hellm.errors import ConfigError
 
@@ -69,3 +71,10 @@ def test_keys_are_texts(tmp_path: Path, key: str) -> None:
         read_yaml(tmp_path / "s.yaml")
     (tmp_path / "s.yaml").write_text(f"'{key}': 2\n")
     assert read_yaml(tmp_path / "s.yaml") == {key: 2}
+
+
+def test_a_checkout_reads_its_own_files() -> None:
+    """Two checkouts on one machine never read each other's settings files."""
+    properties = Path(str(importlib.resources.files("recbole_hellm.properties"))).resolve()
+    assert properties == Path(yaml_files.__file__).resolve().parents[1] / "properties"
+    assert packaged("model", "HeLLM.yaml")["scheduler"] == "cosine"
