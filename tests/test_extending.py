@@ -57,3 +57,22 @@ def test_a_model_of_ones_own_as_a_stage(example: Example, tmp_path: Path) -> Non
     result = load_run(tmp_path / "runs/sample/HeLLM")
     (stage,) = result.stages
     assert (stage.record["model"], stage.record["epochs"]) == ("MeanTaste", 1)
+
+
+def test_all_of_them_together(example: Example, tmp_path: Path) -> None:
+    """A model, a metric, a dataset family and an item input, all from outside the package."""
+    prepare, _ = example("Datasets")[:2]
+    for heading in ("Models", "Metrics", "Item inputs of the LLM stage"):
+        example(heading)
+    hellm(prepare)
+    shared = ["--dataset=radio-2024", "--topk=[1, 2]", "--text_encoder=tfidf", *QUICK]
+    metrics = ["--metrics=[NDCG, my_metrics:Podium]", "--valid_metric=Podium@2"]
+    table = hellm(["run", "--model=my_models:MeanTaste", *metrics, *shared])
+    assert "podium@2" in table
+    assert 0 <= load_run(tmp_path / "runs/radio-2024/MeanTaste").metrics()["podium@2"] <= 1
+    tokens = "--item_inputs=[sequence, my_inputs:Popularity]"
+    small = ["--graph_model=my_models:MeanTaste", "--graph_dim=32", "--backbone_hidden_size=16"]
+    hellm(["run", "--model=HeLLM", tokens, *small, *metrics, *shared, "--epochs=1"])
+    result = load_run(tmp_path / "runs/radio-2024/HeLLM")
+    assert "podium@2" in result.metrics()
+    assert {stage.record["model"] for stage in result.stages} == {"MeanTaste", "SASRec"}

@@ -1,8 +1,8 @@
 """The configuration: RecBole's, with this package's defaults, strict keys and YAML values.
 
-Priority, lowest first: RecBole's overall, dataset and model-type files; RecBole's model file; this
-package's overall, model and dataset files; for a variant, those of its base and then its own; the
-user's files; the user's overrides.
+Priority, lowest first: RecBole's overall, dataset and model-type files; RecBole's model file; the
+defaults that settings classes declare; this package's model and dataset files; for a variant, those
+of its base and then its own; the user's files; the user's overrides.
 """
 
 from __future__ import annotations
