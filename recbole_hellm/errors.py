@@ -52,8 +52,8 @@ class UnknownOptionError(ConfigError):
     def __str__(self) -> str:
         key, model, known = self.args
         return (
-            f"Unknown option '{key}' for model {model}{nearest(key, sorted(known))} options are "
-            "listed in properties/ and README."
+            f"Unknown option '{key}' for model {model}{nearest(key, sorted(known))} "
+            f"`recbole-hellm run --model={model} --help` lists all options."
         )
 
     def beside(self, more: Iterable[str]) -> UnknownOptionError:
