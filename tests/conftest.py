@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from recbole_hellm import compat
-from recbole_hellm.benchmark.record_ranks import compress_ranks, in_token_order, write_kept_ranks
-from recbole_hellm.benchmark.records import KeptRun, read_kept
+from recbole_hellm.benchmark.record_ranks import compress_ranks, in_token_order, write_record_ranks
+from recbole_hellm.benchmark.records import Record, read_records
 from recbole_hellm.data.features.store import save_features
 from recbole_hellm.evaluation.ranking import Ranks, summarise
 from recbole_hellm.evaluation.slices import Grouping, UserSlices, metrics_by_slice
@@ -233,7 +233,7 @@ def groups() -> UserSlices:
 
 
 @pytest.fixture
-def make_kept(tmp_path: Path) -> Callable[..., KeptRun]:
+def make_kept(tmp_path: Path) -> Callable[..., Record]:
     """Write a record with given ranks and read it back."""
 
     def make(
@@ -242,7 +242,7 @@ def make_kept(tmp_path: Path) -> Callable[..., KeptRun]:
         seed: int = 2024,
         settings: dict[str, Any] | None = None,
         **fields: Any,
-    ) -> KeptRun:
+    ) -> Record:
         dataset = fields.get("dataset", "tiny")
         own = {"model": model, "seed": seed, **(settings or {})}
         identity = {"split": "s" * 64, "features": "f", "stages": {}, "version": "0.1.0"}
@@ -280,7 +280,7 @@ def make_kept(tmp_path: Path) -> Callable[..., KeptRun]:
             "features": {"text": "toy"},
             "recipe": recipe,
         } | fields
-        write_kept_ranks(folder / "ranks.parquet", compress_ranks(in_token_order(ranks, USERS)))
+        write_record_ranks(folder / "ranks.parquet", compress_ranks(in_token_order(ranks, USERS)))
         rows = [
             metrics_by_slice(of, groups(), ["recall", "ndcg"], [10, 20]).assign(masking=name)
             for name, of in ranks.items()
@@ -290,7 +290,7 @@ def make_kept(tmp_path: Path) -> Callable[..., KeptRun]:
         (folder / "identity.json").write_text(json.dumps(identity))
         (folder / "environment.json").write_text("{}")
         (folder / "metrics.json").write_text(json.dumps(record))
-        return read_kept(tmp_path / "records", dataset)[recipe]
+        return read_records(tmp_path / "records", dataset)[recipe]
 
     return make
 

@@ -1,4 +1,4 @@
-"""What ``recbole-hellm compare`` is told."""
+"""Settings of ``recbole-hellm compare``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recbole_hellm.errors import ConfigError
 
 
 class CompareSettings(Settings):
-    """How a comparison goes."""
+    """What is compared, and where its records are."""
 
     benchmark: str | None = setting(
         None, "A table or figure of the paper: table1, table3, fig3, fig4."
@@ -43,10 +43,10 @@ class CompareSettings(Settings):
     @field_validator("seeds", mode="before")
     @classmethod
     def _check_seeds(cls, value: Any) -> Any:
-        # Before types are checked, since a text would be told that it is no list.
+        # Before pydantic checks types, whose message would say that a text is no list.
         require(
             _are_seeds(value),
-            f"seeds={value!r} must be a number from 1 on, or a list of different seeds like "
+            f"seeds={value!r} must be a number from 1 upwards, or a list of different seeds like "
             "'[2025, 2026]'.",
         )
         return value
@@ -68,24 +68,24 @@ class CompareSettings(Settings):
 
     @property
     def plan(self) -> Benchmark:
-        """What is to be compared.
+        """The benchmark, or a table of the named models.
 
         Raises
         ------
         ConfigError
-            If there is no such benchmark, or it has no such models.
+            If the benchmark is unknown, or it has no such models.
         """
-        chosen = names(self.models)
+        models = names(self.models)
         if self.benchmark is None:
-            return ad_hoc(chosen, self.reference)
+            return ad_hoc(models, self.reference)
         plan = named(self.benchmark)
-        if chosen and isinstance(plan, Figure):
+        if models and isinstance(plan, Figure):
             raise ConfigError(f"{plan.name} is about {plan.model}; leave --models out.")
         return plan
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """The methods of a table that are wanted."""
+        """The selected methods of a table; the one model of a figure."""
         plan = self.plan
         if isinstance(plan, Figure):
             return (plan.model,)
@@ -99,7 +99,7 @@ class CompareSettings(Settings):
 
 
 def _are_seeds(value: Any) -> bool:
-    """Whether it is a number of seeds, or a list of different ones."""
+    """Whether a value is a number of seeds, or a list of different seeds."""
     listed = isinstance(value, list | tuple)
     if not all(type(seed) is int for seed in (value if listed else [value])):
         return False

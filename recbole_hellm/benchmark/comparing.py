@@ -1,4 +1,4 @@
-"""``recbole-hellm compare``: run what a benchmark lacks, keep records, and show what they say."""
+"""``recbole-hellm compare``: carry out missing runs, write their records, and show tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from recbole_hellm.benchmark.compare_settings import CompareSettings
 from recbole_hellm.benchmark.methods import Method, methods
 from recbole_hellm.benchmark.plans import Figure, Table, short_name
-from recbole_hellm.benchmark.records import SLICED, SLICED_AT, KeptRun, keep, read_kept
+from recbole_hellm.benchmark.records import SLICED, SLICED_AT, Record, read_records, write_record
 from recbole_hellm.benchmark.running import Job, carry_out
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
@@ -28,13 +28,13 @@ from recbole_hellm.runs.results import RunResult
 
 logger = logging.getLogger(__name__)
 
-SAVED_LISTS = 20  # items of each user's list that runs keep, which says nothing of their results
-PLOTTED = "ndcg@10"  # quality over cost
+SAVED_LISTS = 20  # items of each user's recommended list; does not change a run's result
+PLOTTED = "ndcg@10"  # the quality in the plot of quality over cost
 
 
 @dataclasses.dataclass(frozen=True)
 class PlannedRun:
-    """One run that a benchmark needs: a method's, or a point's of a figure."""
+    """One run that a benchmark needs, for a method of a table or a point of a figure."""
 
     label: str
     job: Job
@@ -42,7 +42,7 @@ class PlannedRun:
 
     @functools.cached_property
     def recipe(self) -> str:
-        """What its record is known by."""
+        """Hash of the run's recipe, which identifies its record."""
         return content_hash(recipe(self.job.config()))
 
 
@@ -72,35 +72,37 @@ class Comparison:
         self.in_files = {key for file in self.files for key in read_yaml(file)}
         self._check_addressed()
         self.seeds = self._seeds()
-        self.by_seed = [self._wanted(seed) for seed in self.seeds]
-        configs = [wanted.job.config() for wanted in self.by_seed[0]]
+        self.by_seed = [self._planned_runs(seed) for seed in self.seeds]
+        configs = [planned.job.config() for planned in self.by_seed[0]]
         check_addressed(configs)
         self._check_metrics(configs[0])
         self.failed: dict[str, str] = {}
 
     def _check_addressed(self) -> None:
-        """``MODEL.key`` comes before everything; it must not undo what tells runs apart."""
+        """Refuse ``MODEL.key`` for a key in which runs differ: it would override their values."""
         fixed = {"seed"}
         if isinstance(self.plan, Figure):
             fixed |= {key for panel in self.plan.panels for key in panel.axes}
-        for said in self.in_files | set(self.overrides):
-            _, addressed, key = said.partition(".")
+        for option in self.in_files | set(self.overrides):
+            _, addressed, key = option.partition(".")
             if addressed and key in fixed:
                 raise ConfigError(
-                    f"{said} would hold in every run of {self.plan.name}, which differ in {key}; "
-                    "leave it out."
+                    f"{option} would apply to every run of {self.plan.name}, which differ in "
+                    f"{key}; leave it out."
                 )
 
     def _seeds(self) -> list[int]:
         seeds = self.settings.seeds
-        first = int(HellmConfig(self.settings.chosen[0], self.dataset, self._own({}))["seed"])
+        first = int(
+            HellmConfig(self.settings.chosen[0], self.dataset, self._run_overrides({}))["seed"]
+        )
         return [first + n for n in range(seeds)] if isinstance(seeds, int) else list(seeds)
 
-    def _own(self, more: Mapping[str, Any]) -> dict[str, Any]:
+    def _run_overrides(self, more: Mapping[str, Any]) -> dict[str, Any]:
         return {"save_topk": SAVED_LISTS} | self.overrides | dict(more)
 
     def _check_metrics(self, config: HellmConfig) -> None:
-        """Before anything runs: what will be shown must be measured."""
+        """Refuse settings, before anything runs, under which runs do not measure what is shown."""
         shown = set(self.plan.metrics)
         if isinstance(self.plan, Table):
             shown |= {PLOTTED, *(f"{metric}@{k}" for metric in SLICED for k in SLICED_AT)}
@@ -111,124 +113,128 @@ class Comparison:
                 "not measure; add it to metrics and topk."
             )
 
-    def _wanted(self, seed: int) -> list[PlannedRun]:
+    def _planned_runs(self, seed: int) -> list[PlannedRun]:
         plan = self.plan
         if isinstance(plan, Table):
             return [
-                self._want(seed, name, name, plan.settings.get(name, {}))
+                self._plan_run(seed, name, name, plan.settings.get(name, {}))
                 for name in self.settings.chosen
             ]
-        wanted = []
+        planned_runs = []
         for panel in plan.panels:
             for point in panel.points():
                 label = f"{panel.title} {', '.join(f'{value:g}' for value in point.values())}"
-                one = self._want(seed, label, plan.model, plan.exemptions(point), point)
-                wanted.append(dataclasses.replace(one, point={"panel": panel.title, **point}))
-        return wanted
+                planned = self._plan_run(seed, label, plan.model, plan.exemptions(point), point)
+                planned_runs.append(
+                    dataclasses.replace(planned, point={"panel": panel.title, **point})
+                )
+        return planned_runs
 
-    def _want(
+    def _plan_run(
         self,
         seed: int,
         label: str,
         model: str,
-        planned: Mapping[str, Any],
+        plan_settings: Mapping[str, Any],
         point: Mapping[str, Any] = types.MappingProxyType({}),
     ) -> PlannedRun:
-        """A run with the plan's settings where the user has said nothing, and those of a point."""
-        said = self.in_files | set(self.overrides)
-        unsaid = {key: value for key, value in planned.items() if key not in said}
-        given = self._own({"seed": seed, **unsaid, **point})
-        return PlannedRun(label, Job(model, self.dataset, given, self.files))
+        """A run with the user's settings, else the plan's; a point's settings win over both."""
+        set_by_user = self.in_files | set(self.overrides)
+        defaults = {key: value for key, value in plan_settings.items() if key not in set_by_user}
+        overrides = self._run_overrides({"seed": seed, **defaults, **point})
+        return PlannedRun(label, Job(model, self.dataset, overrides, self.files))
 
     # Runs ---------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Carry out and keep what there is no record of, the first seed of every method first."""
-        for seed, wanted in zip(self.seeds, self.by_seed, strict=True):
-            kept = self._kept()
+        """Carry out the runs without a record, the first seed of every method first."""
+        for seed, planned_runs in zip(self.seeds, self.by_seed, strict=True):
+            records = self._records()
             missing = {
-                one.recipe: one
-                for one in wanted
-                if one.recipe not in kept
-                and (seed == self.seeds[0] or self._is_quick(one.label, kept))
+                planned.recipe: planned
+                for planned in planned_runs
+                if planned.recipe not in records
+                and (seed == self.seeds[0] or self._is_quick(planned.label, records))
             }
             if not missing:
                 continue
             logger.info(
-                "%s on %s: %d of %d runs of seed %d to come.",
-                *(self.plan.name, self.dataset, len(missing), len(wanted), seed),
+                "%s on %s: %d of %d runs of seed %d are missing.",
+                *(self.plan.name, self.dataset, len(missing), len(planned_runs), seed),
             )
-            carry_out([one.job for one in missing.values()], self.settings.jobs, self._keep)
+            jobs = [planned.job for planned in missing.values()]
+            carry_out(jobs, self.settings.jobs, self._write_record)
 
-    def _keep(self, job: Job, outcome: RunResult | HellmError) -> None:
+    def _write_record(self, job: Job, outcome: RunResult | HellmError) -> None:
         if isinstance(outcome, HellmError):
             logger.error("%s: %s", job, outcome)
             self.failed[str(job)] = str(outcome)
             return
         try:
-            kept = keep(outcome, self.folder, self._audience, details=isinstance(self.plan, Table))
-            logger.info("Kept %s.", kept.path)
+            details = isinstance(self.plan, Table)
+            record = write_record(outcome, self.folder, self._test_users, details)
+            logger.info("Wrote the record %s.", record.path)
         except HellmError as error:
             logger.error("%s: %s", job, error)
             self.failed[str(job)] = str(error)
 
     @functools.cached_property
-    def _audience(self) -> TestUsers:
-        # Features that a run will need are made before anything is said of them.
-        features = any(one.job.config().needs_features() for one in self.by_seed[0])
+    def _test_users(self) -> TestUsers:
+        # Records name the features that models read, so features must exist before the first run.
+        features = any(planned.job.config().needs_features() for planned in self.by_seed[0])
         return TestUsers.open(self.by_seed[0][0].job.config(), features)
 
-    def _is_quick(self, label: str, kept: Mapping[str, KeptRun]) -> bool:
+    def _is_quick(self, label: str, records: Mapping[str, Record]) -> bool:
         if self.settings.minutes is None:
             return True
-        first = next(one for one in self.by_seed[0] if one.label == label)
-        if first.recipe not in kept:
+        first = next(planned for planned in self.by_seed[0] if planned.label == label)
+        if first.recipe not in records:
             return False
-        cost = kept[first.recipe].record["cost"]
+        cost = records[first.recipe].record["cost"]
         seconds = min(cost["train_seconds"], cost.get("train_cpu_seconds", float("inf")))
         return seconds <= 60 * self.settings.minutes
 
-    def _kept(self) -> dict[str, KeptRun]:
-        """Records that serve: of the data that are here, where they may be run anew.
+    def _records(self) -> dict[str, Record]:
+        """Usable records by recipe; only records of the local data, unless ``kept_only`` is set.
 
-        A table needs ranks, which the points of a figure do not have.
+        A table needs records with per-user ranks, which points of a figure do not have.
         """
-        test_users = None if self.settings.kept_only else self._audience
-        return read_kept(self.folder, self.dataset, test_users, isinstance(self.plan, Table))
+        test_users = None if self.settings.kept_only else self._test_users
+        return read_records(self.folder, self.dataset, test_users, isinstance(self.plan, Table))
 
-    # What they show -----------------------------------------------------------------------------
+    # Results -----------------------------------------------------------------------------------
 
     @functools.cached_property
-    def found(self) -> list[tuple[PlannedRun, KeptRun]]:
-        """Wanted runs that there are records of, by seed; looked for when first asked.
+    def recorded_runs(self) -> list[tuple[PlannedRun, Record]]:
+        """Planned runs that have a record, by seed; read at the first access.
 
         Raises
         ------
         RunError
-            If there are none.
+            If no planned run has a record.
         """
-        kept = self._kept()
-        found = [
-            (one, kept[one.recipe])
-            for wanted in self.by_seed
-            for one in wanted
-            if one.recipe in kept
+        records = self._records()
+        recorded_runs = [
+            (planned, records[planned.recipe])
+            for planned_runs in self.by_seed
+            for planned in planned_runs
+            if planned.recipe in records
         ]
-        if not found:
+        if not recorded_runs:
             reasons = "; ".join(f"{job}: {reason}" for job, reason in self.failed.items())
             missing = (
                 f"{self.folder} holds no record of {self.plan.name} on {self.dataset} with these "
-                f"settings (and {len(kept)} of others); leave --kept_only out to run it."
+                f"settings (and {len(records)} of others); leave --kept_only out to run it."
             )
             raise RunError(reasons or missing)
-        return found
+        return recorded_runs
 
     @functools.cached_property
     def methods(self) -> list[Method]:
-        """A table's methods that have runs, checked to be comparable."""
+        """A table's methods that have records, checked to be comparable."""
         return methods(
             {
-                name: [run for one, run in self.found if one.label == name]
+                name: [record for planned, record in self.recorded_runs if planned.label == name]
                 for name in self.settings.chosen
             }
         )
@@ -242,50 +248,50 @@ class Comparison:
             If there are no records, or they are not comparable.
         """
         if isinstance(self.plan, Figure):
-            found = [(one.point, run) for one, run in self.found]
-            return [points.sheet(self.plan, self.dataset, found, self._absent())]
-        there = self.methods
-        masking = there[0].runs[0].record["masking"]
-        tests, tested = evidence.tested(self.plan, there, masking)
+            records = [(planned.point, record) for planned, record in self.recorded_runs]
+            return [points.sheet(self.plan, self.dataset, records, self._missing_runs())]
+        recorded = self.methods
+        masking = recorded[0].runs[0].record["masking"]
+        tests, tested = evidence.tested(self.plan, recorded, masking)
         sheets = [
-            evidence.results(self.plan, there, masking, tests, self._absent()),
-            evidence.beside_the_paper(self.plan, there),
+            evidence.results(self.plan, recorded, masking, tests, self._missing_runs()),
+            evidence.beside_the_paper(self.plan, recorded),
             *tested,
-            *(evidence.slices(self.plan, there, name, masking) for name in evidence.GROUPINGS),
-            evidence.lists(there),
+            *(evidence.slices(self.plan, recorded, name, masking) for name in evidence.GROUPINGS),
+            evidence.lists(recorded),
         ]
         return [sheet for sheet in sheets if sheet is not None]
 
-    def _absent(self) -> list[str]:
-        """A note on the runs that there are no records of."""
-        kept = {run.recipe: run for _, run in self.found}
-        lacking: dict[str, list[int]] = {}
-        for seed, wanted in zip(self.seeds, self.by_seed, strict=True):
-            for one in wanted:
-                wished = seed == self.seeds[0] or self._is_quick(one.label, kept)
-                if wished and one.recipe not in kept:
-                    lacking.setdefault(one.label, []).append(seed)
-        if not lacking:
+    def _missing_runs(self) -> list[str]:
+        """A note on the planned runs without a record."""
+        records = {record.recipe: record for _, record in self.recorded_runs}
+        missing: dict[str, list[int]] = {}
+        for seed, planned_runs in zip(self.seeds, self.by_seed, strict=True):
+            for planned in planned_runs:
+                required = seed == self.seeds[0] or self._is_quick(planned.label, records)
+                if required and planned.recipe not in records:
+                    missing.setdefault(planned.label, []).append(seed)
+        if not missing:
             return []
-        alone = len(self.seeds) == 1
-        told = [
+        single_seed = len(self.seeds) == 1
+        runs = [
             label
-            if alone
+            if single_seed
             else f"{label} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
-            for label, seeds in lacking.items()
+            for label, seeds in missing.items()
         ]
-        return [f"Not in the records: {'; '.join(told)}."]
+        return [f"Not in the records: {'; '.join(runs)}."]
 
     @property
     def file_name(self) -> str:
-        """Of the files that are written: a part of a benchmark's methods has one of its own."""
+        """Stem of the written files; a part of a benchmark's methods has its own."""
         name = f"{self.plan.name}-{self.dataset}"
         if isinstance(self.plan, Figure) or self.settings.chosen == self.plan.models:
             return name
         return f"{name}-{short_name(self.settings.chosen)}"
 
     def write(self, folder: Path, sheets: Sequence[Sheet]) -> list[Path]:
-        """Tables as Markdown, LaTeX, CSV and HTML, and plots with their data."""
+        """Write tables as Markdown, LaTeX, CSV and HTML, and plots with their data."""
         name = self.file_name
         directory = RunDirectory(folder)
         directory.write_text(f"{name}.md", "\n\n".join(map(as_markdown, sheets)) + "\n")
@@ -293,25 +299,24 @@ class Comparison:
         directory.write_text(f"{name}.html", html_page(sheets[0].title, sheets))
         written = [folder / f"{name}.{kind}" for kind in ("md", "tex", "html")]
         if isinstance(self.plan, Figure):
-            place = folder / f"{name}.svg"
-            own = HellmConfig(self.plan.model, self.dataset, self.overrides, self.files)
-            defaults = {key: own[key] for panel in self.plan.panels for key in panel.axes}
+            plot = folder / f"{name}.svg"
+            config = HellmConfig(self.plan.model, self.dataset, self.overrides, self.files)
+            defaults = {key: config[key] for panel in self.plan.panels for key in panel.axes}
             (sheet,) = sheets
             assert sheet.data is not None  # noqa: S101
-            return [*written, plots.sweep(self.plan, sheet.data, place, defaults)]
+            return [*written, plots.sweep(self.plan, sheet.data, plot, defaults)]
         for sheet in sheets:
             if sheet.data is not None:
                 directory.write_text(f"{name}-{sheet.name}.csv", sheet.data.to_csv(index=False))
                 written.append(folder / f"{name}-{sheet.name}.csv")
         masking = self.methods[0].runs[0].record["masking"]
-        place = folder / f"{name}-cost.svg"
-        cost = plots.quality_and_cost(self.methods, PLOTTED, masking, place)
-        return [*written, cost]
+        plot = folder / f"{name}-cost.svg"
+        return [*written, plots.quality_and_cost(self.methods, PLOTTED, masking, plot)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
-    """What a comparison shows: the tables as a text, and what went wrong, by job or dataset."""
+class ComparisonReport:
+    """The tables of a comparison as a text, and error messages by job or dataset."""
 
     text: str
     failed: Mapping[str, str]
@@ -319,8 +324,8 @@ class Shown:
 
 def compare(
     settings: CompareSettings, overrides: Mapping[str, Any], files: Sequence[Path] = ()
-) -> Shown:
-    """Run what is missing of a benchmark on each dataset, and tell what the records show.
+) -> ComparisonReport:
+    """Carry out the missing runs of a benchmark on each dataset, and show its tables.
 
     Parameters
     ----------
@@ -332,47 +337,47 @@ def compare(
 
     Returns
     -------
-    Shown
+    ComparisonReport
 
     Raises
     ------
     ConfigError
         If the benchmark, a model or a setting is unknown.
     RunError
-        If no dataset has anything to show.
+        If no dataset has a table to show.
     """
     for key in ("output",) if settings.kept_only else ("output", "records"):
         _make_folder(key, getattr(settings, key))
     datasets = names(settings.datasets)
-    parts = [Comparison(settings, dataset, overrides, files) for dataset in datasets]
+    comparisons = [Comparison(settings, dataset, overrides, files) for dataset in datasets]
     if not settings.kept_only:
-        for part in parts:
-            part.run()
+        for comparison in comparisons:
+            comparison.run()
     blocks: list[str] = []
     failed: dict[str, str] = {}
-    for part in parts:
-        failed |= part.failed
+    for comparison in comparisons:
+        failed |= comparison.failed
         try:
-            sheets = part.sheets()
+            sheets = comparison.sheets()
         except RunError as error:
-            failed[part.dataset] = str(error)
+            failed[comparison.dataset] = str(error)
             continue
         blocks += map(as_text, sheets)
         if settings.output:
-            written = part.write(Path(settings.output), sheets)
+            written = comparison.write(Path(settings.output), sheets)
             blocks.append(f"Files: {', '.join(map(str, written))}")
     if not blocks:
         raise RunError(" ".join(failed.values()))
-    return Shown("\n\n".join(blocks), failed)
+    return ComparisonReport("\n\n".join(blocks), failed)
 
 
 def _make_folder(key: str, path: str | None) -> None:
-    """Before hours of training, not after them."""
+    """Make the folder before hours of training, not after them."""
     if path is None:
         return
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"{key}={path} is no folder and cannot be made one ({error.strerror}); name another."
+            f"{key}={path} is not a folder and cannot be created ({error.strerror}); name another."
         ) from error

@@ -1,4 +1,4 @@
-"""Methods of a table: their kept runs over seeds, checked to be comparable."""
+"""Methods of a table: the records of their runs over seeds, checked to be comparable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from recbole_hellm.benchmark.records import KeptRun
+from recbole_hellm.benchmark.records import Record
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.ranking import Ranks, per_user
 
@@ -24,17 +24,17 @@ COMPARED = {
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One method's runs, one a seed.
+    """The records of one method, one per seed.
 
     Attributes
     ----------
     name : str
-    runs : tuple of KeptRun
+    runs : tuple of Record
         In the order of their seeds.
     """
 
     name: str
-    runs: tuple[KeptRun, ...]
+    runs: tuple[Record, ...]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -46,9 +46,9 @@ class Method:
         return np.array([run.metrics(masking)[metric] for run in self.runs])
 
     def cost(self, key: str, of: str = "cost") -> float | None:
-        """Mean over the runs of an entry of their cost; None where a run does not tell."""
-        told = [run.record.get(of, {}).get(key) for run in self.runs]
-        return None if None in told else float(np.mean([float(value) for value in told]))  # type: ignore[arg-type]
+        """Mean of a cost entry over the runs; None where a run lacks the entry."""
+        costs = [run.record.get(of, {}).get(key) for run in self.runs]
+        return None if None in costs else float(np.mean([float(value) for value in costs]))  # type: ignore[arg-type]
 
     @functools.cached_property
     def _ranks(self) -> list[dict[str, Ranks]]:
@@ -60,41 +60,41 @@ class Method:
         Raises
         ------
         RunError
-            If a run's ranks were not kept.
+            If a record has no ranks.
         """
         name, _, k = metric.partition("@")
         return np.stack([per_user(ranks[masking], name, int(k)) for ranks in self._ranks])
 
 
-def methods(runs: Mapping[str, Iterable[KeptRun]]) -> list[Method]:
-    """Methods that have runs, which are checked to be comparable.
+def methods(runs: Mapping[str, Iterable[Record]]) -> list[Method]:
+    """Methods that have records, checked to be comparable.
 
     Raises
     ------
     RunError
-        If they are not; the sentence says what differs and names a run of each kind.
+        If they are not comparable; the message names what differs and two of the runs.
     """
-    found = [Method(name, tuple(sorted(of, key=lambda run: run.seed))) for name, of in runs.items()]
-    found = [method for method in found if method.runs]
-    check_comparable([run for method in found for run in method.runs])
-    return found
+    by_name = {name: sorted(of, key=lambda run: run.seed) for name, of in runs.items()}
+    recorded = [Method(name, tuple(of)) for name, of in by_name.items() if of]
+    check_comparable([run for method in recorded for run in method.runs])
+    return recorded
 
 
-def check_comparable(runs: Sequence[KeptRun]) -> None:
+def check_comparable(runs: Sequence[Record]) -> None:
     """Refuse runs that were not measured in the same way; see :func:`methods`."""
-    for key, what in COMPARED.items():
-        _check([(run, run.record[key]) for run in runs], what)
-    fed = [run for run in runs if run.record.get("features")]
-    _check([(run, run.record["features"]) for run in fed], "item features")
+    for key, description in COMPARED.items():
+        _check_equal([(run, run.record[key]) for run in runs], description)
+    with_features = [run for run in runs if run.record.get("features")]
+    _check_equal([(run, run.record["features"]) for run in with_features], "item features")
 
 
-def _check(told: Sequence[tuple[KeptRun, object]], what: str) -> None:
-    for run, value in told[1:]:
-        first, expected = told[0]
+def _check_equal(values: Sequence[tuple[Record, object]], description: str) -> None:
+    for run, value in values[1:]:
+        first, expected = values[0]
         if value != expected:
             raise RunError(
-                f"{first.path} and {run.path} have different {what} ({_brief(expected)} and "
-                f"{_brief(value)}), so their figures do not belong into one table; leave one out."
+                f"{first.path} and {run.path} have different {description} ({_brief(expected)} and "
+                f"{_brief(value)}), so one table cannot hold both; leave one out."
             )
 
 

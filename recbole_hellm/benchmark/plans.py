@@ -1,4 +1,4 @@
-"""Benchmarks as data: which runs a table or a figure needs, and what the paper printed there."""
+"""Benchmarks as data: the runs that a table or figure needs, and the paper's printed results."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SEQUENTIAL = ("SASRec", "CoLLM", "LLaRA", "HeLLM")
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Methods that are compared with one of them.
+    """Methods that are compared with a reference method.
 
     Attributes
     ----------
     reference : str
-        The method whose advantage over each other one is tested.
+        The method whose advantage over every other method is tested.
     models : tuple of str
-        Names as on the command line, the reference among them, in the order of the table.
+        Names as on the command line, including the reference, in the order of the table.
     """
 
     reference: str
@@ -51,11 +51,11 @@ class Table:
     families : tuple of Family
     metrics : tuple of str
     printed : mapping
-        model -> dataset -> metric -> the paper's figure.
+        model -> dataset -> metric -> the paper's result.
     settings : mapping
         model -> settings in which its runs differ from the defaults.
     notes : tuple of str
-        What a reader must know of that.
+        Notes for the reader on these settings.
     """
 
     name: str
@@ -74,13 +74,13 @@ class Table:
         return tuple(dict.fromkeys(itertools.chain(*(family.models for family in self.families))))
 
     def figures(self, model: str, dataset: str) -> Mapping[str, float]:
-        """What the paper printed for a method, by metric; empty where it has no such row."""
+        """The paper's results of a method by metric; empty where it has no such row."""
         return self.printed.get(model, {}).get(dataset, {})
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One panel of a figure: the test metrics of a model over values of one setting, or of two.
+    """One panel of a figure: the test metrics of a model over values of one or two settings.
 
     Attributes
     ----------
@@ -101,16 +101,16 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True)
 class Exempt:
-    """Points of a figure that need other settings than the rest.
+    """Points of a figure that need further settings.
 
     Attributes
     ----------
     where : mapping
         Setting -> value of those points.
     settings : mapping
-        What their runs have beside the point's own settings.
+        Further settings of their runs.
     note : str
-        Why, for the reader.
+        The reason, for the reader.
     """
 
     where: Mapping[str, Any]
@@ -118,7 +118,7 @@ class Exempt:
     note: str
 
     def covers(self, point: Mapping[str, Any]) -> bool:
-        """Whether a point is one of them."""
+        """Whether this exemption applies to a point."""
         return all(key in point and point[key] == value for key, value in self.where.items())
 
 
@@ -142,12 +142,12 @@ class Figure:
     exempt: tuple[Exempt, ...] = ()
 
     def exemptions(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of a point's run beside the point itself."""
-        found: dict[str, Any] = {}
-        for one in self.exempt:
-            if one.covers(point):
-                found |= one.settings
-        return found
+        """Further settings of a point's run, from the exemptions that apply to it."""
+        settings: dict[str, Any] = {}
+        for exemption in self.exempt:
+            if exemption.covers(point):
+                settings |= exemption.settings
+        return settings
 
 
 Benchmark = Table | Figure
@@ -156,8 +156,8 @@ _ABLATIONS = {
     base: (*(name for name in TABLE_3 if name.startswith(f"{base}-wo-")), base)
     for base in ("HeLLMPre", "HeLLM")
 }
-# Without the contrast the first stage begins with content alone, falls and rises again, which the
-# default patience of 6 epochs takes for the end. The authors' is 30 epochs
+# Without the contrast the first stage begins with content alone: its validation metric falls before
+# it rises, and the default patience of 6 epochs would stop it early. The authors use 30 epochs
 # (docs/method.md, Pre-training schedule).
 _PATIENT = {"stopping_step": 29}
 BENCHMARKS: dict[str, Benchmark] = {
@@ -189,7 +189,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             # Section 4.1.4: K from 1 to 30 in steps of 5, tau from 0.1 to 1 in steps of 0.1.
             Panel("K", {"knn_k": (1, 5, 10, 15, 20, 25, 30)}),
             Panel("τ", {"tau": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)}),
-            # Sections 4.4.4 and 4.4.5 name the best values, 1e-3 and 256, and not the others.
+            # Sections 4.4.4 and 4.4.5 name only the best values, 1e-3 and 256.
             Panel("λ", {"reg_weight": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)}),
             Panel("d", {"embedding_size": (16, 32, 64, 128, 256, 512)}),
         ),
@@ -220,11 +220,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
     ),
 }
-"""What ``recbole-hellm compare --benchmark=NAME`` knows."""
+"""Benchmarks by name, for ``recbole-hellm compare --benchmark=NAME``."""
 
 
 def paper_masking(model: str) -> str:
-    """The masking under which the paper has a method's row: training items or, for LLMs, none."""
+    """The masking of a method's row in the paper: training items, or none for LLMs."""
     kind = getattr(registry.model_class(model), "type", None)
     return "none" if kind == ModelType.SEQUENTIAL else "train"
 
@@ -235,7 +235,7 @@ def named(name: str) -> Benchmark:
     Raises
     ------
     ConfigError
-        If there is none.
+        If the name is unknown.
     """
     if name not in BENCHMARKS:
         raise ConfigError(
@@ -246,13 +246,13 @@ def named(name: str) -> Benchmark:
 
 
 def short_name(models: tuple[str, ...]) -> str:
-    """Methods as a part of a file's name."""
+    """Names of methods as a part of a file name."""
     name = "-".join(models)
     return name if len(name) <= 60 else f"{name[:47]}-{content_hash(models)}"
 
 
 def ad_hoc(models: tuple[str, ...], reference: str | None) -> Table:
-    """A table of methods that somebody names; the last one is the reference by default."""
+    """A table of the named methods; the last one is the reference by default."""
     if not models:
         raise ConfigError("--models names no model; `recbole-hellm models` lists them.")
     family = Family(reference or models[-1], models)

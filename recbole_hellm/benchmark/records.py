@@ -1,15 +1,15 @@
-"""Records of runs that can be published: what was run, where, and what came of it.
+"""Records of runs for publication: settings, environment and results.
 
 A record is a folder ``<records>/<dataset>/<model>/<id>/``:
 
 - ``config.yaml``: the settings that determine the result;
-- ``identity.json``: those of the stages, the split and hashes of data and features;
+- ``identity.json``: the stages' settings, the split, and hashes of data and features;
 - ``environment.json``: versions, hardware, git commit;
 - ``ranks.parquet``, ``slices.csv``, ``lists.json``: per-user ranks without tokens, metrics by
   groups of users, metrics of the recommended lists (for tables; a figure's points have none);
 - ``metrics.json``: all metrics, masking policy and cost; written last.
 
-It holds no checkpoint, no token of a user or an item, and no path of the machine.
+A record holds no checkpoint, no user or item tokens, and no paths of the machine.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import pandas as pd
 
 from recbole_hellm.benchmark.record_ranks import (
     compress_ranks,
-    read_kept_ranks,
+    read_record_ranks,
     read_run_ranks,
-    write_kept_ranks,
+    write_record_ranks,
 )
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.yaml_files import read_yaml
@@ -43,8 +43,8 @@ SLICED, SLICED_AT = ("recall", "ndcg"), (10, 20)
 
 
 @dataclasses.dataclass(frozen=True)
-class KeptRun:
-    """A kept record.
+class Record:
+    """The record of a run.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class KeptRun:
 
     @property
     def detailed(self) -> bool:
-        """Whether per-user ranks and slices were kept."""
+        """Whether the record holds per-user ranks and slices."""
         return (self.path / RANKS).is_file() and (self.path / SLICES).is_file()
 
     @functools.cached_property
@@ -75,12 +75,12 @@ class KeptRun:
         return read_yaml(self.path / "config.yaml")
 
     def has(self, settings: Mapping[str, Any]) -> bool:
-        """Whether it was made with these settings."""
+        """Whether the run was trained with these settings."""
         return all(self.settings.get(key) == value for key, value in settings.items())
 
     @functools.cached_property
     def hardware(self) -> str:
-        """What it was trained on: the GPU's name, or ``CPU``."""
+        """The hardware of the training: the GPU's name, or ``CPU``."""
         return RunDirectory(self.path).read_json("environment.json").get("gpu") or "CPU"
 
     def metrics(self, masking: str) -> dict[str, float]:
@@ -93,9 +93,9 @@ class KeptRun:
         Raises
         ------
         RunError
-            If there are none.
+            If the record has no ranks.
         """
-        return read_kept_ranks(self.path / RANKS)
+        return read_record_ranks(self.path / RANKS)
 
     def slices(self) -> pd.DataFrame:
         """Metrics by groups of users: masking, grouping, group, users, metric, value.
@@ -108,11 +108,11 @@ class KeptRun:
         path = self.path / SLICES
         try:
             return pd.read_csv(path, dtype={"group": str})
-        except ValueError as error:  # pandas' own are of that kind
+        except ValueError as error:  # pandas' errors derive from it
             raise _damaged(path) from error
 
     def lists(self) -> dict[str, float]:
-        """Metrics of the recommended lists; empty where the lists were not kept.
+        """Metrics of the recommended lists; empty if the run saved no lists.
 
         Raises
         ------
@@ -127,39 +127,41 @@ class KeptRun:
 
 
 def _damaged(path: Path) -> RunError:
-    return RunError(f"{path} is damaged; restore the record, or take its folder out.")
+    return RunError(f"{path} is damaged; restore the record, or remove its folder.")
 
 
-def keep(run: RunResult, folder: Path, test_users: TestUsers, details: bool = True) -> KeptRun:
+def write_record(
+    run: RunResult, folder: Path, test_users: TestUsers, details: bool = True
+) -> Record:
     """Write the record of a finished run.
 
     Parameters
     ----------
     run : RunResult
     folder : Path
-        Of all records.
+        The folder of all records.
     test_users : TestUsers
         The run's test users.
     details : bool
-        Keep ranks, slices and metrics of lists.
+        Whether to write ranks, slices and metrics of lists.
 
     Raises
     ------
     RunError
-        If a file of the run is missing or damaged, or the test_users is of other data.
+        If a file of the run is missing or damaged, or `test_users` belongs to other data.
     """
     source, record = RunDirectory(run.path), run.record
     test_users.check(record, run.path)
     identity = _portable(source.read_json("identity.json"))
     recipe = content_hash(recipe_of(identity))
     settings = identity.pop("settings")
-    kept = RunDirectory(folder / record["dataset"] / record["model"] / run.path.name)
-    kept.clear()
-    kept.write_yaml("config.yaml", settings)
-    kept.write_json("identity.json", identity)
-    kept.write_json("environment.json", _without_paths(source.read_json("environment.json")))
+    directory = RunDirectory(folder / record["dataset"] / record["model"] / run.path.name)
+    directory.clear()
+    directory.write_yaml("config.yaml", settings)
+    directory.write_json("identity.json", identity)
+    directory.write_json("environment.json", _without_paths(source.read_json("environment.json")))
     if details:
-        _keep_details(run, kept, test_users)
+        _write_details(run, directory, test_users)
     stages = [stage.record["cost"] for stage in run.stages]
     cost = record["cost"]
     with_stages = {
@@ -172,12 +174,12 @@ def keep(run: RunResult, folder: Path, test_users: TestUsers, details: bool = Tr
         "features": test_users.encoders if identity["features"] else None,
         "cost_with_stages": with_stages,
     }
-    kept.write_json("metrics.json", metrics)
-    return KeptRun(kept.path, metrics, recipe)
+    directory.write_json("metrics.json", metrics)
+    return Record(directory.path, metrics, recipe)
 
 
 def _portable(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity without the machine's folders, in the settings of its stages too."""
+    """An identity, stages included, without folders of this machine."""
     if "settings" not in identity:
         return dict(identity)
     stages = {role: _portable(stage) for role, stage in identity["stages"].items()}
@@ -185,59 +187,61 @@ def _portable(identity: Mapping[str, Any]) -> dict[str, Any]:
     return dict(identity) | {"settings": settings, "stages": stages}
 
 
-def _keep_details(run: RunResult, kept: RunDirectory, test_users: TestUsers) -> None:
-    ranks = read_run_ranks(run.path)
-    write_kept_ranks(kept.file(RANKS), compress_ranks(ranks))
+def _write_details(run: RunResult, directory: RunDirectory, test_users: TestUsers) -> None:
+    ranks_by_masking = read_run_ranks(run.path)
+    write_record_ranks(directory.file(RANKS), compress_ranks(ranks_by_masking))
     frames = [
-        metrics_by_slice(found, test_users.slices, SLICED, SLICED_AT).assign(masking=masking)
-        for masking, found in ranks.items()
+        metrics_by_slice(ranks, test_users.slices, SLICED, SLICED_AT).assign(masking=masking)
+        for masking, ranks in ranks_by_masking.items()
     ]
-    kept.write_text(SLICES, pd.concat(frames).to_csv(index=False, float_format="%.8g"))
+    directory.write_text(SLICES, pd.concat(frames).to_csv(index=False, float_format="%.8g"))
     lists = test_users.lists_of(run)
     if lists is not None:
-        kept.write_json(LISTS, lists)
+        directory.write_json(LISTS, lists)
 
 
-def read_kept(
+def read_records(
     folder: Path, dataset: str, test_users: TestUsers | None = None, detailed: bool = False
-) -> dict[str, KeptRun]:
-    """Kept records of a dataset by recipe.
+) -> dict[str, Record]:
+    """Records of a dataset by recipe.
 
     Parameters
     ----------
     folder, dataset : Path, str
     test_users : TestUsers, optional
-        Leave out records of other validation and test items, and of models that were given other
-        item features.
+        Leave out records with other validation and test items, and records of models that read
+        other item features.
     detailed : bool
         Leave out records without per-user ranks.
 
     Raises
     ------
     RunError
-        If a record is damaged, or two of one recipe are of different data.
+        If a record is damaged, or two records of one recipe have different data.
     """
-    found: dict[str, KeptRun] = {}
+    records: dict[str, Record] = {}
     for run in _records(folder / dataset):
         if detailed and not run.detailed:
             continue
         if test_users is not None:
-            fed = run.record.get("features")
-            if run.record["split"] != test_users.split or (fed and fed != test_users.encoders):
+            features = run.record.get("features")
+            if run.record["split"] != test_users.split:
                 continue
-        other = found.setdefault(run.recipe, run)
+            if features and features != test_users.encoders:
+                continue
+        other = records.setdefault(run.recipe, run)
         for key in ("split", "candidates", "features"):
-            # A point of a figure that an earlier version kept does not tell its features.
-            told = [one.record.get(key) for one in (other, run)]
-            if all(told) and told[0] != told[1]:
+            # Earlier versions did not record the features of a figure's points.
+            values = [record.record.get(key) for record in (other, run)]
+            if all(values) and values[0] != values[1]:
                 raise RunError(
-                    f"{other.path} and {run.path} are of the same settings and of different data "
-                    f"({key}); take one of them out."
+                    f"{other.path} and {run.path} have the same settings and different data "
+                    f"({key}); remove one of them."
                 )
-    return found
+    return records
 
 
-def _records(folder: Path) -> Iterator[KeptRun]:
+def _records(folder: Path) -> Iterator[Record]:
     for path in sorted(folder.glob("*/*/metrics.json")):
         if not path.with_name("identity.json").is_file():
             continue  # a record of another kind
@@ -253,13 +257,13 @@ def _records(folder: Path) -> Iterator[KeptRun]:
         if recipe != record["recipe"]:
             raise RunError(
                 f"{path.parent}/config.yaml or identity.json does not fit metrics.json beside it; "
-                "they were changed by hand, so take the record out or restore it."
+                "remove the record or restore it."
             )
-        yield KeptRun(path.parent, record, recipe)
+        yield Record(path.parent, record, recipe)
 
 
 def _without_paths(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """The environment, with nothing of the machine's folders in its command."""
+    """The environment, with folders of this machine removed from its command."""
     return dict(environment) | {"command": list(map(_without_folders, environment["command"]))}
 
 

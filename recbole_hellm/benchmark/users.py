@@ -1,4 +1,4 @@
-"""The test users of a dataset: who they are apart from what any model does for them."""
+"""The test users of a dataset, independent of any model."""
 
 from __future__ import annotations
 
@@ -31,39 +31,39 @@ class TestUsers:
         All interactions.
     """
 
-    __test__ = False  # no test, whatever pytest reads from the name
+    __test__ = False  # not a test class, despite its name
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
 
     @classmethod
     def open(cls, config: HellmConfig, features: bool = False) -> TestUsers:
-        """Load the dataset that a run's configuration names, prepared where it is not.
+        """Load the dataset that a run's configuration names; prepare it first if needed.
 
         Parameters
         ----------
         config : HellmConfig
         features : bool
-            Whether item features are wanted, and made where there are none.
+            Whether to load item features too, and to encode them if needed.
         """
-        given = config.external_config_dict
-        shared = {key: value for key, value in given.items() if declared_facts(key).passed_on}
+        overrides = config.external_config_dict
+        shared = {key: value for key, value in overrides.items() if declared_facts(key).passed_on}
         plain = HellmConfig("Pop", config["dataset"], shared)
         return cls(open_dataset(plain, features))
 
     def check(self, record: Mapping[str, Any], run: Path) -> None:
-        """Refuse a run that was made on other data.
+        """Refuse a run on other data.
 
         Raises
         ------
         RunError
-            If its validation and test items, or its candidate items, are not these.
+            If its validation and test items, or its candidate items, differ from the dataset's.
         """
         for key, value in (("split", self.split), ("candidates", self.dataset.candidates_hash)):
             if record[key] != value:
                 raise RunError(
                     f"{run} and the dataset in {self.dataset.config['data_path']} differ in {key}; "
-                    "name the data it was trained on with --data_path."
+                    "name the data that the run was trained on with --data_path."
                 )
 
     @property
@@ -73,7 +73,7 @@ class TestUsers:
 
     @property
     def encoders(self) -> dict[str, str]:
-        """What made the item features that models are given, by modality."""
+        """The encoder of the item features by modality."""
         return {
             modality: feature.encoder for modality, feature in self.dataset.item_features().items()
         }
@@ -101,9 +101,9 @@ class TestUsers:
         return UserSlices.from_dataset(self.dataset).in_token_order(self._user_tokens)
 
     def lists_of(self, run: RunResult) -> dict[str, float] | None:
-        """What a run's lists of recommendations are like; None where too few items were kept.
+        """Beyond-accuracy metrics of a run's lists; None if the lists are missing or too short.
 
-        The lists are those of the test, under the run's masking (``save_topk``).
+        The lists are those of the test split under the run's masking (``save_topk``).
         """
         path = run.path / lists_file(run.record["masking"])
         if not path.is_file():
@@ -112,20 +112,20 @@ class TestUsers:
         ids = frame["item"].map(self.dataset.field2token_id[self.dataset.iid_field])
         lists = ids.to_numpy(dtype=np.int64, copy=True).reshape(frame["user"].nunique(), -1)
         ranked = pd.read_parquet(run.path / f"ranks-{run.record['masking']}.parquet")["candidates"]
-        # A list that is longer than what was ranked ends with items that were masked.
+        # A list that is longer than the number of ranked items ends with masked items.
         longest = min(lists.shape[1], int(ranked.min()))
         lengths = [k for k in LIST_LENGTHS if k <= longest]
         if not lengths:
             return None
         users = frame["user"].drop_duplicates()
-        known = self.dataset.field2token_id[self.dataset.uid_field]
+        user_ids = self.dataset.field2token_id[self.dataset.uid_field]
         histories = self.dataset.histories
-        had = histories.training(users.map(known).to_numpy(dtype=np.int64))
+        training = histories.training(users.map(user_ids).to_numpy(dtype=np.int64))
         return beyond_accuracy(
             lists[:, : max(lengths)],
             self.dataset.training_counts,
             len(self.dataset.user_tokens),
-            had,
+            training,
             self._content,
             topk=lengths,
         )

@@ -13,7 +13,7 @@ from recbole_hellm.benchmark import comparing
 from recbole_hellm.benchmark.compare_settings import CompareSettings
 from recbole_hellm.benchmark.comparing import Comparison, compare
 from recbole_hellm.benchmark.plans import BENCHMARKS, Figure, Panel
-from recbole_hellm.benchmark.records import KeptRun
+from recbole_hellm.benchmark.records import Record
 from recbole_hellm.benchmark.running import Job
 from recbole_hellm.cli.main import main
 from recbole_hellm.data.features.store import save_features
@@ -135,16 +135,16 @@ def test_a_run_that_fails_leaves_its_place_empty_and_is_told(
 def test_slow_methods_get_one_seed(
     runner: Runner, settings: dict[str, Any], quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = comparing.keep
+    real = comparing.write_record
 
-    def slow(run: Any, *rest: Any, **options: Any) -> KeptRun:
+    def slow(run: Any, *rest: Any, **options: Any) -> Record:
         if run.record["model"] == "BPR":
             run.record["cost"] |= {"train_seconds": 2000.0, "train_cpu_seconds": 901.0}
         else:
             run.record["cost"] |= {"train_seconds": 2000.0, "train_cpu_seconds": 899.0}
         return real(run, *rest, **options)
 
-    monkeypatch.setattr(comparing, "keep", slow)
+    monkeypatch.setattr(comparing, "write_record", slow)
     given = CompareSettings(models="Pop,BPR", seeds=3, minutes=15.0, **settings)
     text = compare(given, quick).text
     assert runner.done == [("Pop", 2024), ("BPR", 2024), ("Pop", 2025), ("Pop", 2026)]
@@ -171,7 +171,7 @@ def test_runs_of_other_data_do_not_mix(
     assert "35 test users" in text
     # Without data to look at, records of both cannot be told apart.
     kept = CompareSettings(models="Pop,BPR", kept_only=True, **settings)
-    with pytest.raises(RunError, match="of the same settings and of different data"):
+    with pytest.raises(RunError, match="have the same settings and different data"):
         compare(kept, quick)
 
 
@@ -200,7 +200,9 @@ def test_a_figure_over_settings(
     data = pd.read_csv(tmp_path / "out/toy-tiny.csv")
     assert data["panel"].tolist() == ["d", "d", "L", "L"]
     assert data["embedding_size"].tolist()[:2] == [4, 8]
-    kept = {run.recipe: run for run in comparing.read_kept(tmp_path / "records", "tiny").values()}
+    kept = {
+        run.recipe: run for run in comparing.read_records(tmp_path / "records", "tiny").values()
+    }
     assert sorted(data["recall@20"]) == pytest.approx(
         sorted(run.metrics("train")["recall@20"] for run in kept.values()), abs=1e-7
     )
@@ -250,7 +252,7 @@ def test_exempt_points_have_settings_of_their_own(
         ({"benchmark": "table1", "models": "Pop"}, "table1 has no method 'Pop'"),
         ({"benchmark": "fig3", "models": "VBPR"}, "fig3 is about HeLLMPre"),
         ({"benchmark": "table1", "reference": "VBPR"}, "a benchmark has its own"),
-        ({"models": "Pop", "seeds": 0}, "seeds=0 must be a number from 1 on"),
+        ({"models": "Pop", "seeds": 0}, "seeds=0 must be a number from 1 upwards"),
         ({"models": "Pop", "seeds": (1, 1)}, "a list of different seeds"),
         ({"models": "Pop", "jobs": 0}, "jobs=0 must be at least 1"),
         ({"models": "Pop"}, "A comparison shows ndcg@20, recall@20, which these runs would not"),
@@ -350,7 +352,7 @@ def test_folders_that_cannot_be_made_are_told_before_anything_runs(
 ) -> None:
     (tmp_path / "file").write_text("")
     given = CompareSettings(models="Pop", **settings | {key: str(tmp_path / "file")})
-    with pytest.raises(ConfigError, match=f"^{key}=.*file is no folder and cannot be made one"):
+    with pytest.raises(ConfigError, match=f"^{key}=.*file is not a folder and cannot be created"):
         compare(given, quick)
     assert runner.done == []
 
@@ -366,7 +368,7 @@ def test_folders_that_cannot_be_made_are_told_before_anything_runs(
 def test_what_tells_runs_apart_is_not_addressed(
     settings: dict[str, Any], quick: dict[str, Any], given: dict[str, Any], key: str, tmp_path: Path
 ) -> None:
-    told = f"{key} would hold in every run of"
+    told = f"{key} would apply to every run of"
     with pytest.raises(ConfigError, match=told):
         compare(CompareSettings(**given, **settings), quick | {key: 5})
     (tmp_path / "c.yaml").write_text(f"{key}: 5\n")

@@ -125,7 +125,7 @@ def test_mistakes_are_told_before_training(
         ("learning_rate: 0.1", "learning_rate must be a list of values to try, not 0.1"),
         ("learning_rate: []", "learning_rate must be a list"),
         ("learning_rat: [0.1]", "Unknown option 'learning_rat'.*learning_rate"),
-        ("learning_rate: [0.1, -1]", "learning_rate=-1.0 must be positive"),
+        ("learning_rate: [0.1, -1]", "learning_rate=-1 must be positive"),
         ("", "no packaged search space for 'BPR'"),
         ("learning_rate: [0.1, 0.2, 0.1]", r"bad.yaml\): learning_rate repeats 0.1; name each"),
         ("learning_rate: [1, 1.0]", "learning_rate repeats 1.0"),
@@ -134,7 +134,7 @@ def test_mistakes_are_told_before_training(
     ]:
         with pytest.raises(ConfigError, match=sentence):
             tune("BPR", "tiny", with_space(text), quick)
-    with pytest.raises(ConfigError, match="learning_rate is searched and given"):
+    with pytest.raises(ConfigError, match="learning_rate is both searched and set"):
         tune("BPR", "tiny", settings, quick | {"learning_rate": 0.1})
     with pytest.raises(ConfigError, match="trials=0 must be at least 1"):
         TuningSettings(trials=0)
@@ -144,7 +144,7 @@ def test_mistakes_are_told_before_training(
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        ("BPR.embedding_size", "^embedding_size is searched and given"),
+        ("BPR.embedding_size", "^embedding_size is both searched and set"),
         ("VBPR.embedding_size", "'VBPR.embedding_size' is for a model that is not run here"),
         ("VBRP.embedding_size", "Unknown model 'VBRP'"),
         ("BPR.embeding_size", "Unknown option 'embeding_size' for model BPR"),
@@ -171,7 +171,7 @@ def test_a_key_searched_for_one_model_is_given_under_its_plain_name(
     space = tmp_path / "space.yaml"
     space.write_text("BPR.learning_rate: [0.01, 0.05]\n", encoding="utf-8")
     chosen = TuningSettings(space=str(space), studies_dir=str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match=r"learning_rate is searched and given \(--learning_rate"):
+    with pytest.raises(ConfigError, match=r"searched and set \(--learning_rate"):
         tune("BPR", "tiny", chosen, quick | {"learning_rate": 0.1})
 
 

@@ -9,12 +9,12 @@ from scipy import stats
 from recbole_hellm.benchmark.methods import Method, methods
 from recbole_hellm.benchmark.paper import TABLE_1
 from recbole_hellm.benchmark.plans import Family, Table
-from recbole_hellm.benchmark.records import KeptRun
+from recbole_hellm.benchmark.records import Record
 from recbole_hellm.errors import RunError
 from recbole_hellm.reporting import evidence
 from recbole_hellm.reporting.sheets import Cell, Sheet
 
-Make = Callable[..., KeptRun]
+Make = Callable[..., Record]
 TABLE = Table("t", "Title", (Family("HeLLM", ("LightGCN", "SASRec", "HeLLM")),), printed=TABLE_1)
 
 

@@ -18,7 +18,7 @@ import yaml
 from transformers import LlamaConfig, LlamaModel
 
 from recbole_hellm import load_run, run
-from recbole_hellm.benchmark.records import keep
+from recbole_hellm.benchmark.records import write_record
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.data.interactions.dataset import create_dataset
@@ -280,7 +280,7 @@ def test_a_kept_record_has_no_model(
     train: Callable[..., RunResult], quick: dict[str, Any], tmp_path: Path
 ) -> None:
     test_users = TestUsers.open(HellmConfig("BPR", "tiny", quick))
-    kept = keep(train("BPR", epochs=1), tmp_path / "records", test_users)
+    kept = write_record(train("BPR", epochs=1), tmp_path / "records", test_users)
     with pytest.raises(
         RunError, match=f"^{kept.path} is a kept record, which holds no mo"
     ) as error:
