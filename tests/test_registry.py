@@ -149,7 +149,7 @@ def test_models_of_installed_packages_have_names(
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("Layer", "is no RecBole model"), ("Odd", "must be some of graph"), ("Nothing", "has no")],
+    [("Layer", "is not a RecBole model"), ("Odd", "must be some of graph"), ("Nothing", "has no")],
 )
 def test_what_is_no_model_is_refused(outside: str, name: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):

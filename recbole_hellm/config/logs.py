@@ -1,4 +1,4 @@
-"""What a program of this package tells while it works."""
+"""Logging of this package's programs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import logging
 
 
 def configure_logging() -> None:
-    """Tell this package's progress on standard error, and of others no more than warnings."""
+    """Log this package's progress to standard error, and only warnings of other packages."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     logging.getLogger("recbole_hellm").setLevel(logging.INFO)

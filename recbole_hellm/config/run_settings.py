@@ -8,7 +8,7 @@ from pydantic import field_validator
 
 from recbole_hellm.config.settings import Facts, Settings, require, setting
 
-# Where a run reads and writes, how it is shown and how fast it is; never what comes out of it.
+# Locations, display and speed of a run; they never change its result.
 _PLACE = Facts(identifies=False, passed_on=True)
 _HERE = Facts(identifies=False, passed_on=True, restored=False)
 _PROTOCOL = Facts(passed_on=True)

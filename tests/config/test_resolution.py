@@ -93,6 +93,8 @@ def test_overrides_for_models_that_are_not_run_are_refused(make_config: Make) ->
     check_addressed([make_config("Pop", **{"BPR.epochs": 1}), make_config("BPR")])
     with pytest.raises(ConfigError, match=r"Option .BPR\.epochs. is for a model that is not"):
         check_addressed([make_config("Pop", **{"BPR.epochs": 1})])
+    with pytest.raises(ConfigError, match=r"Unknown model 'HellmPre' \(did you mean HeLLMPre"):
+        check_addressed([make_config("HeLLM", **{"HellmPre.tau": 1})])
 
 
 # Variants ----------------------------------------------------------------------------------------
@@ -266,12 +268,11 @@ def test_negatives_are_drawn_only_where_the_loss_needs_them(make_config: Make) -
         ("BPR", {"embeding_size": 1}, r"Unknown option 'embeding_size' .*mean embedding_size"),
         ("HeLLMPre", {"taw": 1}, r"Unknown option 'taw' for model HeLLMPre \(did you mean tau"),
         ("HeLLM", {"HeLLMPre.taw": 1}, r"Unknown option 'taw' for model HeLLMPre"),
-        ("HeLLM", {"HellmPre.tau": 1}, r"Unknown model 'HellmPre' \(did you mean HeLLMPre"),
         ("HeLLM", {"graph_model": "Foo"}, "Unknown model 'Foo'"),
         ("BPR", {"mask_history": "foo"}, "mask_history='foo' is not allowed; use one of seen"),
-        ("BPR", {"eval_args": {"split": {"RS": [8, 1, 1]}}}, "leaves this package's one protocol"),
+        ("BPR", {"eval_args": {"split": {"RS": [8, 1, 1]}}}, "leaves this package's protocol"),
         ("BPR", {"eval_args": {"mode": "uni100"}}, "eval_args.mode='uni100' leaves"),
-        ("BPR", {"eval_args": "RO"}, "leaves this package's one protocol"),
+        ("BPR", {"eval_args": "RO"}, "leaves this package's protocol"),
         ("BPR", {"seed": "abc"}, "seed='abc' must be a number"),
         ("BPR", {"seed": -1}, "seed=-1 must not be negative"),
         ("BPR", {"threads": "all"}, "threads='all' must be a whole number"),
@@ -295,7 +296,7 @@ def test_negatives_are_drawn_only_where_the_loss_needs_them(make_config: Make) -
         ("BPR", {"train_neg_sample_args": {"distribution": "x"}}, r"distribution \[x\]"),
         ("SASRec", {"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH=0 must be at least 1"),
         ("SASRec", {"n_layers": [1]}, r"n_layers=\[1\] must be a number"),
-        ("Caser", {"bucket_by_length": True}, "would change what Caser computes"),
+        ("Caser", {"bucket_by_length": True}, "would change the results of Caser"),
         ("HeLLM", {"variant": "foo"}, "variant='foo' is not allowed; use one of paper"),
         ("HeLLM", {"item_inputs": "graph"}, "item_inputs='graph' must be a list"),
         ("HeLLM", {"sequence_dim": "wide"}, "sequence_dim='wide' must be a number"),
@@ -305,7 +306,11 @@ def test_negatives_are_drawn_only_where_the_loss_needs_them(make_config: Make) -
         ("CoLLM", {"item_inputs": ["sequence"]}, r"HeLLM with item_inputs=\['graph'\]; remove it"),
         ("CoLLM", {"graph_model": None}, r"set it for HeLLM alone \(--HeLLM.graph_model\)"),
         ("HeLLMPre-wo-I2I", {"use_i2i": True}, "use_i2i=True is not HeLLMPre-wo-I2I"),
-        ("HeLLMPre-wo-CL", {"bucket_by_length": True}, "would change what HeLLMPre-wo-CL computes"),
+        (
+            "HeLLMPre-wo-CL",
+            {"bucket_by_length": True},
+            "would change the results of HeLLMPre-wo-CL",
+        ),
         ("HeLLM-wo-Seq_ID", {"taw": 1}, "Unknown option 'taw' for model HeLLM-wo-Seq_ID"),
         ("HeLLM-wo-Seq", {}, r"Unknown model 'HeLLM-wo-Seq' \(did you mean HeLLM-wo-Seq_ID"),
         *(
@@ -393,5 +398,5 @@ def test_a_token_limit_is_for_language_models(make_config: Any) -> None:
     assert make_config("CoLLM", max_tokens=64).model_settings()["max_tokens"] == 64
     assert make_config("SASRec", **{"HeLLM.max_tokens": 64}).model_settings()["max_tokens"] is None
     for model in ("SASRec", "HeLLMPre"):
-        with pytest.raises(ConfigError, match=rf"for language models \(HeLLM, .*\) and {model} is"):
+        with pytest.raises(ConfigError, match=rf"to language models \(HeLLM, .*\), not to {model}"):
             make_config(model, max_tokens=64)

@@ -52,7 +52,7 @@ def test_blocks_of_columns_equal_brute_force(
     features[[3, 8, 9, 20, 31]] = features[3] * np.array([[1], [2], [0.3], [7], [1]])
     features[[0, 39]] = 0.0  # similar to nothing: every other item ties for them
     whole = knn_graph(features, k, chunk=16)
-    monkeypatch.setattr(knn, "_WHOLE", 8)
+    monkeypatch.setattr(knn, "_ONE_PRODUCT", 8)
     monkeypatch.setattr(knn, "_BLOCK", block)
     near = knn_graph(features, k, chunk=16)
     assert near.indices.tolist() == literal_neighbours(features, k) == whole.indices.tolist()
@@ -68,7 +68,7 @@ def test_large_catalogues_take_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(similarities, k)
 
     monkeypatch.setattr(knn, "_top_k", top_k)
-    n = knn._WHOLE + 100
+    n = knn._ONE_PRODUCT + 100
     clustered = np.random.default_rng(3).integers(0, 3, size=(n, 4)).astype(np.float32)
     near = knn_graph(clustered, 5, chunk=n // 2)
     assert max(widths) == knn._BLOCK

@@ -146,10 +146,10 @@ def test_mistakes_are_told(train: Callable[..., RunResult], tmp_path: Path) -> N
 
     fails("no user 'u0O' .did you mean u", DataError, ["u01", "u0O"])
     fails("topk=0 must be at least 1", ConfigError, "u01", topk=0)
-    fails("Give either users or a history", ConfigError)
-    fails("Give either users or a history", ConfigError, "u01", history=["i01"])
+    fails("Set either users or history", ConfigError)
+    fails("Set either users or history", ConfigError, "u01", history=["i01"])
     fails("There are no users", ConfigError, [])
-    fails("BPR scores users that it was trained on", ConfigError, history=["i01"])
+    fails("BPR scores only the users that it was trained on", ConfigError, history=["i01"])
     fails("holds no finished run", RunError, "u01", run=tmp_path)
     sequential = train("SASRec")
     fails("no item 'i31' .did you mean i", DataError, run=sequential, history=["i01", "i31"])
@@ -159,7 +159,7 @@ def test_mistakes_are_told(train: Callable[..., RunResult], tmp_path: Path) -> N
 def test_models_that_read_more_than_items_say_what(train: Callable[..., RunResult]) -> None:
     result = train("HGN", epochs=1)  # has vectors of users
     assert len(recommend(result, ["u01", "u00"], topk=3)) == 6
-    with pytest.raises(ConfigError, match="HGN reads 'user_id', which is not known of this hist"):
+    with pytest.raises(ConfigError, match="HGN reads 'user_id', which this history lacks"):
         recommend(result, history=["i01", "i02"])
     drawn = train("DIEN", epochs=1)  # reads items drawn beside each history
     assert len(recommend(drawn, ["u01", "u05"], topk=3)) == 6

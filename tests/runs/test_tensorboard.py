@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from tensorboard import default
 from tensorboard.backend import application
 from tensorboard.backend.event_processing.data_ingester import LocalDataIngester
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboard.program import TensorBoard
 from werkzeug.test import Client
@@ -362,3 +363,29 @@ def test_a_run_without_a_test_has_its_row(
     tags = {value["name"]["tag"] for value in row["metricValues"]}
     assert "valid/ndcg@10" in tags
     assert not any(tag.startswith("test") for tag in tags)
+
+
+def test_tensorboard_shows_training_validation_test_cost_and_settings(bpr: RunResult) -> None:
+    events = EventAccumulator(str(bpr.path))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert tags >= {
+        "loss/total",
+        "valid/ndcg@10",
+        "valid/recall@20",
+        "test-seen/ndcg@10",
+        "test-train/ndcg@10",
+        "test-none/recall@20",
+        "optimisation/learning_rate",
+        "cost/seconds_per_epoch",
+        "cost/batches_per_second",
+        "cost/peak_memory_mb",
+    }
+    assert [event.step for event in events.Scalars("loss/total")] == [0, 1, 2]
+    assert [event.step for event in events.Scalars("valid/ndcg@10")] == [1, 2]
+    (test,) = events.Scalars("test-seen/ndcg@10")
+    assert test.value == pytest.approx(bpr.metrics()["ndcg@10"])
+    session = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    for name in (b"embedding_size", b"learning_rate", b"mask_history", b"seed"):
+        assert name in session
+    assert b"runs_dir" not in session

@@ -130,7 +130,7 @@ def test_features_that_do_not_fit_are_named(
 
     with pytest.raises(FeatureError, match=f"{cls.__name__} .* at least one modality"):
         build()
-    with pytest.raises(FeatureError, match=rf"{cls.__name__} .* {N} items; .*'image' .* 4\."):
+    with pytest.raises(FeatureError, match=rf"{cls.__name__} .* {N} items; .*'image' .* 4,"):
         build(text=N, image=4)
 
 
