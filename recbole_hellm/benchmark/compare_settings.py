@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import field_validator
 
-from recbole_hellm.benchmark.plans import Benchmark, Figure, ad_hoc, named
+from recbole_hellm.benchmark.plans import Benchmark, Figure, ad_hoc, find_benchmark
 from recbole_hellm.config.settings import Settings, names, require, setting
 from recbole_hellm.errors import ConfigError
 
@@ -18,7 +18,7 @@ class CompareSettings(Settings):
         None, "A table or figure of the paper: table1, table3, fig3, fig4."
     )
     models: str | tuple[str, ...] | None = setting(
-        None, "Methods of a comparison of your own, or a part of the benchmark's table."
+        None, "Models to compare, or a part of the benchmark's methods."
     )
     reference: str | None = setting(
         None, "The method that is tested against the others; the last of models by default."
@@ -35,7 +35,7 @@ class CompareSettings(Settings):
     )
     jobs: int = setting(1, "Runs at a time.", ge=1)
     records: str = setting(
-        "records", "Folder of kept records; a run with a record there is not run again."
+        "records", "Folder of records; a run with a record there is not run again."
     )
     output: str | None = setting(None, "Folder for tables and plots as files.")
     kept_only: bool = setting(False, "Show what the records hold and run nothing.")
@@ -43,7 +43,7 @@ class CompareSettings(Settings):
     @field_validator("seeds", mode="before")
     @classmethod
     def _check_seeds(cls, value: Any) -> Any:
-        # Before pydantic checks types, whose message would say that a text is no list.
+        # Before pydantic checks types, whose message would be that a text is not a list.
         require(
             _are_seeds(value),
             f"seeds={value!r} must be a number from 1 upwards, or a list of different seeds like "
@@ -78,7 +78,7 @@ class CompareSettings(Settings):
         models = names(self.models)
         if self.benchmark is None:
             return ad_hoc(models, self.reference)
-        plan = named(self.benchmark)
+        plan = find_benchmark(self.benchmark)
         if models and isinstance(plan, Figure):
             raise ConfigError(f"{plan.name} is about {plan.model}; leave --models out.")
         return plan

@@ -52,7 +52,7 @@ class Record:
     record : dict
         Content of ``metrics.json``.
     recipe : str
-        Hash of what determines the result but for the data; the same on every machine.
+        Hash of all settings, without the data; equal on every machine.
     """
 
     path: Path

@@ -67,7 +67,7 @@ class RunSettings(Settings):
         facts=_PROTOCOL,
         shown=True,
     )
-    metric_decimal_place: int = setting(12, "Decimals that RecBole's own reports keep.", ge=0)
+    metric_decimal_place: int = setting(12, "Decimals of RecBole's own reports.", ge=0)
     eval_users: int = setting(
         256, "Users scored at a time; 256 fit into a processor's cache.", ge=1, facts=_PLACE
     )
@@ -84,7 +84,7 @@ class RunSettings(Settings):
 
     # Runs
     runs_dir: str = setting("runs", "Folder of run directories.", facts=_HERE)
-    resume: bool = setting(False, "Go on from the last finished epoch.", facts=_HERE)
+    resume: bool = setting(False, "Continue from the last finished epoch.", facts=_HERE)
     force: bool = setting(
         False, "Train again even if the same run is finished.", identifies=False, restored=False
     )
@@ -99,7 +99,7 @@ class RunSettings(Settings):
     )
     device: str = setting(
         "auto",
-        "Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.",
+        "Device: auto (a GPU if available), cpu, cuda, cuda:1, mps.",
         facts=_HERE,
     )
     use_gpu: bool = setting(True, "Whether device=auto may take a GPU.", facts=_PLACE)

@@ -148,7 +148,7 @@ def test_mistakes_are_told(train: Callable[..., RunResult], tmp_path: Path) -> N
     fails("topk=0 must be at least 1", ConfigError, "u01", topk=0)
     fails("Set either users or history", ConfigError)
     fails("Set either users or history", ConfigError, "u01", history=["i01"])
-    fails("There are no users", ConfigError, [])
+    fails("users is empty; name at least one", ConfigError, [])
     fails("BPR scores only the users that it was trained on", ConfigError, history=["i01"])
     fails("holds no finished run", RunError, "u01", run=tmp_path)
     sequential = train("SASRec")
@@ -163,7 +163,7 @@ def test_models_that_read_more_than_items_say_what(train: Callable[..., RunResul
         recommend(result, history=["i01", "i02"])
     drawn = train("DIEN", epochs=1)  # reads items drawn beside each history
     assert len(recommend(drawn, ["u01", "u05"], topk=3)) == 6
-    with pytest.raises(ConfigError, match=r"DIEN reads '.*', which is not known"):
+    with pytest.raises(ConfigError, match=r"DIEN reads '.*', which this history lacks"):
         recommend(drawn, history=["i01", "i02"])
 
 

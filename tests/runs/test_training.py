@@ -222,4 +222,4 @@ def test_files_that_cannot_be_used_are_told_before_training(
     unused = {"prefix": "none", "item_inputs": ["sequence"]}
     fails("graph_embeddings is given, and HeLLM makes no use of graph", ConfigError, **unused)
     fails("is for a model that is not run here", ConfigError, **{"HeLLMPre.tau": 0.3})
-    fails("graph_embeddings=3 must be of type str", ConfigError, graph_embeddings=3)
+    fails("graph_embeddings=3 must be a text", ConfigError, graph_embeddings=3)

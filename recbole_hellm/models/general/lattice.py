@@ -46,8 +46,8 @@ class LATTICESettings(GeneralSettings):
     )
     train_features: bool = setting(
         False,  # searched on Beauty: no difference; True in the authors' code
-        "Train the raw features behind the learned graph, too; the graph of the raw features stays "
-        "that of the features as they were given.",
+        "Train the raw features of the learned graph; the graph of the raw features itself stays "
+        "fixed.",
     )
 
 

@@ -103,19 +103,19 @@ class StreamEncoder(LightGCNNetwork):
         self.heads = nn.ModuleList(linear(d, space) for space in spaces)
 
     def _alternate(
-        self, first: Tensor, there: Callable[..., Tensor], back: Callable[..., Tensor]
+        self, first: Tensor, to_other: Callable[..., Tensor], to_same: Callable[..., Tensor]
     ) -> tuple[Tensor, Tensor]:
         r"""Both sides' parts of :math:`\sum_l \hat A^l` applied to a table of one side.
 
         Even powers end on the table's side and odd powers on the other side, so one product per
         layer is enough.
         """
-        same_side, other_side = first, there(first)
+        same_side, other_side = first, to_other(first)
         for layer in range(1, self.settings.n_layers):
             if layer % 2:
-                same_side = back(other_side, first)
+                same_side = to_same(other_side, first)
             else:
-                other_side = there(same_side)
+                other_side = to_other(same_side)
         return same_side, other_side
 
     def streams(
@@ -167,15 +167,15 @@ class StreamEncoder(LightGCNNetwork):
         """
         users, positives = rows
         s = self.settings
-        items, place = positives.unique(return_inverse=True)
+        items, columns = positives.unique(return_inverse=True)
         user, item = self.streams(users, items)
         terms = {
             "main": info_nce(
                 self.fuse_user(user.flatten(1)),
                 self.fuse_item(item.flatten(1)),
                 s.tau,
-                positives=place,
-                left_out=_other_positives(users, place, len(items)),
+                positives=columns,
+                left_out=_other_positives(users, columns, len(items)),
             )
         }
         if s.ssl_weight:

@@ -133,9 +133,9 @@ def _licence(settings: LLMSettings) -> str:
     if settings.tiny:
         return (
             "## Licence\n\nThe backbone was trained from random weights on the dataset named here, "
-            "whose terms apply to what is made of it."
+            "whose terms apply to works derived from it."
         )
     return (
         f"## Licence\n\nThe backbone `{settings.backbone}` keeps its own licence, which applies to "
-        "what is derived from it, this folder included; so do the terms of the dataset."
+        "works derived from it, such as this folder; the terms of the dataset apply too."
     )
