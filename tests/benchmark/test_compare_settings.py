@@ -40,6 +40,6 @@ def test_seeds_are_a_number_or_a_list() -> None:
 )
 def test_the_command_line_says_so(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--models=Pop", option]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("recbole-hellm: ")
-    assert option.strip("-=").partition("=")[0] in told
+    output = capsys.readouterr().err
+    assert output.startswith("recbole-hellm: ")
+    assert option.strip("-=").partition("=")[0] in output

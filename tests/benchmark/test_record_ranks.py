@@ -57,14 +57,14 @@ def test_metrics_of_kept_ranks_are_exact(
     ranks: dict[str, Ranks], tokens: list[str], tmp_path: Path
 ) -> None:
     write_record_ranks(tmp_path / "ranks.parquet", compress_ranks(in_token_order(ranks, tokens)))
-    kept = read_record_ranks(tmp_path / "ranks.parquet")
-    assert tuple(kept) == MASKINGS
+    stored = read_record_ranks(tmp_path / "ranks.parquet")
+    assert tuple(stored) == MASKINGS
     order = sorted(range(400), key=lambda row: tokens[row])
     for masking in MASKINGS:
         for metric in GAINS:
             for k in (1, 2, 10, 20, CLIP):
                 wanted = per_user(ranks[masking], metric, k)[order]
-                assert (per_user(kept[masking], metric, k) == wanted).all()
+                assert (per_user(stored[masking], metric, k) == wanted).all()
     assert [path.name for path in tmp_path.iterdir()] == ["ranks.parquet"]
 
 
@@ -73,10 +73,10 @@ def test_what_is_not_kept(tmp_path: Path) -> None:
         *(np.array(values) for values in ([1, 2], [900, 254], [7, 70_000], [999, 99_999]))
     )
     write_record_ranks(tmp_path / "a" / "r.parquet", compress_ranks({"none": ranks}))
-    kept = read_record_ranks(tmp_path / "a" / "r.parquet")["none"]
-    assert kept.higher.tolist() == [255, 254]
-    assert kept.tied.tolist() == [0, 70_000]
-    assert kept.candidates.tolist() == [0, 0]
+    stored = read_record_ranks(tmp_path / "a" / "r.parquet")["none"]
+    assert stored.higher.tolist() == [255, 254]
+    assert stored.tied.tolist() == [0, 70_000]
+    assert stored.candidates.tolist() == [0, 0]
 
 
 def test_runs_with_other_ids_agree(ranks: dict[str, Ranks], tokens: list[str]) -> None:
@@ -99,11 +99,11 @@ def test_a_run_directory_is_read_in_token_order(
     ranks: dict[str, Ranks], tokens: list[str], tmp_path: Path
 ) -> None:
     write_run(tmp_path, ranks, tokens)
-    found = read_run_ranks(tmp_path)
-    assert_same(found, in_token_order(ranks, tokens))
-    assert found["seen"].users.tolist() == list(range(400))
+    run_ranks = read_run_ranks(tmp_path)
+    assert_same(run_ranks, in_token_order(ranks, tokens))
+    assert run_ranks["seen"].users.tolist() == list(range(400))
     wanted = compress_ranks(in_token_order(ranks, tokens))
-    pd.testing.assert_frame_equal(compress_ranks(found)[[*wanted]], wanted)
+    pd.testing.assert_frame_equal(compress_ranks(run_ranks)[[*wanted]], wanted)
 
 
 def test_nothing_names_users_or_items(

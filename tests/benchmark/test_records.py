@@ -37,48 +37,48 @@ def test_a_record_holds_what_was_run_and_what_came_of_it(
     train: Callable[..., RunResult], quick: dict[str, Any], test_users: TestUsers, tmp_path: Path
 ) -> None:
     result = train("BPR", learning_rate=0.02)
-    kept = write_record(result, tmp_path / "records", test_users)
-    assert kept.path == tmp_path / "records/tiny/BPR" / result.path.name
+    record = write_record(result, tmp_path / "records", test_users)
+    assert record.path == tmp_path / "records/tiny/BPR" / result.path.name
     names = "config.yaml environment.json identity.json lists.json metrics.json ranks.parquet"
-    assert sorted(file.name for file in kept.path.iterdir()) == [*names.split(), "slices.csv"]
+    assert sorted(file.name for file in record.path.iterdir()) == [*names.split(), "slices.csv"]
     config = HellmConfig("BPR", "tiny", quick | {"learning_rate": 0.02})
-    assert kept.recipe == content_hash(recipe(config))
-    assert kept.seed == 2024
-    assert kept.metrics("none") == result.metrics("test", "none")
-    assert kept.record["features"] is None  # BPR reads none
-    for masking, ranks in kept.ranks().items():
-        found = summarise(ranks, ["recall", "ndcg"], [10, 20])
-        assert found.items() <= kept.metrics(masking).items()
-    slices = kept.slices()
+    assert record.recipe == content_hash(recipe(config))
+    assert record.seed == 2024
+    assert record.metrics("none") == result.metrics("test", "none")
+    assert record.record["features"] is None  # BPR reads none
+    for masking, ranks in record.ranks().items():
+        metrics = summarise(ranks, ["recall", "ndcg"], [10, 20])
+        assert metrics.items() <= record.metrics(masking).items()
+    slices = record.slices()
     assert set(slices["masking"]) == {"seen", "train", "none"}
     everyone = slices[slices["grouping"].eq("all") & slices["masking"].eq("seen")]
     by_metric = dict(zip(everyone["metric"], everyone["value"], strict=True))
-    assert by_metric == pytest.approx({k: kept.metrics("seen")[k] for k in by_metric}, abs=1e-6)
-    assert kept.lists()["itemcoverage@10"] > 0
-    assert "diversity@10" in kept.lists()
+    assert by_metric == pytest.approx({k: record.metrics("seen")[k] for k in by_metric}, abs=1e-6)
+    assert record.lists()["itemcoverage@10"] > 0
+    assert "diversity@10" in record.lists()
 
 
 def test_a_record_names_no_user_item_or_folder(
     train: Callable[..., RunResult], test_users: TestUsers, tmp_path: Path
 ) -> None:
     result = train("BPR")
-    kept = write_record(result, tmp_path / "records", test_users)
-    texts = [f.read_text() for f in kept.path.iterdir() if f.suffix != ".parquet"]
-    frame = pd.read_parquet(kept.path / "ranks.parquet")
+    record = write_record(result, tmp_path / "records", test_users)
+    texts = [f.read_text() for f in record.path.iterdir() if f.suffix != ".parquet"]
+    frame = pd.read_parquet(record.path / "ranks.parquet")
     assert all(np.issubdtype(kind, np.integer) for kind in frame.dtypes)
     tokens = [*test_users.dataset.user_tokens, *test_users.dataset.item_tokens]
     for text in texts:
         assert str(tmp_path) not in text
         assert not any(f'"{token}"' in text or f",{token}," in text for token in tokens)
-    command = json.loads((kept.path / "environment.json").read_text())["command"]
+    command = json.loads((record.path / "environment.json").read_text())["command"]
     assert not any("/" in word for word in command)
 
 
 def test_commands_keep_their_options() -> None:
     words = ["/a/b/recbole-hellm", "compare", "--runs_dir=/x/runs", "--seeds=3", "--x=c=/d/e"]
-    told = records._without_paths({"command": words, "python": "3.11"})
+    portable_environment = records._without_paths({"command": words, "python": "3.11"})
     shown = ["recbole-hellm", "compare", "--runs_dir=runs", "--seeds=3", "--x=e"]
-    assert told == {"command": shown, "python": "3.11"}
+    assert portable_environment == {"command": shown, "python": "3.11"}
 
 
 def test_costs_of_stages_are_added(
@@ -88,31 +88,31 @@ def test_costs_of_stages_are_added(
     tmp_path: Path,
 ) -> None:
     result = train("HeLLM", **small_model)
-    kept = write_record(result, tmp_path / "records", test_users)
+    record = write_record(result, tmp_path / "records", test_users)
     stages = {stage.record["model"]: stage.record["cost"] for stage in result.stages}
     assert set(stages) == {"HeLLMPre", "SASRec"}
     for key in ("train_seconds", "train_cpu_seconds"):
         parts = [result.record["cost"][key], *(cost[key] for cost in stages.values())]
-        assert kept.record["cost_with_stages"][key] == pytest.approx(sum(parts))
-    assert kept.record["features"] == {"text": "toy"}
+        assert record.record["cost_with_stages"][key] == pytest.approx(sum(parts))
+    assert record.record["features"] == {"text": "toy"}
     whole = HellmConfig("HeLLM", "tiny", small_model | {"epochs": 2})
-    assert kept.recipe == content_hash(recipe(whole))
+    assert record.recipe == content_hash(recipe(whole))
 
 
 def test_points_of_a_figure_are_kept_without_details(
     train: Callable[..., RunResult], test_users: TestUsers, tmp_path: Path
 ) -> None:
-    kept = write_record(train("BPR"), tmp_path / "records", test_users, details=False)
-    assert not kept.detailed
-    assert not (kept.path / "ranks.parquet").exists()
-    assert kept.lists() == {}
+    record = write_record(train("BPR"), tmp_path / "records", test_users, details=False)
+    assert not record.detailed
+    assert not (record.path / "ranks.parquet").exists()
+    assert record.lists() == {}
 
 
 def test_short_lists_are_left_out(
     train: Callable[..., RunResult], test_users: TestUsers, tmp_path: Path
 ) -> None:
-    kept = write_record(train("BPR", save_topk=0), tmp_path / "records", test_users)
-    assert kept.detailed and kept.lists() == {}
+    record = write_record(train("BPR", save_topk=0), tmp_path / "records", test_users)
+    assert record.detailed and record.lists() == {}
 
 
 def test_records_are_found_by_recipe_and_others_passed_over(
@@ -121,8 +121,8 @@ def test_records_are_found_by_recipe_and_others_passed_over(
     first, second = make_kept("A", good), make_kept("A", good, seed=7)
     (tmp_path / "records/tiny/A/old").mkdir()
     (tmp_path / "records/tiny/A/old/metrics.json").write_text("{}")
-    found = read_records(tmp_path / "records", "tiny")
-    assert {key: kept.path for key, kept in found.items()} == {
+    records_by_recipe = read_records(tmp_path / "records", "tiny")
+    assert {key: kept.path for key, kept in records_by_recipe.items()} == {
         first.recipe: first.path,
         second.recipe: second.path,
     }
@@ -132,8 +132,8 @@ def test_records_are_found_by_recipe_and_others_passed_over(
 def test_a_record_that_was_changed_by_hand_is_refused(
     make_kept: Callable[..., Record], good: list[int], tmp_path: Path
 ) -> None:
-    kept = make_kept("A", good)
-    (kept.path / "config.yaml").write_text("model: A\nseed: 2025\n")
+    record = make_kept("A", good)
+    (record.path / "config.yaml").write_text("model: A\nseed: 2025\n")
     with pytest.raises(RunError, match=r"config.yaml or identity.json does not fit metrics.json"):
         read_records(tmp_path / "records", "tiny")
 
@@ -156,15 +156,15 @@ def test_other_users_than_the_runs_are_refused(
 def test_records_of_one_recipe_and_different_data_are_told(
     make_kept: Callable[..., Record], good: list[int], tmp_path: Path
 ) -> None:
-    kept = make_kept("A", good)
-    shutil.copytree(kept.path, kept.path.with_name("other"))
-    other = kept.path.with_name("other") / "metrics.json"
-    other.write_text(json.dumps(kept.record | {"split": "t" * 64}))
+    record = make_kept("A", good)
+    shutil.copytree(record.path, record.path.with_name("other"))
+    other = record.path.with_name("other") / "metrics.json"
+    other.write_text(json.dumps(record.record | {"split": "t" * 64}))
     with pytest.raises(RunError, match=r"have the same settings and different data \(split\)"):
         read_records(tmp_path / "records", "tiny")
     here: Any = SimpleNamespace(split="t" * 64, encoders={"text": "toy"})
-    found = read_records(tmp_path / "records", "tiny", here)
-    assert [run.path for run in found.values()] == [other.parent]
+    records_by_recipe = read_records(tmp_path / "records", "tiny", here)
+    assert [run.path for run in records_by_recipe.values()] == [other.parent]
 
 
 def test_records_of_other_item_features_are_passed_over_or_told(
@@ -176,8 +176,11 @@ def test_records_of_other_item_features_are_passed_over_or_told(
     other.write_text(json.dumps(kept.record | {"features": {"text": "toy", "image": "clip"}}))
     for encoders, path in (({"text": "toy"}, kept.path), ({"text": "toy", "image": "clip"}, None)):
         here: Any = SimpleNamespace(split="s" * 64, encoders=encoders)
-        found = read_records(tmp_path / "records", "tiny", here)
-        assert {run.path for run in found.values()} == {path or other.parent, plain.path}
+        records_by_recipe = read_records(tmp_path / "records", "tiny", here)
+        assert {run.path for run in records_by_recipe.values()} == {
+            path or other.parent,
+            plain.path,
+        }
     with pytest.raises(RunError, match=r"have the same settings and different data \(features\)"):
         read_records(tmp_path / "records", "tiny")
 
@@ -187,8 +190,8 @@ def test_records_of_other_item_features_are_passed_over_or_told(
 def test_a_damaged_record_is_told(
     make_kept: Callable[..., Record], good: list[int], tmp_path: Path, name: str, content: str
 ) -> None:
-    kept = make_kept("A", good)
-    (kept.path / name).write_text(content)
+    record = make_kept("A", good)
+    (record.path / name).write_text(content)
     if name == "metrics.json" and content == "{}":
         assert read_records(tmp_path / "records", "tiny") == {}  # a record of another kind
         return
@@ -199,13 +202,13 @@ def test_a_damaged_record_is_told(
 
 
 def test_damaged_details_are_told(make_kept: Callable[..., Record], good: list[int]) -> None:
-    kept = make_kept("A", good)
-    (kept.path / "slices.csv").write_text("")
+    record = make_kept("A", good)
+    (record.path / "slices.csv").write_text("")
     with pytest.raises(RunError, match=r"slices\.csv is damaged"):
-        kept.slices()
-    (kept.path / "lists.json").write_text("{")
+        record.slices()
+    (record.path / "lists.json").write_text("{")
     with pytest.raises(RunError, match=r"lists\.json is damaged"):
-        kept.lists()
+        record.lists()
 
 
 def test_whole_paths_in_settings_are_no_part_of_a_record(tmp_path: Path) -> None:

@@ -120,8 +120,8 @@ def test_nothing_goes_on_after_a_benchmark_that_was_killed(
         children = psutil.Process(parent.pid).children(recursive=True)
         assert children
         (run,) = folder.glob("tiny/BPR/*/config.yaml")
-        told = "is being trained by another process"
-        with pytest.raises(RunError, match=told), RunDirectory(run.parent).locked():
+        message = "is being trained by another process"
+        with pytest.raises(RunError, match=message), RunDirectory(run.parent).locked():
             pass
     finally:
         parent.kill()

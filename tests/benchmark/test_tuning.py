@@ -268,8 +268,8 @@ def test_other_protocols_seeds_and_stages_are_other_studies(quick: dict[str, Any
         config = HellmConfig("HeLLM", "sample", overrides)
         return content_hash(tuning._shared(config, {"learning_rate": [0.1]}))
 
-    own = name()
-    assert name(learning_rate=0.1) == own == name(threads=1, runs_dir="elsewhere")
+    expected = name()
+    assert name(learning_rate=0.1) == expected == name(threads=1, runs_dir="elsewhere")
     others = [
         {"mask_history": "none"},
         {"seed": 7},
@@ -278,7 +278,7 @@ def test_other_protocols_seeds_and_stages_are_other_studies(quick: dict[str, Any
         {"MAX_ITEM_LIST_LENGTH": 10},
         {"train_batch_size": 64},
     ]
-    assert len({own, *(name(**other) for other in others)}) == 1 + len(others)
+    assert len({expected, *(name(**other) for other in others)}) == 1 + len(others)
 
 
 def test_other_data_of_the_same_name_are_another_study(

@@ -104,11 +104,11 @@ VARIANTS = {name: entry for name, entry in registry.OWN_MODELS.items() if entry.
 
 def differences(model: str, base: str, dataset: str, **options: Any) -> dict[str, Any]:
     """Every value of a configuration that is not its base's, read-only ones included."""
-    found = []
+    differing = []
     for name in (model, base):
         config = HellmConfig(name, dataset, options)
-        found.append({**config.final_config_dict, **config.model_settings()})
-    own, other = found
+        differing.append({**config.final_config_dict, **config.model_settings()})
+    own, other = differing
     assert own.keys() == other.keys()
     changed = {key: value for key, value in own.items() if value != other[key]}
     assert changed.pop("model") == model
@@ -187,8 +187,8 @@ def test_what_a_dataset_says_of_the_base_and_of_the_variant(
     make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = {"prefix": "static", "item_inputs": [], "epochs": 4, "backbone_layers": 5}
-    own = {"epochs": 6, "item_mlp_hidden": 32}
-    per_model = {"HeLLM": base, "CoLLM": own, "LLaRA": {"prefix": "graph"}}
+    expected = {"epochs": 6, "item_mlp_hidden": 32}
+    per_model = {"HeLLM": base, "CoLLM": expected, "LLaRA": {"prefix": "graph"}}
 
     def from_files(*parts: str) -> dict[str, Any]:
         return {"models": dict(per_model)} if parts[0] == "dataset" else packaged(*parts)
@@ -196,7 +196,7 @@ def test_what_a_dataset_says_of_the_base_and_of_the_variant(
     monkeypatch.setattr(config_module, "packaged", from_files)
     hellm, collm = (HellmConfig(model, "tiny") for model in ("HeLLM", "CoLLM"))
     assert {key: hellm[key] for key in base} == base
-    wanted = {"prefix": "none", "item_inputs": ["graph"], "backbone_layers": 5} | own
+    wanted = {"prefix": "none", "item_inputs": ["graph"], "backbone_layers": 5} | expected
     assert {key: collm[key] for key in wanted} == wanted
     # Said of the variant's own setting by a packaged file: allowed there, and then the one value.
     assert HellmConfig("CoLLM", "tiny", {"item_mlp_hidden": 32})["item_mlp_hidden"] == 32
@@ -216,8 +216,8 @@ def test_overrides_of_variants(make_config: Make) -> None:
 
 
 def test_a_variant_may_be_a_stage(make_config: Make) -> None:
-    given = {"graph_model": "HeLLMPre-wo-I2I", "HeLLMPre-wo-I2I.tau": 0.25}
-    config = make_config("HeLLM", **given)
+    overrides = {"graph_model": "HeLLMPre-wo-I2I", "HeLLMPre-wo-I2I.tau": 0.25}
+    config = make_config("HeLLM", **overrides)
     check_addressed([config])
     stage = config.stages()["graph"]
     assert (stage.model, stage["use_i2i"], stage["tau"]) == ("HeLLMPre-wo-I2I", False, 0.25)

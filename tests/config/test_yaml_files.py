@@ -30,9 +30,9 @@ from recbole_hellm.errors import ConfigError
     ],
 )
 def test_values_are_yaml_and_never_evaluated(text: str, value: Any) -> None:
-    found = parse_yaml(text)
-    assert found == value
-    assert type(found) is type(value)
+    parsed = parse_yaml(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
 
 
 def test_yaml_never_makes_objects_and_pyyaml_is_left_alone() -> None:

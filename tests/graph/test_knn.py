@@ -93,12 +93,12 @@ def test_neighbours_do_not_depend_on_the_scale_of_rows(features: np.ndarray) -> 
     """Squares of 1e25 and of 1e-35 are no float32."""
     wanted = knn_graph(features, 5)
     scales = np.resize(np.array([1.0, 1e25, 1e-35, 1e-20], np.float32), (40, 1))
-    given = torch.from_numpy(features * scales)
-    kept = given.clone()
-    found = knn_graph(given, 5)
-    assert torch.equal(found.indices, wanted.indices)
-    torch.testing.assert_close(found.similarities, wanted.similarities)
-    assert torch.equal(given, kept)
+    scaled = torch.from_numpy(features * scales)
+    before = scaled.clone()
+    neighbours = knn_graph(scaled, 5)
+    assert torch.equal(neighbours.indices, wanted.indices)
+    torch.testing.assert_close(neighbours.similarities, wanted.similarities)
+    assert torch.equal(scaled, before)
 
 
 def test_incidence_is_the_concatenation_over_modalities(features: np.ndarray) -> None:

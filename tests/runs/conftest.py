@@ -52,9 +52,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     original = running.train
 
     def noting(config: Any, *given: Any) -> Any:
-        found = original(config, *given)
+        result = original(config, *given)
         names.append(config["model"])
-        return found
+        return result
 
     monkeypatch.setattr(running, "train", noting)
     return names

@@ -46,8 +46,8 @@ SPECIAL: list[tuple[str, str, dict[str, Any]]] = [
 
 def configurations() -> dict[str, tuple[str, str, dict[str, Any]]]:
     cases: list[tuple[str, str, dict[str, Any]]]
-    own = [*registry.OWN_MODELS, *registry.COMPARED_MODELS]
-    cases = [(model, dataset, {}) for model in own for dataset in DATASETS]
+    models = [*registry.OWN_MODELS, *registry.COMPARED_MODELS]
+    cases = [(model, dataset, {}) for model in models for dataset in DATASETS]
     cases += [(model, "sample", {}) for model in registry.recbole_model_names()]
     return {json.dumps(case, sort_keys=True): case for case in [*cases, *SPECIAL]}
 

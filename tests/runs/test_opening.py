@@ -38,8 +38,8 @@ def test_models_without_use_for_features_need_none(
     shutil.rmtree(tmp_path / "bare/tiny/features")
     bare = {"data_path": str(tmp_path / "bare"), "epochs": 1}
     for model in ("CoLLM", "LLaRA"):
-        found = train(model, **small_variant(model) | bare)
-        assert found.path == train(model, **small_variant(model), epochs=1).path
+        result = train(model, **small_variant(model) | bare)
+        assert result.path == train(model, **small_variant(model), epochs=1).path
     train("HeLLMPre-wo-I2I", **bare)
     for model in ("HeLLMPre-wo-U2U", "HeLLM-wo-GNN_PEFT"):
         with pytest.raises(FeatureError, match="neither item texts"):

@@ -54,13 +54,13 @@ def test_the_best_unseen_items_of_the_models_own_scores(
     sizes = {"HeLLM": small_model, "SASRec": {"MAX_ITEM_LIST_LENGTH": 6}}.get(model, {})
     result = train(model, **sizes, eval_users=7)
     known = histories(interactions)
-    found = recommend(result, "all", topk=5)
+    recommended = recommend(result, "all", topk=5)
     seen_too = recommend(result.path, list(known), topk=5, exclude_seen=False)
-    assert list(found) == ["user", "rank", "item", "title", "categories", "score"]
-    assert set(found["user"]) == set(known)
+    assert list(recommended) == ["user", "rank", "item", "title", "categories", "score"]
+    assert set(recommended["user"]) == set(known)
     opened = result.reopen()
     order = {str(token): place for place, token in enumerate(opened.dataset.item_tokens)}
-    for frame, drop in ((found, True), (seen_too, False)):
+    for frame, drop in ((recommended, True), (seen_too, False)):
         for user, rows in frame.groupby("user"):
             scores = own_scores(opened, user, known[user], 6)
             left = [item for item in scores if not (drop and item in known[user])]
@@ -117,10 +117,10 @@ def test_other_columns_of_histories_are_those_of_the_interactions(
 def test_users_come_as_asked_for_each_once(train: Callable[..., RunResult]) -> None:
     result = train("SASRec", eval_users=2)
     wanted = ["u30", "u00", "u17", "u30"]  # u00 and u17 have one interaction
-    found = recommend(result, wanted, topk=2)
-    assert found["user"].tolist() == ["u30", "u30", "u00", "u00", "u17", "u17"]
+    recommended = recommend(result, wanted, topk=2)
+    assert recommended["user"].tolist() == ["u30", "u30", "u00", "u00", "u17", "u17"]
     pd.testing.assert_frame_equal(
-        recommend(result, "u00", topk=2), found[2:4].reset_index(drop=True), rtol=1e-5
+        recommend(result, "u00", topk=2), recommended[2:4].reset_index(drop=True), rtol=1e-5
     )
 
 

@@ -55,8 +55,8 @@ def scored_elsewhere(result: RunResult, *arguments: str) -> tuple[dict[str, Any]
 def assert_same(result: RunResult, found: tuple[dict[str, Any], dict[str, Any]]) -> None:
     record = json.loads((result.path / "metrics.json").read_text())
     assert found[0] == record["test"]
-    own = record["masking"]
-    assert found[1][own] == record["valid"][own]
+    masking = record["masking"]
+    assert found[1][masking] == record["valid"][masking]
 
 
 def test_a_tiny_run_is_restored_without_its_stages(
@@ -70,9 +70,9 @@ def test_a_tiny_run_is_restored_without_its_stages(
         (result.path / name).unlink()
     moved = tmp_path / "moved"
     shutil.move(result.path, moved)
-    found = load_run(moved)
-    assert found.stages == ()
-    assert_same(found, scored_elsewhere(found))
+    restored = load_run(moved)
+    assert restored.stages == ()
+    assert_same(restored, scored_elsewhere(restored))
 
 
 def test_a_frozen_backbone_with_adapters_is_restored(
@@ -254,9 +254,11 @@ def test_a_kept_record_has_no_model(
     train: Callable[..., RunResult], quick: dict[str, Any], tmp_path: Path
 ) -> None:
     test_users = TestUsers.open(HellmConfig("BPR", "tiny", quick))
-    kept = write_record(train("BPR", epochs=1), tmp_path / "records", test_users)
-    with pytest.raises(RunError, match=f"^{kept.path} is a record, which holds no model") as error:
-        load_run(kept.path).restore()
+    record = write_record(train("BPR", epochs=1), tmp_path / "records", test_users)
+    with pytest.raises(
+        RunError, match=f"^{record.path} is a record, which holds no model"
+    ) as error:
+        load_run(record.path).restore()
     sentence(error)
 
 

@@ -53,9 +53,9 @@ def test_a_folder_of_runs_can_be_moved(
     result = train("HeLLM", **small_model, epochs=1, runs_dir=str(first))
     shutil.move(first, tmp_path / "moved")
     path = tmp_path / "moved" / result.path.relative_to(first)
-    found = load_run(path)
-    assert [stage.record["model"] for stage in found.stages] == ["HeLLMPre", "SASRec"]
-    assert found.record == result.record
+    moved = load_run(path)
+    assert [stage.record["model"] for stage in moved.stages] == ["HeLLMPre", "SASRec"]
+    assert moved.record == result.record
 
 
 def test_unfinished_runs_are_told(tmp_path: Path) -> None:

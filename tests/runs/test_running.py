@@ -97,9 +97,9 @@ def test_stages_are_trained_once_and_change_nothing(
     assert trained[5:] == ["HeLLMPre", "HeLLM"]
     assert changed.path != first.path
     assert changed.stages[1].path == first.stages[1].path
-    own = {key[7:]: value for key, value in small_model.items() if key.startswith("SASRec.")}
+    sizes = {key[7:]: value for key, value in small_model.items() if key.startswith("SASRec.")}
     default = packaged("model", "SASRec.yaml")["learning_rate"]
-    alone = train("SASRec", **own, MAX_ITEM_LIST_LENGTH=6, learning_rate=default)
+    alone = train("SASRec", **sizes, MAX_ITEM_LIST_LENGTH=6, learning_rate=default)
     assert alone.path == first.stages[1].path
 
 
@@ -114,9 +114,9 @@ def test_variants_stand_on_the_stages_that_are_there(
         return {stage.record["model"]: stage.path for stage in result.stages}
 
     sizes = small_variant("CoLLM")
-    own = {key[9:]: value for key, value in sizes.items() if key.startswith("LightGCN.")}
+    stage_sizes = {key[9:]: value for key, value in sizes.items() if key.startswith("LightGCN.")}
     default = packaged("model", "LightGCN.yaml")["learning_rate"]
-    alone = train("LightGCN", **own, MAX_ITEM_LIST_LENGTH=6, learning_rate=default)
+    alone = train("LightGCN", **stage_sizes, MAX_ITEM_LIST_LENGTH=6, learning_rate=default)
     assert of("CoLLM") == {"LightGCN": alone.path}
     assert trained == ["LightGCN", "CoLLM"]
     stages = of("HeLLM")
@@ -269,8 +269,8 @@ def test_knowledge_graph_models_run_by_name(
 def test_learning_beats_chance_and_popularity(train: Callable[..., RunResult]) -> None:
     """Users walk along a circle, so the order of items tells the next one."""
     pop = train("Pop").metrics("test", "none")["ndcg@10"]
-    found = train("SASRec", epochs=30, hidden_size=32, n_layers=1, hidden_dropout_prob=0.1)
-    assert found.metrics("test", "none")["ndcg@10"] > max(2 * pop, 0.25)
+    trained = train("SASRec", epochs=30, hidden_size=32, n_layers=1, hidden_dropout_prob=0.1)
+    assert trained.metrics("test", "none")["ndcg@10"] > max(2 * pop, 0.25)
 
 
 # Without RecBole ---------------------------------------------------------------------------------
@@ -298,5 +298,5 @@ def test_the_method_can_be_used_without_recbole() -> None:
             print("ready")
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    assert (found.returncode, found.stdout) == (0, "ready\n"), found.stderr
+    process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    assert (process.returncode, process.stdout) == (0, "ready\n"), process.stderr

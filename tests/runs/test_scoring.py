@@ -57,11 +57,11 @@ def test_the_test_split_is_ranked_by_the_weights_that_validation_chose(
     original, phases = RunTrainer.evaluate_phase, []
 
     def worse_each_time(self: Any, phase: str, *given: Any, **named: Any) -> Any:
-        found = original(self, phase, *given, **named)
+        evaluation = original(self, phase, *given, **named)
         phases.append(phase)
         if phase == "valid":
-            found.metrics["seen"]["ndcg@10"] = 1 / len(phases)
-        return found
+            evaluation.metrics["seen"]["ndcg@10"] = 1 / len(phases)
+        return evaluation
 
     monkeypatch.setattr(RunTrainer, "evaluate_phase", worse_each_time)
     longer = train("BPR", epochs=3, runs_dir=str(tmp_path / "longer"))

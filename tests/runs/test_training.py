@@ -166,18 +166,18 @@ def test_a_stages_table_from_a_file_gives_the_run_of_the_stage(
     shutil.rmtree(tmp_path / "bare/tiny/features")
     fresh = {"runs_dir": str(tmp_path / "fresh"), "data_path": str(tmp_path / "bare")}
     small = own_keys(small_model)
-    found = train("HeLLM", **small, **files, **fresh, mask_history="train")
+    imported = train("HeLLM", **small, **files, **fresh, mask_history="train")
     for key in ("test", "valid", "best_epoch", "split"):
-        assert found.record[key] == result.record[key]
-    assert found.stages == ()
-    assert found.record["stages"] == {}
-    assert set(found.record["imported"]) == {"graph", "sequence"}
-    assert found.record["imported"]["graph"]["file"] == "HeLLMPre_item_embeddings.pt"
+        assert imported.record[key] == result.record[key]
+    assert imported.stages == ()
+    assert imported.record["stages"] == {}
+    assert set(imported.record["imported"]) == {"graph", "sequence"}
+    assert imported.record["imported"]["graph"]["file"] == "HeLLMPre_item_embeddings.pt"
     assert [path.name for path in (tmp_path / "fresh/tiny").iterdir()] == ["HeLLM"]
     # Restored without the files.
     for path in files.values():
         Path(path).unlink()
-    assert found.evaluate() == result.record["test"]
+    assert imported.evaluate() == result.record["test"]
 
 
 def test_one_stage_may_come_from_a_file(
@@ -187,14 +187,14 @@ def test_one_stage_may_come_from_a_file(
 ) -> None:
     result, files = exported
     small = {key: value for key, value in small_model.items() if "HeLLMPre." not in key}
-    given = {"graph_embeddings": files["graph_embeddings"], "mask_history": "train"}
-    found = train("HeLLM", **small, **given)
-    assert found.record["test"] == result.record["test"]
-    assert [stage.path for stage in found.stages] == [result.stages[1].path]
-    assert list(found.record["imported"]) == ["graph"]
+    imports = {"graph_embeddings": files["graph_embeddings"], "mask_history": "train"}
+    imported = train("HeLLM", **small, **imports)
+    assert imported.record["test"] == result.record["test"]
+    assert [stage.path for stage in imported.stages] == [result.stages[1].path]
+    assert list(imported.record["imported"]) == ["graph"]
     # What the stage would have been makes no difference.
     for model in ("LightGCN", None):
-        assert train("HeLLM", **small, **given, graph_model=model).path == found.path
+        assert train("HeLLM", **small, **imports, graph_model=model).path == imported.path
 
 
 def test_files_that_cannot_be_used_are_told_before_training(
@@ -208,9 +208,9 @@ def test_files_that_cannot_be_used_are_told_before_training(
     fresh = tmp_path / "fresh"
 
     def fails(match: str, error: type[HellmError], **options: Any) -> None:
-        given = {"graph_embeddings": str(wrong), "runs_dir": str(fresh)}
+        overrides = {"graph_embeddings": str(wrong), "runs_dir": str(fresh)}
         with pytest.raises(error, match=match):
-            train("HeLLM", **small | given | options)
+            train("HeLLM", **small | overrides | options)
         assert not list(fresh.rglob("best.pt"))
 
     fails("graph_embeddings=.* cannot be read", DataError)

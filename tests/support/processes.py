@@ -137,9 +137,9 @@ def assert_same_weights(first: RunResult, second: RunResult, **tolerance: float)
 
 
 def tables(result: RunResult) -> dict[str, Any]:
-    found = sorted(result.path.glob("*.parquet"))
-    assert [path.name for path in found] == [
+    files = sorted(result.path.glob("*.parquet"))
+    assert [path.name for path in files] == [
         *(f"ranks-{masking}.parquet" for masking in sorted(MASKINGS)),
         "topk-seen.parquet",
     ]
-    return {path.name: pd.read_parquet(path).to_dict("list") for path in found}
+    return {path.name: pd.read_parquet(path).to_dict("list") for path in files}

@@ -61,8 +61,8 @@ def shared(
     shared.plan("killed", **LIVELY, resume=True)
     arguments = {"data_path": str(tiny_data), "runs_dir": str(root / "cli"), "use_gpu": "False"}
     arguments |= {"threads": "1", "epochs": "1", "dataset": "tiny"}
-    given = [f"--{key}={value}" for key, value in arguments.items()]
-    shared.steps.append({"arguments": ["--model=Pop,SASRec", *given, "--show_progress=True"]})
+    words = [f"--{key}={value}" for key, value in arguments.items()]
+    shared.steps.append({"arguments": ["--model=Pop,SASRec", *words, "--show_progress=True"]})
     if HAS_FSDP:
         adapted = {"backbone": shared.llama} | ADAPTED
         half = {"backbone": shared.llama} | HALF

@@ -113,12 +113,12 @@ def test_an_error_ends_all(
     assert time.perf_counter() - started < 60
     assert [process.returncode for process in running] == codes, ends
     for end, sentence in zip(ends, told, strict=True):
-        own = [line for line in end.splitlines() if "recbole-hellm: " in line or "Error" in line]
+        errors = [line for line in end.splitlines() if "recbole-hellm: " in line or "Error" in line]
         if sentence:
-            assert sentence in own[-1]
+            assert sentence in errors[-1]
             assert ("Traceback" in end) == ("KeyError" in sentence)
         else:
-            assert not own
+            assert not errors
 
 
 # One process --------------------------------------------------------------------------------------
@@ -166,14 +166,14 @@ def test_an_evaluation_is_divided_without_a_trace(
     evaluator = Evaluator(config, dataset, {"valid": parts[1], "test": parts[2]})
     model = build_model(config, parts[0])
     whole = evaluator.evaluate(model, "test", MASKINGS)
-    given: list[Any] = []
+    gathered: list[Any] = []
     calls: list[int] = []
     score = model.full_sort_predict
 
     class One(Processes):
         def gather(self, value: Any) -> list[Any]:
-            given.append(value)
-            return given if len(given) == size else [value]
+            gathered.append(value)
+            return gathered if len(gathered) == size else [value]
 
     for rank in range(size):
         from recbole_hellm.evaluation import evaluator as module
@@ -187,13 +187,13 @@ def test_an_evaluation_is_divided_without_a_trace(
 
         monkeypatch.setattr(model, "full_sort_predict", counted)
         try:
-            found = evaluator.evaluate(model, "test", MASKINGS)
+            evaluation = evaluator.evaluate(model, "test", MASKINGS)
         except ValueError:
             assert size > 5  # this one had no chunk, and only the last one is handed the others'
     assert calls == [-(-5 // size)] * size  # all make as many passes
-    assert found.metrics == whole.metrics
-    assert np.array_equal(found.topk, whole.topk)
+    assert evaluation.metrics == whole.metrics
+    assert np.array_equal(evaluation.topk, whole.topk)
     for masking in MASKINGS:
         for name in ("users", "higher", "tied", "candidates"):
-            left, right = (getattr(part.ranks[masking], name) for part in (found, whole))
+            left, right = (getattr(part.ranks[masking], name) for part in (evaluation, whole))
             assert left.tolist() == right.tolist()

@@ -53,11 +53,11 @@ def test_losses_are_named_and_averaged_over_steps(make_trainer: Any) -> None:
     trainer = make_trainer(model=Parts(), epochs=1)
     trainer.fit(Batches())
     trainer.tensorboard.close()
-    found = scalars(trainer.run.path)
+    logged = scalars(trainer.run.path)
     # 0 + 1 + ... + 7 = 28 over four batches.
-    assert found["loss/part0"] == [7.0]
-    assert found["loss/part1"] == [2.0]
-    assert found["loss/total"] == [9.0]
+    assert logged["loss/part0"] == [7.0]
+    assert logged["loss/part1"] == [2.0]
+    assert logged["loss/total"] == [9.0]
     trainer = make_trainer(model=Named(), epochs=1, folder="named")
     trainer.fit(Batches())
     assert trainer.loss_parts == {"bpr": 7.0}
