@@ -1,7 +1,7 @@
-"""Every workaround for RecBole 1.2.1 on today's numpy, scipy and pandas, in one place.
+"""All workarounds for RecBole 1.2.1 on current numpy, scipy and pandas.
 
-Each item names the RecBole line it answers and when it can go. Nothing here edits RecBole's files,
-and nothing here imports RecBole when this module is imported.
+Each item names the RecBole line it answers and when it can be removed. Nothing here edits RecBole's
+files, and importing this module does not import RecBole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def supply_numpy_aliases() -> None:
     """Set the scalar aliases that numpy removed in 1.24 and 2.0 and RecBole still uses.
 
     Answers configurator.py:628-635, interaction.py:31, metrics.py:90-287, dataset.py:652 and
-    abstract_recommender.py:319. Can go once RecBole writes the builtin types.
+    abstract_recommender.py:319. Can be removed once RecBole writes the builtin types.
     """
     aliases = {"bool": np.bool_, "int": np.int_, "float": np.float64, "object": np.object_}
     aliases["long"] = np.int_  # back in numpy 2
@@ -34,8 +34,8 @@ def supply_numpy_aliases() -> None:
 def supply_dok_update() -> None:
     """Give scipy's ``dok_matrix`` the bulk ``_update`` that scipy 1.13 removed.
 
-    Answers ngcf.py:110 and the same line in NCL, GCMC and SpectralCF. Can go once RecBole builds
-    its adjacency from COO triples.
+    Answers ngcf.py:110 and the same line in NCL, GCMC and SpectralCF. Can be removed once RecBole
+    builds its adjacency from COO triples.
     """
     from scipy.sparse import dok_matrix
 
@@ -51,8 +51,8 @@ def supply_dok_update() -> None:
 def count_every_interaction() -> None:
     """Make RecBole's Pop count an item as often as a batch holds it.
 
-    Answers pop.py:47, where indexing with repeated items counts each of them once a batch, so that
-    on a small catalogue all items come out equally popular. Can go once it uses ``index_add_``.
+    Answers pop.py:47, where indexing with repeated items counts each item once per batch: in a
+    small catalogue all items become equally popular. Can be removed once it uses ``index_add_``.
     """
     import torch
     from recbole.model.general_recommender.pop import Pop
@@ -68,10 +68,10 @@ def count_every_interaction() -> None:
 
 @contextlib.contextmanager
 def anomaly_mode_kept() -> Iterator[None]:
-    """Keep autograd's anomaly mode as it is while RecBole's models are imported.
+    """Preserve autograd's anomaly mode while RecBole's models are imported.
 
-    Answers sine.py:25, a ``set_detect_anomaly(True)`` at import that tests every gradient of every
-    model for NaN; about a third of a SASRec training step on a CPU. Can go once that line is gone.
+    Answers sine.py:25, a ``set_detect_anomaly(True)`` at import. It tests all gradients for NaN and
+    takes about a third of a SASRec training step on a CPU. Can be removed once that line is gone.
     """
     import torch
 
@@ -86,8 +86,8 @@ def anomaly_mode_kept() -> Iterator[None]:
 def tensorboard_writer(writer: Any) -> Iterator[None]:
     """Make RecBole's ``Trainer.__init__`` use `writer`.
 
-    Answers trainer.py:116, which always opens ``log_tensorboard/`` in the working directory. Can go
-    once the trainer takes a writer or a directory.
+    Answers trainer.py:116, which always opens ``log_tensorboard/`` in the working directory. Can be
+    removed once the trainer takes a writer or a directory.
     """
     from recbole.trainer import trainer as module
 
@@ -123,7 +123,7 @@ def recbole_metrics(config: Any) -> Iterator[None]:
 class ModernPandasMixin:
     """RecBole dataset methods that pandas 3 breaks, rewritten without chained assignment.
 
-    Mixed in before a RecBole dataset class. Can go once RecBole supports pandas 3.
+    A mixin before a RecBole dataset class. Can be removed once RecBole supports pandas 3.
     """
 
     config: Any
@@ -160,7 +160,7 @@ class ModernPandasMixin:
                     ]
 
     def _dataframe_to_interaction(self, data: pd.DataFrame) -> Any:
-        """Answers dataset.py:2202: pandas 3 hands out read-only arrays, torch wants its own."""
+        """Answers dataset.py:2202: pandas 3 returns read-only arrays, which torch cannot share."""
         columns = {
             name: types.SimpleNamespace(values=data[name].to_numpy(copy=True)) for name in data
         }
@@ -219,7 +219,9 @@ class ModernPandasMixin:
             with open(filepath, encoding=self.config["encoding"]) as file:
                 header = file.readline().rstrip("\r\n").split(separator)
         except UnicodeDecodeError as error:
-            raise DataError(f"{filepath} is no text file: {error}.") from error
+            raise DataError(
+                f"{filepath} is no text file ({error}); save it in the encoding of the settings."
+            ) from error
         if len(set(header)) != len(header):
             raise DataError(f"{filepath}, line 1: a column is named twice; keep one of them.")
         chosen: dict[str, tuple[str, Any]] = {}
@@ -265,7 +267,7 @@ class ModernPandasMixin:
 
         try:
             with warnings.catch_warnings():
-                # pandas only warns where rows are longer than the header.
+                # pandas only warns about rows longer than the header.
                 warnings.simplefilter("error", pd.errors.ParserWarning)
                 return pd.read_csv(
                     filepath,
@@ -278,7 +280,8 @@ class ModernPandasMixin:
                 )
         except (ValueError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
             raise DataError(
-                f"{filepath} cannot be read as an atomic file ({str(error).strip()})."
+                f"{filepath} cannot be read as an atomic file ({str(error).strip()}); "
+                "correct that line."
             ) from error
 
 
@@ -293,6 +296,7 @@ def _numbers(cells: pd.Series, filepath: str) -> pd.Series:
     if wrong.any():
         row = int(np.flatnonzero(np.asarray(wrong))[0])
         raise DataError(
-            f"{filepath}, line {row + 2}: {cells.name}={cells.iloc[row]!r} is no finite number."
+            f"{filepath}, line {row + 2}: {cells.name}={cells.iloc[row]!r} is no finite number; "
+            "correct it."
         )
     return values

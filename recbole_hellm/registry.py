@@ -1,6 +1,7 @@
-"""Which models exist, what they need, and where their classes live.
+"""The registry of models: their names, inputs and classes.
 
-This package's own models are declared here; every other name is looked up among RecBole's.
+This package's models are declared here; other names are looked up in RecBole and among installed
+models.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ RECBOLE_FAMILIES = (
     "context_aware_recommender",
     "knowledge_aware_recommender",
 )
-# Sequential models that mask padding and count positions from the left, so that cutting the padding
-# of a batch off changes nothing (`bucket_by_length`). Variants are their base in this.
+# Sequential models that mask padding and count positions from the left: trimming a batch's padding
+# does not change their results (`bucket_by_length`). A variant is treated as its base.
 TRIMMABLE = ("GRU4Rec", "HeLLM", "SASRec")
 
 
@@ -36,30 +37,30 @@ TRIMMABLE = ("GRU4Rec", "HeLLM", "SASRec")
 class ModelEntry:
     """One of this package's models, or a variant of one.
 
-    A variant is a name that runs its base's class with the settings of
-    ``properties/model/<variant>.yaml``, which holds nothing else, in place of the base's.
+    A variant runs its base's class with the settings of ``properties/model/<variant>.yaml``, which
+    holds only the settings that differ from the base's.
 
     Attributes
     ----------
     name : str
-        The name on the command line; the class name unless it is a variant.
+        The name on the command line; the class name except for variants.
     module : str
         The module that defines the class.
     paper : str
-        Where the method is from.
+        Source of the method.
     inputs : tuple of str
-        Among ``graph``, ``modalities`` and ``histories``; those of its stages included.
+        Any of ``graph``, ``modalities`` and ``histories``, including those of its stages.
     stages : dict of str to str
-        Role -> default model of each stage that has to be trained first. The configuration key
-        ``<role>_model`` replaces the default.
+        Role -> default model of each stage, which is trained first. The configuration key
+        ``<role>_model`` overrides the default.
     trainer : str, optional
-        ``module:Class`` of the trainer; by default the one for its kind of model.
+        ``module:Class`` of the trainer; by default the trainer for its kind of model.
     kind : {"general", "sequential", "LLM"}
-        What it scores items for: users, histories, or histories through a language model.
+        Whether it scores users, histories, or histories by a language model.
     variant_of : str, optional
-        The model that this one is a variant of.
+        The base model of a variant.
     outside : bool
-        Whether it belongs neither to this package nor to RecBole.
+        Whether its class is in neither this package nor RecBole.
     """
 
     name: str
@@ -74,7 +75,7 @@ class ModelEntry:
 
     @property
     def base(self) -> str:
-        """The name of its class: its own, or that of the model it is a variant of."""
+        """The name of its class: the base's for a variant, else its own."""
         return self.variant_of or self.name
 
     @property
@@ -169,8 +170,8 @@ OWN_MODELS.update(
         _variant("HeLLM-wo-Seq_ID", "HeLLM", _TABLE_3),
     )
 )
-# RecBole's models that belong to the paper's comparison: for listings, and where a class stands in
-# for RecBole's of the same name. They are run as RecBole's others are.
+# RecBole models of the paper's comparison, declared for listings and for a class that replaces
+# RecBole's of the same name. They run like other RecBole models.
 COMPARED_MODELS: dict[str, ModelEntry] = {
     entry.name: entry
     for entry in (
@@ -192,36 +193,36 @@ COMPARED_MODELS: dict[str, ModelEntry] = {
 
 
 def describe(model: str) -> ModelEntry:
-    """What is known of a model: this package's own, RecBole's, an installed or the user's own.
+    """The entry of a model of this package, of RecBole, of an installed package or of the user.
 
     Parameters
     ----------
     model : str
-        A name; or, for a class of the user's own, ``package.module:Class``.
+        A name, or ``package.module:Class`` for a user's class.
 
     Raises
     ------
     ConfigError
-        If there is no such model.
+        If the model is unknown.
     """
-    known = OWN_MODELS.get(model) or COMPARED_MODELS.get(model)
-    if known:
-        return known
+    entry = OWN_MODELS.get(model) or COMPARED_MODELS.get(model)
+    if entry:
+        return entry
     path = model if is_import_path(model) else installed(GROUP).get(model)
     if path is not None:
         return _outside(path)
-    found = _recbole_module(model)
-    if found:
-        return ModelEntry(model, found, "", ())
+    module = _recbole_module(model)
+    if module:
+        return ModelEntry(model, module, "", ())
     names = [*OWN_MODELS, *recbole_model_names(), *installed(GROUP)]
     raise ConfigError(
         f"Unknown model '{model}'{nearest(model, names)} `recbole-hellm models` lists all of them; "
-        "one of your own is named my_package.my_module:MyModel."
+        "name your own class as my_package.my_module:MyModel."
     )
 
 
 def _outside(path: str) -> ModelEntry:
-    """The entry of a class outside this package; the class's own attributes add to it."""
+    """The entry of a class outside this package, with the facts from its attributes."""
     from recbole.model.abstract_recommender import AbstractRecommender
     from recbole.utils import ModelType
 
@@ -230,7 +231,7 @@ def _outside(path: str) -> ModelEntry:
     module, _, name = path.partition(":")
     if not (isinstance(cls, type) and issubclass(cls, AbstractRecommender)):
         raise ConfigError(
-            f"{path} is no RecBole model; derive it from one, such as "
+            f"{path} is not a RecBole model; derive it from one, such as "
             "recbole.model.abstract_recommender.GeneralRecommender."
         )
     inputs = getattr(cls, "inputs", ())
@@ -249,55 +250,55 @@ def _outside(path: str) -> ModelEntry:
 
 
 def _recbole_module(name: str) -> str | None:
-    """The module of RecBole's model of that name, if there is one."""
+    """The module of RecBole's model of this name, or None."""
     for family in RECBOLE_FAMILIES if name.isidentifier() else ():
         module_name = f"recbole.model.{family}.{name.lower()}"
         with compat.anomaly_mode_kept():
-            there = importlib.util.find_spec(module_name)
-            module = importlib.import_module(module_name) if there else None
+            spec = importlib.util.find_spec(module_name)
+            module = importlib.import_module(module_name) if spec else None
         if isinstance(getattr(module, name, None), type):
             return module_name
     return None
 
 
 def base_model(name: str) -> str:
-    """The model that `name` is a variant of; `name` itself where it is none."""
+    """The base of the variant `name`; `name` itself for other models."""
     entry = OWN_MODELS.get(name)
     return entry.base if entry else name
 
 
 def recbole_models() -> dict[str, list[str]]:
-    """Names of all models that RecBole itself offers, by family."""
-    found = {}
+    """Names of all RecBole models by family."""
+    names = {}
     for family in RECBOLE_FAMILIES:
         with compat.anomaly_mode_kept():
             package = importlib.import_module(f"recbole.model.{family}")
-        found[family] = sorted(
+        names[family] = sorted(
             name
             for name, value in vars(package).items()
             if isinstance(value, type) and value.__module__.startswith(package.__name__)
         )
-    return found
+    return names
 
 
 def recbole_model_names() -> list[str]:
-    """Names of all models that RecBole itself offers."""
+    """Names of all RecBole models."""
     return sorted({name for names in recbole_models().values() for name in names})
 
 
 def recbole_model_keys(name: str) -> list[str]:
-    """Keys of RecBole's own settings file for a model; empty where it has none."""
+    """Keys of RecBole's settings file for a model; empty if it has none."""
     path = importlib.resources.files("recbole") / "properties" / "model" / f"{name}.yaml"
     return list(read_yaml(Path(str(path)))) if path.is_file() else []
 
 
 def model_class(model: str) -> Any:
-    """The class of a model, see :func:`describe`; a variant's is its base's."""
+    """The class of a model, see :func:`describe`; for a variant its base's class."""
     return describe(model).load()
 
 
 def own_settings_file(entry: ModelEntry) -> Path | None:
-    """``<Class>.yaml`` beside the module of a model outside this package, if there is one."""
+    """``<Class>.yaml`` beside the module of a model outside this package, or None."""
     if not entry.outside:
         return None
     file = Path(inspect.getfile(entry.load())).with_name(f"{entry.name}.yaml")
@@ -305,7 +306,7 @@ def own_settings_file(entry: ModelEntry) -> Path | None:
 
 
 def is_recbole(cls: type) -> bool:
-    """Whether `cls` is one of RecBole's models or built on one."""
+    """Whether `cls` is a RecBole model or derived from one."""
     return any(
         base.__module__.startswith(f"recbole.model.{family}")
         for base in cls.__mro__
@@ -316,13 +317,13 @@ def is_recbole(cls: type) -> bool:
 def trainer_class(entry: ModelEntry) -> type:
     """The trainer of a model.
 
-    RecBole's own special trainers are combined with this package's, so that evaluation, checkpoints
-    and resuming are the same for every model.
+    RecBole's special trainers are combined with this package's, so evaluation, checkpoints and
+    resuming are the same for every model.
 
     Raises
     ------
     ConfigError
-        If RecBole trains the model with a loop of its own that cannot be combined.
+        If RecBole's trainer of the model has its own training loop, which cannot be combined.
     """
     from recbole.trainer import Trainer
     from recbole.utils import get_trainer

@@ -20,7 +20,7 @@ import yaml
 
 from recbole_hellm import compat
 from recbole_hellm.benchmark.record_ranks import compress_ranks, in_token_order, write_kept_ranks
-from recbole_hellm.benchmark.records import SLICED, KeptRun, read_kept
+from recbole_hellm.benchmark.records import SLICED, Record, read_records
 from recbole_hellm.data.features.store import save_features
 from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.evaluation.slices import Grouping, UserSlices, metrics_by_slice
@@ -236,7 +236,7 @@ def groups() -> UserSlices:
 
 
 @pytest.fixture
-def make_kept(tmp_path: Path) -> Callable[..., KeptRun]:
+def make_kept(tmp_path: Path) -> Callable[..., Record]:
     """Write a record with given ranks and read it back."""
 
     def make(
@@ -245,7 +245,7 @@ def make_kept(tmp_path: Path) -> Callable[..., KeptRun]:
         seed: int = 2024,
         settings: dict[str, Any] | None = None,
         **fields: Any,
-    ) -> KeptRun:
+    ) -> Record:
         dataset = fields.get("dataset", "tiny")
         own = {"model": model, "seed": seed, **(settings or {})}
         identity = {"split": "s" * 64, "features": "f", "stages": {}, "version": "0.1.0"}
@@ -293,7 +293,7 @@ def make_kept(tmp_path: Path) -> Callable[..., KeptRun]:
         (folder / "identity.json").write_text(json.dumps(identity))
         (folder / "environment.json").write_text("{}")
         (folder / "metrics.json").write_text(json.dumps(record))
-        return read_kept(tmp_path / "records", dataset)[recipe]
+        return read_records(tmp_path / "records", dataset)[recipe]
 
     return make
 

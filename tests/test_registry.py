@@ -37,8 +37,8 @@ def test_variants_are_their_base_under_another_name() -> None:
         assert registry.base_model(name) == base.name
         assert base.variant_of is None
         assert registry.model_class(name) is registry.model_class(base.name)
-        kept = (entry.module, entry.trainer, entry.kind, entry.stages)
-        assert kept == (base.module, base.trainer, base.kind, base.stages)
+        facts = (entry.module, entry.trainer, entry.kind, entry.stages)
+        assert facts == (base.module, base.trainer, base.kind, base.stages)
         assert set(entry.inputs) <= set(base.inputs)
     for name in ("HeLLM", "SASRec", "NoSuchModel"):
         assert registry.base_model(name) == name
@@ -149,7 +149,7 @@ def test_models_of_installed_packages_have_names(
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("Layer", "is no RecBole model"), ("Odd", "must be some of graph"), ("Nothing", "has no")],
+    [("Layer", "is not a RecBole model"), ("Odd", "must be some of graph"), ("Nothing", "has no")],
 )
 def test_what_is_no_model_is_refused(outside: str, name: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):

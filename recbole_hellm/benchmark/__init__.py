@@ -1,1 +1,1 @@
-"""Runs side by side."""
+"""Benchmarks: planned runs, their records and comparisons of them."""

@@ -1,4 +1,4 @@
-"""What ``recbole-hellm compare`` is told."""
+"""Settings of ``recbole-hellm compare``."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import Any
 
 from pydantic import field_validator
 
-from recbole_hellm.benchmark.plans import Benchmark, Figure, ad_hoc, named
+from recbole_hellm.benchmark.plans import Benchmark, Figure, ad_hoc, find_benchmark
 from recbole_hellm.config.settings import Settings, names, require, setting
 from recbole_hellm.errors import ConfigError
 
 
 class CompareSettings(Settings):
-    """How a comparison goes."""
+    """What is compared, and where its records are."""
 
     benchmark: str | None = setting(
         None, "A table or figure of the paper: table1, table3, fig3, fig4."
     )
     models: str | tuple[str, ...] | None = setting(
-        None, "Methods of a comparison of your own, or a part of the benchmark's table."
+        None, "Models to compare, or a part of the benchmark's methods."
     )
     reference: str | None = setting(
         None, "The method that is tested against the others; the last of models by default."
@@ -35,7 +35,7 @@ class CompareSettings(Settings):
     )
     jobs: int = setting(1, "Runs at a time.", ge=1)
     records: str = setting(
-        "records", "Folder of kept records; a run with a record there is not run again."
+        "records", "Folder of records; a run with a record there is not run again."
     )
     output: str | None = setting(None, "Folder for tables and plots as files.")
     kept_only: bool = setting(False, "Show what the records hold and run nothing.")
@@ -43,10 +43,10 @@ class CompareSettings(Settings):
     @field_validator("seeds", mode="before")
     @classmethod
     def _check_seeds(cls, value: Any) -> Any:
-        # Before types are checked, since a text would be told that it is no list.
+        # Before pydantic checks types, whose message would be that a text is not a list.
         require(
             _are_seeds(value),
-            f"seeds={value!r} must be a number from 1 on, or a list of different seeds like "
+            f"seeds={value!r} must be a number from 1 upwards, or a list of different seeds like "
             "'[2025, 2026]'.",
         )
         return value
@@ -68,24 +68,24 @@ class CompareSettings(Settings):
 
     @property
     def plan(self) -> Benchmark:
-        """What is to be compared.
+        """The benchmark, or a table of the named models.
 
         Raises
         ------
         ConfigError
-            If there is no such benchmark, or it has no such models.
+            If the benchmark is unknown, or it has no such models.
         """
-        chosen = names(self.models)
+        models = names(self.models)
         if self.benchmark is None:
-            return ad_hoc(chosen, self.reference)
-        plan = named(self.benchmark)
-        if chosen and isinstance(plan, Figure):
+            return ad_hoc(models, self.reference)
+        plan = find_benchmark(self.benchmark)
+        if models and isinstance(plan, Figure):
             raise ConfigError(f"{plan.name} is about {plan.model}; leave --models out.")
         return plan
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """The methods of a table that are wanted."""
+        """The selected methods of a table; the one model of a figure."""
         plan = self.plan
         if isinstance(plan, Figure):
             return (plan.model,)
@@ -99,7 +99,7 @@ class CompareSettings(Settings):
 
 
 def _are_seeds(value: Any) -> bool:
-    """Whether it is a number of seeds, or a list of different ones."""
+    """Whether a value is a number of seeds, or a list of different seeds."""
     listed = isinstance(value, list | tuple)
     if not all(type(seed) is int for seed in (value if listed else [value])):
         return False

@@ -13,7 +13,7 @@ from typing import Any
 from recbole_hellm.benchmark.compare_settings import CompareSettings
 from recbole_hellm.benchmark.methods import Method, methods
 from recbole_hellm.benchmark.plans import Figure, Table, short_name
-from recbole_hellm.benchmark.records import SLICED, KeptRun, keep, read_kept
+from recbole_hellm.benchmark.records import SLICED, Record, read_records, write_record
 from recbole_hellm.benchmark.running import Job, carry_out
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
@@ -180,7 +180,7 @@ class Comparison:
             return
         try:
             details = isinstance(self.plan, Table)
-            record = keep(outcome, self.folder, self._test_users, details, self.asked)
+            record = write_record(outcome, self.folder, self._test_users, details, self.asked)
             logger.info("Kept %s.", record.path)
         except HellmError as error:
             logger.error("%s: %s", job, error)
@@ -192,7 +192,7 @@ class Comparison:
         features = any(run.job.config().needs_features() for run in self.by_seed[0])
         return TestUsers.open(self.by_seed[0][0].job.config(), features)
 
-    def _is_quick(self, label: str, records: Mapping[str, KeptRun]) -> bool:
+    def _is_quick(self, label: str, records: Mapping[str, Record]) -> bool:
         if self.settings.minutes is None:
             return True
         first = next(run for run in self.by_seed[0] if run.label == label)
@@ -202,18 +202,18 @@ class Comparison:
         seconds = min(cost["train_seconds"], cost.get("train_cpu_seconds", float("inf")))
         return seconds <= 60 * self.settings.minutes
 
-    def _records(self) -> dict[str, KeptRun]:
+    def _records(self) -> dict[str, Record]:
         """Records that can be used: those of the data at hand, unless records alone are shown.
 
         A table needs ranks, which the points of a figure do not have.
         """
         test_users = None if self.settings.kept_only else self._test_users
-        return read_kept(self.folder, self.dataset, test_users, isinstance(self.plan, Table))
+        return read_records(self.folder, self.dataset, test_users, isinstance(self.plan, Table))
 
     # What they show -----------------------------------------------------------------------------
 
     @functools.cached_property
-    def recorded(self) -> list[tuple[PlannedRun, KeptRun]]:
+    def recorded(self) -> list[tuple[PlannedRun, Record]]:
         """Planned runs with their records, by seed; read when first needed.
 
         Raises

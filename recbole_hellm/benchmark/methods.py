@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from recbole_hellm.benchmark.record_ranks import CLIP
-from recbole_hellm.benchmark.records import KeptRun
+from recbole_hellm.benchmark.records import Record
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.metric import RankMetric
 from recbole_hellm.evaluation.metrics import BUILT_IN
@@ -32,12 +32,12 @@ class Method:
     Attributes
     ----------
     name : str
-    runs : tuple of KeptRun
+    runs : tuple of Record
         In the order of their seeds.
     """
 
     name: str
-    runs: tuple[KeptRun, ...]
+    runs: tuple[Record, ...]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -81,7 +81,7 @@ class Method:
         return np.stack([run.user_values[masking, metric] for run in self.runs])
 
 
-def methods(runs: Mapping[str, Iterable[KeptRun]]) -> list[Method]:
+def methods(runs: Mapping[str, Iterable[Record]]) -> list[Method]:
     """Methods that have runs, which are checked to be comparable.
 
     Raises
@@ -95,7 +95,7 @@ def methods(runs: Mapping[str, Iterable[KeptRun]]) -> list[Method]:
     return with_runs
 
 
-def check_comparable(runs: Sequence[KeptRun]) -> None:
+def check_comparable(runs: Sequence[Record]) -> None:
     """Refuse runs that were not measured in the same way; see :func:`methods`."""
     for key, what in COMPARED.items():
         _check([(run, run.record[key]) for run in runs], what)
@@ -103,7 +103,7 @@ def check_comparable(runs: Sequence[KeptRun]) -> None:
     _check([(run, run.record["features"]) for run in fed], "item features")
 
 
-def _check(values: Sequence[tuple[KeptRun, object]], what: str) -> None:
+def _check(values: Sequence[tuple[Record, object]], what: str) -> None:
     for run, value in values[1:]:
         first, expected = values[0]
         if value != expected:

@@ -1,4 +1,4 @@
-"""The figures that the HeLLM paper printed, as data."""
+"""The results printed in the HeLLM paper, as data."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _parse(text: str, metrics: tuple[str, ...]) -> dict[str, dict[str, dict[str,
 
 
 TABLE_1 = _parse(_TABLE_1, METRICS)
-"""Model -> dataset -> metric. General models' rows mask training items, LLM rows nothing."""
+"""Model -> dataset -> metric. General models' rows mask training items; LLM rows mask nothing."""
 
 TABLE_3 = _parse(_TABLE_3, METRICS[2:])
 """Variant -> dataset -> metric, under the names of this package."""

@@ -243,7 +243,7 @@ def paper_masking(model: str) -> str:
     return "none" if kind == ModelType.SEQUENTIAL else "train"
 
 
-def named(name: str) -> Benchmark:
+def find_benchmark(name: str) -> Benchmark:
     """The benchmark of that name.
 
     Raises

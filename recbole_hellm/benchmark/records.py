@@ -53,7 +53,7 @@ LISTED = MetricSet(LIST_METRICS, (10, 20))
 
 
 @dataclasses.dataclass(frozen=True)
-class KeptRun:
+class Record:
     """A kept record.
 
     Attributes
@@ -159,13 +159,13 @@ def _damaged(path: Path) -> RunError:
     return RunError(f"{path} is damaged; restore the record, or take its folder out.")
 
 
-def keep(
+def write_record(
     run: RunResult,
     folder: Path,
     test_users: TestUsers,
     details: bool = True,
     asked: MetricSet = MetricSet(),  # noqa: B008 (immutable)
-) -> KeptRun:
+) -> Record:
     """Write the record of a finished run.
 
     Parameters
@@ -197,7 +197,7 @@ def keep(
     kept.write_json("identity.json", identity)
     kept.write_json("environment.json", _without_paths(source.read_json("environment.json")))
     if details:
-        _keep_details(run, kept, test_users, asked)
+        _write_details(run, kept, test_users, asked)
     stages = [stage.record["cost"] for stage in run.stages]
     cost = record["cost"]
     with_stages = {
@@ -211,7 +211,7 @@ def keep(
         "cost_with_stages": with_stages,
     }
     kept.write_json("metrics.json", metrics)
-    return KeptRun(kept.path, metrics, recipe)
+    return Record(kept.path, metrics, recipe)
 
 
 def _portable(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def _portable(identity: Mapping[str, Any]) -> dict[str, Any]:
     return dict(identity) | {"settings": settings, "stages": stages}
 
 
-def _keep_details(
+def _write_details(
     run: RunResult, kept: RunDirectory, test_users: TestUsers, asked: MetricSet
 ) -> None:
     ranks_by_masking = read_run_ranks(run.path)
@@ -268,9 +268,9 @@ def _described(lists: RecommendedLists, asked: MetricSet) -> dict[str, float]:
     return wanted.of_lists(lists)
 
 
-def read_kept(
+def read_records(
     folder: Path, dataset: str, test_users: TestUsers | None = None, detailed: bool = False
-) -> dict[str, KeptRun]:
+) -> dict[str, Record]:
     """Kept records of a dataset by recipe.
 
     Parameters
@@ -287,7 +287,7 @@ def read_kept(
     RunError
         If a record is damaged, or two of one recipe are of different data.
     """
-    by_recipe: dict[str, KeptRun] = {}
+    by_recipe: dict[str, Record] = {}
     for run in _records(folder / dataset):
         if detailed and not run.detailed:
             continue
@@ -307,7 +307,7 @@ def read_kept(
     return by_recipe
 
 
-def _records(folder: Path) -> Iterator[KeptRun]:
+def _records(folder: Path) -> Iterator[Record]:
     for path in sorted(folder.glob("*/*/metrics.json")):
         if not path.with_name("identity.json").is_file():
             continue  # a record of another kind
@@ -325,7 +325,7 @@ def _records(folder: Path) -> Iterator[KeptRun]:
                 f"{path.parent}/config.yaml or identity.json does not fit metrics.json beside it; "
                 "they were changed by hand, so take the record out or restore it."
             )
-        yield KeptRun(path.parent, record, recipe)
+        yield Record(path.parent, record, recipe)
 
 
 def _without_paths(environment: Mapping[str, Any]) -> dict[str, Any]:

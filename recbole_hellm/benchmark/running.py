@@ -1,7 +1,8 @@
-"""Carry out many runs, each in a process of its own.
+"""Carry out many runs, each in its own process.
 
-A process of its own gives a run its true peak of memory and its memory back, and keeps a crash from
-ending the others. Every run is resumable, so an interrupted benchmark goes on where it stopped.
+A separate process measures a run's true peak memory, frees its memory at the end, and keeps a crash
+from ending the other runs. Every run is resumable, so an interrupted benchmark continues where it
+stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A run to carry out, as the command line would name it.
+    """A run to carry out, in the terms of the command line.
 
     Attributes
     ----------
@@ -58,18 +59,18 @@ def carry_out(
     parallel: int = 1,
     on_done: Callable[[Job, RunResult | HellmError], None] = lambda job, outcome: None,
 ) -> None:
-    """Carry out `jobs`, so many at a time, in their order as far as that can be.
+    """Carry out `jobs`, at most `parallel` at a time, in their order where possible.
 
-    Two jobs that would train the same run, or the same stage, wait for each other.
+    A job waits for another one that trains the same run or the same stage.
 
     Parameters
     ----------
     jobs : iterable of Job
     parallel : int
-        The processor's cores are shared out among so many, unless ``threads`` is set.
+        Number of jobs at a time; they share the processor's cores evenly unless ``threads`` is set.
     on_done : callable
-        Called with a job and its run, or the error that ended it. A benchmark goes on without a
-        run that failed.
+        Called with a job and its run, or the error that ended it. The other jobs continue after
+        an error.
     """
     waiting = [(job, _claims(job.config())) for job in jobs]
     running: dict[Any, _Worker] = {}
@@ -91,13 +92,13 @@ def carry_out(
 
 
 def _claims(config: HellmConfig) -> frozenset[str]:
-    """Runs that a job may write: its own and those of its stages."""
+    """Recipe hashes of the runs that a job may write: its own and its stages'."""
     claims = {content_hash(recipe(config))}
     return frozenset(claims.union(*(_claims(stage) for stage in config.stages().values())))
 
 
 class _Worker:
-    """A process that carries out a job."""
+    """A process that carries out one job."""
 
     def __init__(self, job: Job, claims: frozenset[str], parallel: int) -> None:
         self.job, self.claims = job, claims
@@ -105,7 +106,7 @@ class _Worker:
         if parallel > 1:
             overrides["show_progress"] = False
             overrides.setdefault("threads", max(1, (os.cpu_count() or 1) // parallel))
-        # Spawned: a fork would copy torch's threads in an unknown state.
+        # Spawn: a fork would copy torch's threads in an unknown state.
         context = multiprocessing.get_context("spawn")
         self._inbox, outbox = context.Pipe(duplex=False)
         self.process: SpawnProcess = context.Process(
@@ -125,8 +126,8 @@ class _Worker:
             return load_run(text)
         if kind == "died":
             text = (
-                f"{self.job} ended without a word (exit code {self.process.exitcode}), perhaps for "
-                "want of memory; run the benchmark again to go on from its last epoch."
+                f"{self.job} ended without an error message (exit code {self.process.exitcode}), "
+                "perhaps out of memory; run the benchmark again to continue from its last epoch."
             )
         return RunError(text)
 
@@ -138,7 +139,7 @@ def _work(job: Job, outbox: Connection) -> None:
         outbox.send(("done", str(execute(job.config()).path)))
     except HellmError as error:
         outbox.send(("failed", str(error)))
-    except Exception as error:  # what ends this process must not end the benchmark
+    except Exception as error:  # one failed run must not end the benchmark
         logger.exception("%s", job)
         outbox.send(("failed", f"{type(error).__name__}: {error}"))
     except KeyboardInterrupt:
@@ -148,7 +149,7 @@ def _work(job: Job, outbox: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """Leave nothing behind where the benchmark was killed and could not end its processes."""
+    """End this process when the benchmark's process ends, killed or not."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

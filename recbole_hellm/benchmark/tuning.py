@@ -1,7 +1,7 @@
 """Hyper-parameter search on the validation split; the test split is never scored.
 
-Trials are ordinary runs whose training stops before the test: a later `run` with the best settings
-and ``--resume`` finds the training done and scores the test split once.
+Trials are ordinary runs that stop before the test. A later `run` with the best settings and
+``--resume`` reuses the training and scores the test split once.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from recbole_hellm.runs.running import Validation, validate
 
 logger = logging.getLogger(__name__)
 
-PAPER = "paper"  # the space that stands for the grid of a model's own paper
+PAPER = "paper"  # names the grid of the model's own paper
 
 
 class TuningSettings(Settings):
-    """How a search goes."""
+    """Size, space and storage of a search."""
 
     trials: int = setting(
-        12, "Trials the study shall have in the end, those of other processes included.", ge=1
+        12, "Total trials of the study, including those of other processes.", ge=1
     )
     space: str | None = setting(
         None,
@@ -46,7 +46,7 @@ class TuningSettings(Settings):
         "properties/search/<Model>.yaml otherwise.",
     )
     studies_dir: str = setting(
-        "studies", "Folder of what a study found: <dataset>/<Model>.csv and .yaml."
+        "studies", "Folder of the studies' results: <dataset>/<Model>.csv and .yaml."
     )
     storage: str | None = setting(
         None,
@@ -66,7 +66,7 @@ class Study:
     Attributes
     ----------
     trials : DataFrame
-        One row a trial: the searched keys, ``score`` (the best validation score), ``state``
+        One row per trial: the searched keys, ``score`` (the best validation score), ``state``
         (complete, pruned or unfinished), ``best_epoch``, ``epochs``, ``seconds``.
     best : dict
         The best complete trial's values of the searched keys.
@@ -85,7 +85,7 @@ def search_space(model: str, file: str | None = None) -> dict[str, list[Any]]:
     Raises
     ------
     ConfigError
-        If there is none for the model, it is malformed, or it names a value or a key twice.
+        If the model has no search space, or it is malformed or names a value or key twice.
     """
     name = f"{registry.base_model(model)}.yaml"
     presets = {None: ("search", name), PAPER: ("search", PAPER, name)}
@@ -109,23 +109,23 @@ def search_space(model: str, file: str | None = None) -> dict[str, list[Any]]:
     return space
 
 
-def _check_given(
+def _check_searched(
     model: str, space: Mapping[str, Any], overrides: Mapping[str, Any], files: Iterable[Path]
 ) -> None:
-    """Refuse what would take the place of searched values.
+    """Refuse settings that would override searched values.
 
-    A plain key in a file does not: it is the default that they replace.
+    A plain key in a file is allowed: it is a default, which searched values replace.
     """
     lead = f"{model}."
     searched = {key.removeprefix(lead) for key in space}
-    given = [(key, f"--{key}") for key in overrides]
+    settings = [(key, f"--{key}") for key in overrides]
     for file in files:
-        given += [(key, f"{key} in {file}") for key in read_yaml(file) if key.startswith(lead)]
-    for key, told in given:
+        settings += [(key, f"{key} in {file}") for key in read_yaml(file) if key.startswith(lead)]
+    for key, source in settings:
         plain = key.removeprefix(lead)
         if plain in searched:
             raise ConfigError(
-                f"{plain} is searched and given ({told}); take it out of one of the two."
+                f"{plain} is both searched and set ({source}); remove it from one of the two."
             )
 
 
@@ -156,19 +156,19 @@ def tune(
     Raises
     ------
     ConfigError
-        If a value of the space does not fit its key, a searched key is given too, an override is
-        for a model that is not run, a folder cannot be written, or Optuna is not installed.
+        If a value of the space does not fit its key, a searched key is also set, an override
+        addresses a model that is not run, a folder is not writable, or Optuna is not installed.
     """
     optuna = _optuna()
     space, files = search_space(model, settings.space), list(config_files)
-    _check_given(model, space, overrides, files)
-    # Every value is checked before the first trial trains.
+    _check_searched(model, space, overrides, files)
+    # Check every value before the first trial trains.
     base = HellmConfig(model, dataset, overrides, files)
     points = [{key: value} for key, values in space.items() for value in values]
     check_addressed(
         [base, *(HellmConfig(model, dataset, {**overrides, **point}, files) for point in points)]
     )
-    folder, own = Path(settings.studies_dir) / dataset, settings.storage is None
+    folder = Path(settings.studies_dir) / dataset
     try:
         _check_writable(folder)
     except OSError as error:
@@ -184,8 +184,8 @@ def tune(
         "content": data.dataset.interactions_hash,
     }
     name = content_hash(about)
-    # A storage of one's own choice may hold the studies of other models too.
-    lead = "" if own else f"{dataset}/{model}/"
+    # A storage that the user names may hold studies of other models too.
+    lead = "" if settings.storage is None else f"{dataset}/{model}/"
     study = optuna.create_study(
         storage=storage,
         study_name=lead + name,
@@ -200,7 +200,7 @@ def tune(
     if len(defaults) == len(space):
         study.enqueue_trial(defaults, skip_if_exists=True)
 
-    wanted = min(settings.trials, math.prod(map(len, space.values())))
+    target = min(settings.trials, math.prod(map(len, space.values())))
     states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 
     def finished() -> list[Any]:
@@ -219,12 +219,12 @@ def tune(
                 raise optuna.TrialPruned
 
         try:
-            found = validate(config, report)
+            validation = validate(config, report)
         except RunError as error:
-            logger.warning("Trial %d ends: %s", trial.number, error)
+            logger.warning("Trial %d failed: %s", trial.number, error)
             raise optuna.TrialPruned from error
-        _note(trial, found)
-        return found.score
+        _note(trial, validation)
+        return validation.score
 
     def after(_: Any, trial: Any) -> None:
         done = finished()
@@ -232,19 +232,19 @@ def tune(
             untried = _untried(space, [tried.params for tried in study.get_trials(deepcopy=False)])
             if untried:
                 study.enqueue_trial(untried[trial.number % len(untried)])
-        if len(done) >= wanted:
+        if len(done) >= target:
             study.stop()
-        # A pruned trial has a value too, but is no result.
+        # A pruned trial has a value too, which is not a result.
         if any(tried.state == optuna.trial.TrialState.COMPLETE for tried in done):
             _write(study, storage, folder, model, lead)
 
-    if len(finished()) < wanted:
+    if len(finished()) < target:
         study.optimize(objective, catch=(_Repeated,), callbacks=[after])
     return _write(study, storage, folder, model, lead)
 
 
-class _Repeated(Exception):  # noqa: N818 (a signal, no error)
-    """The sampler came back to values that were tried; an untried point follows instead."""
+class _Repeated(Exception):  # noqa: N818 (a signal, not an error)
+    """The sampler repeated values; an untried point follows instead."""
 
 
 def _optuna() -> Any:
@@ -257,13 +257,13 @@ def _optuna() -> Any:
 
 
 def _check_writable(folder: Path) -> None:
-    """Make the folder if need be; raises OSError if no file can be made there."""
+    """Create the folder if needed; raises OSError if it is not writable."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
 
 
-def _storage(place: str) -> Any:
+def _storage(location: str) -> Any:
     """Optuna's storage in a journal file, or in the database of a URL.
 
     Raises
@@ -274,28 +274,28 @@ def _storage(place: str) -> Any:
     optuna = _optuna()
     from sqlalchemy.exc import SQLAlchemyError
 
-    shown = re.sub(r"//[^@/]*@", "//...@", place)  # a password is nobody's business
+    shown = re.sub(r"//[^@/]*@", "//...@", location)  # never show a password
     try:
-        if "://" in place:
-            # A connection that a database closed while a trial trained is opened again.
-            return optuna.storages.RDBStorage(place, engine_kwargs={"pool_pre_ping": True})
-        _check_writable(Path(place).parent)  # for the lock beside the journal
-        backend = optuna.storages.journal.JournalFileBackend(place)
+        if "://" in location:
+            # Reconnect if the database closed the connection while a trial trained.
+            return optuna.storages.RDBStorage(location, engine_kwargs={"pool_pre_ping": True})
+        _check_writable(Path(location).parent)  # for the lock beside the journal
+        backend = optuna.storages.journal.JournalFileBackend(location)
         return optuna.storages.JournalStorage(backend)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"storage={shown} needs the package '{error.name}', which is not installed."
+            f"storage={shown} needs the package '{error.name}', which is not installed; install it."
         ) from error
     except (SQLAlchemyError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(
-            f"storage={shown} cannot be opened ({reason}); name a database that is there, such as "
+            f"storage={shown} cannot be opened ({reason}); name an existing database, such as "
             "sqlite:///studies.db, or a journal file."
         ) from error
 
 
 def _untried(space: Mapping[str, list[Any]], tried: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Points of the grid that no trial has had."""
+    """Points of the grid that no trial has used."""
     points = (
         dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())
     )
@@ -303,22 +303,22 @@ def _untried(space: Mapping[str, list[Any]], tried: list[dict[str, Any]]) -> lis
 
 
 def _shared(base: HellmConfig, space: Mapping[str, Any]) -> dict[str, Any]:
-    """All that trials have in common: settings of the model, its stages and the protocol."""
-    whole = recipe(base)
-    whole["settings"] = {key: v for key, v in whole["settings"].items() if key not in space}
-    return whole
+    """The settings that all trials share: of the model, its stages and the protocol."""
+    shared = recipe(base)
+    shared["settings"] = {key: v for key, v in shared["settings"].items() if key not in space}
+    return shared
 
 
-def _note(trial: Any, found: Validation) -> None:
+def _note(trial: Any, validation: Validation) -> None:
     for name in ("best_epoch", "epochs", "seconds"):
-        trial.set_user_attr(name, getattr(found, name))
-    trial.set_user_attr("run", str(found.path))
+        trial.set_user_attr(name, getattr(validation, name))
+    trial.set_user_attr("run", str(validation.path))
 
 
 def _write(study: Any, storage: Any, folder: Path, model: str, lead: str) -> Study:
-    """Write all trials of the model and the study's best settings, and return the study's.
+    """Write all trials of the model and the study's best settings; return the study.
 
-    Of the storage's studies, those whose names begin with `lead` are the model's.
+    The model's studies are those of the storage whose names begin with `lead`.
     """
     optuna = _optuna()
     names = [name for name in optuna.study.get_all_study_names(storage) if name.startswith(lead)]
@@ -332,35 +332,35 @@ def _write(study: Any, storage: Any, folder: Path, model: str, lead: str) -> Stu
     ascending = study.direction.name != "MAXIMIZE"
     table = table.sort_values("score", ascending=ascending, kind="stable", ignore_index=True)
     table.to_csv(folder / f"{model}.csv", index=False, float_format="%.6g")
-    own = table[table["study"] == study.study_name.removeprefix(lead)]
-    if not (own["state"] == "complete").any():
-        raise RunError(f"No trial of {model} came to its end; raise --trials or widen the space.")
+    trials = table[table["study"] == study.study_name.removeprefix(lead)]
+    if not (trials["state"] == "complete").any():
+        raise RunError(f"No trial of {model} was completed; raise --trials or widen the space.")
     path = folder / f"{model}.yaml"
     path.write_text(yaml.safe_dump(study.best_params, sort_keys=False), encoding="utf-8")
-    own = own.drop(columns="study").dropna(axis=1, how="all").reset_index(drop=True)
-    return Study(own, dict(study.best_params), path)
+    trials = trials.drop(columns="study").dropna(axis=1, how="all").reset_index(drop=True)
+    return Study(trials, dict(study.best_params), path)
 
 
 def _trials(study: Any) -> pd.DataFrame:
-    """A study's trials, one a row; unfinished ones are running or were broken off."""
+    """A study's trials, one per row; unfinished ones are running or were interrupted."""
     states = {"COMPLETE": "complete", "PRUNED": "pruned", "RUNNING": "unfinished"}
     rows = []
     for trial in study.get_trials(deepcopy=False):
-        reached, known = trial.intermediate_values, trial.user_attrs
-        if trial.state.name not in states or (trial.state.name == "RUNNING" and not reached):
+        scores, notes = trial.intermediate_values, trial.user_attrs
+        if trial.state.name not in states or (trial.state.name == "RUNNING" and not scores):
             continue
         choose = max if study.direction.name == "MAXIMIZE" else min
-        best = choose(reached, key=reached.get, default=None)
+        best = choose(scores, key=scores.get, default=None)
         rows.append(
             {
                 "trial": trial.number,
                 **trial.params,
                 # A pruned trial's value is its last score, not its best.
-                "score": trial.value if trial.state.name == "COMPLETE" else reached.get(best),
+                "score": trial.value if trial.state.name == "COMPLETE" else scores.get(best),
                 "state": states[trial.state.name],
-                "best_epoch": known.get("best_epoch", None if best is None else best + 1),
-                "epochs": known.get("epochs", max(reached) + 1 if reached else None),
-                "seconds": known.get("seconds", trial.duration and trial.duration.total_seconds()),
+                "best_epoch": notes.get("best_epoch", None if best is None else best + 1),
+                "epochs": notes.get("epochs", max(scores) + 1 if scores else None),
+                "seconds": notes.get("seconds", trial.duration and trial.duration.total_seconds()),
             }
         )
     return pd.DataFrame(rows)

@@ -59,7 +59,7 @@ class TestUsers:
         for key, value in (("split", self.split), ("candidates", self.dataset.candidates_hash)):
             if record[key] != value:
                 raise RunError(
-                    f"{run} and the dataset in {self.dataset.config['data_path']} differ in {key}; "
+                    f"{run} and the dataset in {self.dataset.config.dataset_directory} differ in {key}; "
                     "name the data it was trained on with --data_path."
                 )
 

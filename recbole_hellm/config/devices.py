@@ -1,4 +1,4 @@
-"""Where training, evaluation and encoders compute."""
+"""The device of training, evaluation and encoders."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def choose_device(name: str = AUTO, gpu: bool = True, mps: bool = False) -> torc
     name : str
         ``auto``, or a device as PyTorch names it.
     gpu, mps : bool
-        Whether ``auto`` may take a CUDA GPU, and Apple's.
+        Whether ``auto`` may use a GPU, and whether Apple's GPU (mps) counts as one.
 
     Raises
     ------
     ConfigError
-        If PyTorch knows no such device, or this machine has none.
+        If PyTorch does not support the device, or this machine lacks it.
     """
     import torch
 
@@ -43,10 +43,10 @@ def choose_device(name: str = AUTO, gpu: bool = True, mps: bool = False) -> torc
         ) from error
     if device.type == "cuda" and (device.index or 0) >= cuda:
         raise ConfigError(
-            f"device={name} is not there, since PyTorch finds {cuda} CUDA GPUs; use auto or cpu."
+            f"device={name} does not exist, since PyTorch finds {cuda} CUDA GPUs; use auto or cpu."
         )
     if device.type == "mps" and not apple:
-        raise ConfigError("device=mps is not there; use auto or cpu.")
+        raise ConfigError("device=mps does not exist on this machine; use auto or cpu.")
     if device.type not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"device={name} is not supported; use auto, cpu, cuda, cuda:1 or mps.")
     return device

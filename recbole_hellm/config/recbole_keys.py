@@ -1,4 +1,4 @@
-"""What is true here of RecBole's own keys, which its files and parameter lists declare."""
+"""Facts about RecBole's own keys, which its files and parameter lists declare."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recbole.utils import dataset_arguments
 from recbole_hellm.config.settings import Facts
 
 PASSED_ON = frozenset(dataset_arguments)
-"""RecBole's keys of datasets, which a stage shares with the model that stands on it."""
+"""RecBole's dataset keys, which a stage shares with the model that builds on it."""
 
 _SPLIT = "the split follows from the data alone"
 _PRECISION = "a pre-trained backbone computes in bfloat16 on a GPU by itself"
@@ -17,13 +17,13 @@ _PRECISION = "a pre-trained backbone computes in bfloat16 on a GPU by itself"
 
 @dataclasses.dataclass(frozen=True)
 class RecboleKey:
-    """A key of RecBole's that is treated in a special way.
+    """A RecBole key with special treatment.
 
     Attributes
     ----------
     facts : Facts
     not_offered : str
-        Why users cannot set it, and what to do instead; empty where they can.
+        Why users cannot set it, and what to do instead; empty if they can.
     """
 
     facts: Facts
@@ -40,7 +40,7 @@ def _refused(why: str, identifies: bool) -> RecboleKey:
 
 
 RECBOLE_KEYS: dict[str, RecboleKey] = {
-    # They change nothing here, or would change what must not change.
+    # Without effect here, or against the protocol.
     "benchmark_filename": _refused("the split is always leave-one-out", identifies=True),
     "checkpoint_dir": _refused("use runs_dir", identifies=False),
     "enable_amp": _refused(_PRECISION, identifies=True),
@@ -55,7 +55,7 @@ RECBOLE_KEYS: dict[str, RecboleKey] = {
     "worker": _refused(
         "batches are made in one process, so that a run can be repeated", identifies=False
     ),
-    # The configuration works them out.
+    # Derived by the configuration.
     "model": _DERIVED,
     "dataset": _DERIVED,
     "eval_args": _DERIVED,

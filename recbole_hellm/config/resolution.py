@@ -30,7 +30,7 @@ from recbole_hellm.data.features.item_inputs import ROLES, ItemInput, find_item_
 from recbole_hellm.errors import ConfigError, UnknownOptionError
 from recbole_hellm.evaluation.metrics import check_valid_metric, validation_settings
 
-# RecBole's file for context-aware models is left out: it turns negative sampling off and scores
+# RecBole's file for context-aware models is left out: it turns off negative sampling and predicts
 # ratings, while this package ranks.
 MODEL_TYPE_FILES = {
     ModelType.SEQUENTIAL: "quick_start_config/sequential.yaml",
@@ -46,12 +46,12 @@ MASKINGS = ("seen", "train", "none")
 
 
 def variant_settings(model: str) -> dict[str, Any]:
-    """The settings in which a variant differs from its base; empty for any other model."""
+    """The settings in which a variant differs from its base; empty for other models."""
     return packaged("model", f"{model}.yaml") if registry.base_model(model) != model else {}
 
 
 def defaults(cls: type[Settings]) -> dict[str, Any]:
-    """Defaults of a settings class, but for those that RecBole's files set."""
+    """Defaults of a settings class, except those that RecBole's files set."""
     return {
         key: list(declared.default) if isinstance(declared.default, tuple) else declared.default
         for key, declared in cls.declarations().items()
@@ -60,7 +60,7 @@ def defaults(cls: type[Settings]) -> dict[str, Any]:
 
 
 def declared_facts(key: str, *classes: type[Settings]) -> Facts:
-    """What is declared of a key, by settings classes or of RecBole's."""
+    """The declared facts of a key, from settings classes or RecBole's keys."""
     shared: tuple[type[Settings], ...] = (RunSettings, TrainingSettings)
     for cls in (*shared, *classes):
         if key in cls.model_fields:
@@ -78,8 +78,8 @@ class HellmConfig(Config):
     model, dataset : str
         Names as on the command line.
     overrides : Mapping, optional
-        Values that win over every file. Keys of the form ``Model.key`` are meant for the stage that
-        trains ``Model`` and are kept for :meth:`for_stage`.
+        Values with priority over every file. A key ``Model.key`` applies to the stage that trains
+        ``Model``; see :meth:`for_stage`.
     config_files : iterable of path, optional
         YAML files of the user.
 
@@ -96,13 +96,13 @@ class HellmConfig(Config):
         overrides: Mapping[str, Any] | None = None,
         config_files: Iterable[Path] = (),
     ) -> None:
-        given = {key: value for path in config_files for key, value in read_yaml(path).items()}
-        given.update(overrides or {})
-        self.stage_overrides = {key: value for key, value in given.items() if "." in key}
-        own = {key: value for key, value in given.items() if "." not in key}
+        user = {key: value for path in config_files for key, value in read_yaml(path).items()}
+        user.update(overrides or {})
+        self.stage_overrides = {key: value for key, value in user.items() if "." in key}
+        settings = {key: value for key, value in user.items() if "." not in key}
         self.entry = registry.describe(model)
-        own.update(self._addressed_to(self.entry.name))
-        super().__init__(model=model, dataset=dataset, config_dict=own)
+        settings.update(self._addressed_to(self.entry.name))
+        super().__init__(model=model, dataset=dataset, config_dict=settings)
         self.model_settings()
         self._check_token_limit()
         self.trainer_class()
@@ -114,11 +114,11 @@ class HellmConfig(Config):
         return Path(self["data_path"]) / self.dataset
 
     def trainer_class(self) -> type:
-        """The class that trains the model; raises :class:`ConfigError` where there is none."""
+        """The class that trains the model; raises :class:`ConfigError` if there is none."""
         return registry.trainer_class(self.entry)
 
     def facts(self, key: str) -> Facts:
-        """What is declared of a key of this configuration."""
+        """The declared facts of a key of this configuration."""
         return declared_facts(key, *self._settings_classes())
 
     def identifying_settings(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class HellmConfig(Config):
         }
 
     def model_settings(self) -> dict[str, Any]:
-        """All values that make the model and its training what they are, defaults included."""
+        """All settings of the model and its training, defaults included."""
         keys = (
             self._model_file()
             if self.entry.outside
@@ -176,40 +176,40 @@ class HellmConfig(Config):
     def stages(self) -> dict[str, HellmConfig]:
         """Configuration of each stage that the model stands on, by item input.
 
-        The key ``<role>_model`` names another model for a role, or none (``~``) to leave it out;
-        ``<role>_embeddings`` names a file that takes the stage's place.
+        The key ``<role>_model`` names another model for a role, or ``~`` to leave the stage out.
+        ``<role>_embeddings`` names a file that replaces the stage.
         """
         models = {name: source.stage for name, source in self.item_inputs.items()}
         return {name: self.for_stage(model) for name, model in models.items() if model}
 
     @functools.cached_property
     def imported(self) -> dict[str, ItemTableFile]:
-        """Files that take the place of stages, by item input.
+        """Files that replace stages, by item input.
 
         Raises
         ------
         DataError
-            If one cannot be read.
+            If a file cannot be read.
         """
         files = {name: source.file for name, source in self.item_inputs.items()}
         return {name: file for name, file in files.items() if file is not None}
 
     def for_stage(self, model: str) -> HellmConfig:
-        """The configuration of a stage: shared keys pass on, ``Model.key`` overrides apply."""
-        passed = {
+        """The configuration of a stage: shared keys plus its ``Model.key`` overrides."""
+        shared = {
             key: value
             for key, value in self.external_config_dict.items()
             if declared_facts(key).passed_on
         }
         name = registry.describe(model).name
-        return HellmConfig(model, self.dataset, passed | self._addressed_to(name))
+        return HellmConfig(model, self.dataset, shared | self._addressed_to(name))
 
     def _addressed_to(self, model: str) -> dict[str, Any]:
         """Overrides written ``model.key``, without the prefix."""
         split = ((key.partition("."), value) for key, value in self.stage_overrides.items())
         return {name: value for (owner, _, name), value in split if owner == model}
 
-    # Named overrides of RecBole's loading steps -------------------------------------------------
+    # Overrides of RecBole's loading steps -------------------------------------------------------
 
     def compatibility_settings(self) -> None:
         """Answers configurator.py:620-635; `compat` sets the aliases at import."""
@@ -238,23 +238,23 @@ class HellmConfig(Config):
         for name in names:
             if name and (root / name).is_file():
                 self.internal_config_dict.update(read_yaml(root / name))
-        own_dataset = packaged("dataset", f"{dataset}.yaml")
-        per_model = own_dataset.pop("models", {})
-        own_model, variant = self._model_file(), variant_settings(model)
-        by_backbone = own_model.pop("by_backbone", {})
+        dataset_file = packaged("dataset", f"{dataset}.yaml")
+        per_model = dataset_file.pop("models", {})
+        model_file, variant = self._model_file(), variant_settings(model)
+        by_backbone = model_file.pop("by_backbone", {})
         typed = {
             key: value for cls in self._settings_classes() for key, value in defaults(cls).items()
         }
-        backbone = (typed | own_model | variant | self.external_config_dict).get("backbone")
+        backbone = (typed | model_file | variant | self.external_config_dict).get("backbone")
         for layer in (
             defaults(RunSettings),
             defaults(TrainingSettings),
             typed,
-            own_model,
+            model_file,
             by_backbone.get("tiny" if backbone == "tiny" else "pretrained", {}),
-            own_dataset,
+            dataset_file,
             per_model.get(base, {}),
-            # After all that is said of the base, which a variant is on any dataset but for this.
+            # After all settings of the base: a variant differs from it in these on any dataset.
             variant,
             per_model.get(model, {}),
         ):
@@ -264,7 +264,7 @@ class HellmConfig(Config):
         self._check_keys(model_class)
 
     def _model_file(self) -> dict[str, Any]:
-        """What differs for the model: a file of this package's, or one beside an outside model."""
+        """The model's settings file: this package's, or the one beside an outside model."""
         if not self.entry.outside:
             return packaged("model", f"{self.entry.base}.yaml")
         file = registry.own_settings_file(self.entry)
@@ -283,22 +283,22 @@ class HellmConfig(Config):
             self._check_variant(key, value)
 
     def _check_kind(self, key: str, value: Any) -> None:
-        """A number or a truth value in RecBole's files must stay one; typed settings say more."""
+        """Refuse a value of another kind than a number or truth value in RecBole's files."""
         default = self.internal_config_dict.get(key)
         kinds = (bool,) if isinstance(default, bool) else (int, float)
         if isinstance(default, kinds) and (
             not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool)
         ):
-            wanted = "True or False" if isinstance(default, bool) else "a number"
-            raise ConfigError(f"{key}={value!r} must be {wanted}, such as {default!r}.")
+            expected = "True or False" if isinstance(default, bool) else "a number"
+            raise ConfigError(f"{key}={value!r} must be {expected}, such as {default!r}.")
 
     def _check_variant(self, key: str, value: Any) -> None:
-        """A variant's name stands for its settings, so that a table shows what its rows say."""
+        """Refuse other values of the settings that a variant's name stands for."""
         if key in variant_settings(self.model):
-            own, base = self.internal_config_dict[key], self.entry.base
-            if (list(value) if isinstance(value, tuple) else value) != own:
+            fixed, base = self.internal_config_dict[key], self.entry.base
+            if (list(value) if isinstance(value, tuple) else value) != fixed:
                 raise ConfigError(
-                    f"{key}={value!r} is not {self.model}, which is {base} with {key}={own!r}; "
+                    f"{key}={value!r} is not {self.model}, which is {base} with {key}={fixed!r}; "
                     f"remove it, or set it for {base} alone (--{base}.{key})."
                 )
 
@@ -307,8 +307,9 @@ class HellmConfig(Config):
         if limit is not None and not hasattr(self.model_class, "sample_tokens"):
             names = [name for name, entry in registry.OWN_MODELS.items() if entry.kind == "LLM"]
             raise ConfigError(
-                f"max_tokens={limit} is for language models ({', '.join(names)}) and {self.model} "
-                f"is none; remove it, or set it for one alone (--{names[0]}.max_tokens={limit})."
+                f"max_tokens={limit} applies to language models ({', '.join(names)}), not to "
+                f"{self.model}; remove it, or set it for one model alone "
+                f"(--{names[0]}.max_tokens={limit})."
             )
 
     def _set_default_parameters(self) -> None:
@@ -318,38 +319,39 @@ class HellmConfig(Config):
                 final[key] = [final[key]]
         RunSettings.from_config(final)
         check_valid_metric(final["metrics"], final["topk"], final["valid_metric"])
-        given = self.external_config_dict.get("eval_args") or {}
-        for key, value in given.items() if isinstance(given, dict) else [("split", given)]:
+        eval_args = self.external_config_dict.get("eval_args") or {}
+        pairs = eval_args if isinstance(eval_args, dict) else {"split": eval_args}
+        for key, value in pairs.items():
             if LEAVE_ONE_OUT.get(key) != value:
                 raise ConfigError(
-                    f"eval_args.{key}={value!r} leaves this package's one protocol (leave-one-out, "
-                    "full ranking); remove it to keep results comparable."
+                    f"eval_args.{key}={value!r} leaves this package's protocol (leave-one-out, "
+                    "full ranking); remove it."
                 )
         final["eval_args"] = dict(LEAVE_ONE_OUT)
         if final["bucket_by_length"] and self.entry.base not in registry.TRIMMABLE:
             raise ConfigError(
-                f"bucket_by_length=True would change what {self.model} computes; it is exact for "
-                f"{', '.join(registry.TRIMMABLE)} only."
+                f"bucket_by_length=True would change the results of {self.model}; remove it, or "
+                f"use it with {', '.join(registry.TRIMMABLE)}."
             )
         final["repeatable"] = final["MODEL_TYPE"] == ModelType.SEQUENTIAL
         # A cross-entropy over all items needs no sampled negatives (configurator.py:336).
         if final.get("loss_type") == "CE" and final["MODEL_TYPE"] == ModelType.SEQUENTIAL:
             final["train_neg_sample_args"] = None
         root = final["data_path"]
-        with self._mistakes(), recbole_metrics(self):
+        with self._recbole_errors(), recbole_metrics(self):
             super()._set_default_parameters()
         final.update(validation_settings(final))
-        # Answers configurator.py:331-338: RecBole appends the dataset's name, and points ml-100k at
-        # its own example. `data_path` stays what the user gave.
+        # Answers configurator.py:331-338: RecBole appends the dataset's name, and redirects ml-100k
+        # to its own example. `data_path` stays the user's.
         final["data_path"] = root
 
     def _set_train_neg_sample_args(self) -> None:
-        with self._mistakes():
+        with self._recbole_errors():
             super()._set_train_neg_sample_args()
 
     @contextlib.contextmanager
-    def _mistakes(self) -> Iterator[None]:
-        """RecBole's complaints about values, as this package's."""
+    def _recbole_errors(self) -> Iterator[None]:
+        """Raise RecBole's errors about values as this package's."""
         try:
             yield
         except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
@@ -363,12 +365,12 @@ class HellmConfig(Config):
 
 
 def check_addressed(configs: Iterable[HellmConfig]) -> None:
-    """Refuse overrides ``Model.key`` for models that none of `configs` runs.
+    """Refuse ``Model.key`` overrides for models that none of `configs` runs.
 
     Raises
     ------
     ConfigError
-        If there is one, since it would change nothing.
+        If there is such an override; it would have no effect.
     """
     configs = list(configs)
     stages = [stage for config in configs for stage in config.stages().values()]
@@ -376,8 +378,8 @@ def check_addressed(configs: Iterable[HellmConfig]) -> None:
     for key in (key for config in configs for key in config.stage_overrides):
         owner = key.partition(".")[0]
         if owner not in models:
-            registry.describe(owner)  # a misspelt name is told with the nearest ones
+            registry.describe(owner)  # raises with the nearest names if it is misspelt
             raise ConfigError(
-                f"Option '{key}' is for a model that is not run here; {', '.join(models)} "
-                f"{'is' if len(models) == 1 else 'are'}."
+                f"Option '{key}' is for a model that is not run here; remove it, or address one of "
+                f"{', '.join(models)}."
             )

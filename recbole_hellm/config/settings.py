@@ -1,8 +1,9 @@
-"""Typed settings: every setting is declared once, in a field of a settings class.
+"""Typed settings: each setting is declared once, in a field of a settings class.
 
-A field says the setting's type, default, range and one-line help, and what else is true of it
-(:class:`Facts`): whether it identifies a run, whether stages get it, whether TensorBoard shows it.
-Names of keys, help texts, run ids, and how the command line reads a value are derived from that.
+A field declares the setting's type, default, range, one-line help and further facts
+(:class:`Facts`), such as whether it identifies a run, whether stages get it, and whether
+TensorBoard shows it. Keys, help texts, run ids and the parsing of command-line values are derived
+from these declarations.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ S = TypeVar("S", bound="Settings")
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What is true of a setting beside its type and default.
+    """Facts about a setting besides its type and default.
 
     Attributes
     ----------
@@ -33,11 +34,11 @@ class Facts:
     hash_neutral : bool
         It was added after runs had been recorded: at its default, a run keeps the id it had.
     passed_on : bool
-        A stage gets the value of the model that stands on it.
+        A stage gets the value of the model that builds on it.
     shown : bool
-        TensorBoard's HPARAMS view shows it. Settings of models and of training always are.
+        TensorBoard's HPARAMS view shows it. Settings of models and of training are always shown.
     restored : bool
-        A finished run that is opened again gets the value it was trained with.
+        A restored run gets the value it was trained with.
     recbole_default : bool
         RecBole's files set its default.
     group : str
@@ -62,7 +63,7 @@ def setting(default: Any, help: str, *, facts: Facts | None = None, **options: A
     help : str
         One sentence; shown by ``--help``.
     facts : Facts, optional
-        Or each of its attributes as a keyword.
+        Alternatively, pass its attributes as keywords.
     **options
         Attributes of :class:`Facts`, and limits that pydantic checks: ``ge``, ``gt``, ``le``,
         ``lt``.
@@ -83,9 +84,9 @@ class Declaration:
     default : object
     help : str
     choices : tuple of str
-        The allowed values where they are few; empty otherwise.
+        The allowed values of a choice; empty otherwise.
     kinds : tuple of {"text", "texts", "number", "flag", "list", "mapping"}
-        What a value may be.
+        The kinds of values that are allowed.
     facts : Facts
     """
 
@@ -98,7 +99,7 @@ class Declaration:
 
     @property
     def is_text(self) -> bool:
-        """Whether a plain value on the command line is a text, whatever it looks like."""
+        """Whether a plain value on the command line is always read as a text."""
         return "text" in self.kinds and not {"number", "flag"} & {*self.kinds}
 
 
@@ -139,12 +140,12 @@ class Settings(BaseModel):
 
     @classmethod
     def own_keys(cls) -> list[str]:
-        """Names of the keys that this class declares itself rather than inherits."""
+        """Keys that this class declares itself rather than inherits."""
         return [key for key in cls.model_fields if key in cls.__annotations__]
 
     @classmethod
     def declarations(cls) -> dict[str, Declaration]:
-        """Everything that is declared of each key."""
+        """The declaration of each key."""
         return _declarations(cls)
 
     @classmethod
@@ -154,7 +155,7 @@ class Settings(BaseModel):
         Parameters
         ----------
         config : Mapping
-            Anything with ``in`` and ``[]``, a RecBole ``Config`` included.
+            Anything with ``in`` and ``[]``, such as a RecBole ``Config``.
 
         Raises
         ------
@@ -192,7 +193,7 @@ def require_file_name(key: str, path: str) -> None:
 
 
 def names(value: Any) -> tuple[str, ...]:
-    """Names of a list, or of a text in which commas divide them; none for None."""
+    """Names from a list or from a comma-separated text; empty for None."""
     parts = value if isinstance(value, list | tuple) else str(value or "").split(",")
     return tuple(str(part).strip() for part in parts if str(part).strip())
 
@@ -215,7 +216,7 @@ def _declaration(key: str, field: FieldInfo) -> Declaration:
 
 
 def _kinds(hint: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What values of a type are, and which they are where they are few."""
+    """The kinds of values of a type, and the allowed values of a choice."""
     choices: list[str] = []
     kinds: list[str] = []
     for option in _options(hint):
@@ -244,7 +245,7 @@ _EXPECTED = {
 
 
 def _options(hint: Any) -> list[Any]:
-    """The members of a union but for None; the hint itself otherwise."""
+    """The members of a union except None; the hint itself otherwise."""
     if typing.get_origin(hint) is Literal or not typing.get_args(hint):
         return [hint]
     if typing.get_origin(hint) in (tuple, list, dict):
@@ -258,7 +259,7 @@ def _options(hint: Any) -> list[Any]:
 
 
 def _sentence(cls: type[Settings], error: ValidationError) -> str:
-    """The first of pydantic's complaints, as one sentence that names the key and the way out."""
+    """The first of pydantic's errors as one sentence that names the key and the way out."""
     first = error.errors(include_url=False)[0]
     key = str(first["loc"][0])
     kind, limits = first["type"], first.get("ctx", {})
@@ -277,9 +278,9 @@ def _sentence(cls: type[Settings], error: ValidationError) -> str:
     if len(first["loc"]) > 1 and isinstance(first["loc"][1], int):  # an element of a list
         hint = typing.get_args(next(o for o in _options(hint) if typing.get_args(o)))[0]
         lead = f"{key} holds {value!r}, which"
-    whole = int in _options(hint)
+    is_integer = int in _options(hint)
     expected = [
-        "a whole number" if kind == "number" and whole else _EXPECTED[kind]
+        "a whole number" if kind == "number" and is_integer else _EXPECTED[kind]
         for kind in _kinds(hint)[0]
     ]
     return f"{lead} must be {' or '.join(expected)}."

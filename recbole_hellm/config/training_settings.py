@@ -1,4 +1,4 @@
-"""The settings of optimisation, which every model shares."""
+"""The optimisation settings, which all models share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML settings: how values and files are read, and the files that come with this package."""
+"""YAML settings: parsing of values and files, and this package's own files."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def parse_yaml(text: str) -> Any:
 
 
 def parse_texts(text: str) -> Any:
-    """Parse one YAML value whose scalars are texts, whatever they look like."""
-    return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 (makes nothing but texts)
+    """Parse one YAML value with all scalars as texts."""
+    return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 (creates only texts)
 
 
 def as_yaml(value: Any) -> str:
@@ -50,16 +50,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If the file is missing, is not YAML, does not hold a mapping, or has a key that is no text.
+        If the file is missing, is not YAML, is not a mapping, or has a key that is not a text.
     """
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"Settings file {path} cannot be read: {error.strerror}.") from error
+        raise ConfigError(
+            f"Settings file {path} cannot be read ({error.strerror}); check its name."
+        ) from error
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        raise ConfigError(f"{path}{line} is not valid YAML; mend or remove that line.") from error
+        raise ConfigError(
+            f"{path}{line} is not valid YAML; correct or remove that line."
+        ) from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -67,11 +71,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     for key in content:
         if not isinstance(key, str):
             # YAML 1.1 reads on, off, yes and no as truth values.
-            raise ConfigError(f"{path}: the key read as {key!r} is no name; put it in quotes.")
+            raise ConfigError(f"{path}: the key read as {key!r} is not a name; put it in quotes.")
     return content
 
 
 def packaged(*parts: str) -> dict[str, Any]:
-    """A YAML file of this package's properties; empty if there is none."""
+    """A YAML file of this package's properties; empty if it does not exist."""
     path = importlib.resources.files(PROPERTIES).joinpath(*parts)
     return read_yaml(Path(str(path))) if path.is_file() else {}

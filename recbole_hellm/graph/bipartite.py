@@ -14,7 +14,7 @@ from recbole_hellm.graph.sparse import SparseOperator
 def interaction_matrix(
     users: np.ndarray, items: np.ndarray, n_users: int, n_items: int
 ) -> sp.csr_array:
-    """Binary matrix :math:`A` of interactions, each pair once however often it occurs.
+    """Binary matrix :math:`A` of interactions; repeated pairs count once.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def interaction_matrix(
     users, items = np.asarray(users), np.asarray(items)
     if users.shape != items.shape:
         raise DataError(
-            f"{len(users)} users and {len(items)} items are no pairs; pass one item per user."
+            f"{len(users)} users and {len(items)} items do not form pairs; pass one item per user."
         )
     for kind, ids, limit in (("user", users, n_users), ("item", items, n_items)):
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < limit:
@@ -50,7 +50,7 @@ def interaction_matrix(
 
 
 def inverse_power(values: np.ndarray, power: float) -> np.ndarray:
-    """``values ** -power``, and 0 where the value is 0 (an isolated node passes nothing on)."""
+    """``values ** -power``, and 0 where the value is 0 (an isolated node has no influence)."""
     result = np.zeros(len(values))
     np.power(values, -power, out=result, where=values > 0)
     return result
@@ -59,9 +59,9 @@ def inverse_power(values: np.ndarray, power: float) -> np.ndarray:
 class BipartiteGraph(nn.Module):
     r"""The user-item graph, symmetrically normalised.
 
-    Of :math:`D^{-1/2} \begin{pmatrix} 0 & A \\ A^\top & 0 \end{pmatrix} D^{-1/2}` only the
-    rectangle :math:`R = D_u^{-1/2} A D_i^{-1/2}` is held: users receive :math:`R x_i`, items
-    :math:`R^\top x_u`. There are no self-loops.
+    The operator is :math:`D^{-1/2} \begin{pmatrix} 0 & A \\ A^\top & 0 \end{pmatrix} D^{-1/2}`;
+    only its rectangle :math:`R = D_u^{-1/2} A D_i^{-1/2}` is stored. Users receive
+    :math:`R x_i`, items :math:`R^\top x_u`. There are no self-loops.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ class BipartiteGraph(nn.Module):
         """
         first_user, first_item = user, item
         for layer in range(layers):
-            # Horner's scheme, x0 + R(x0 + R(x0 + ...)): no sum of layers is held or added up.
+            # Horner's scheme, x0 + R(x0 + R(x0 + ...)), needs no separate sum of layers.
             scale = 1.0 / (layers + 1) if layer == layers - 1 else 1.0
             user, item = (
                 self.to_users(item, first_user, scale),

@@ -1,4 +1,4 @@
-"""Products over a fixed set of edges whose weights are differentiable too."""
+"""Products over a fixed set of edges with differentiable weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from recbole_hellm.graph.sparse import csr_tensor, index_type, multiply
 
 
 class _Layout(NamedTuple):
-    """Where the entries of a sparse matrix stand, in CSR form and in that of its transpose.
+    """Positions of the entries of a sparse matrix, in CSR form and in that of its transpose.
 
-    ``order`` gives, for each entry of the transpose, its number in the matrix.
+    ``order`` maps each entry of the transpose to its number in the matrix.
     """
 
     rows: Tensor
@@ -32,15 +32,15 @@ class _Layout(NamedTuple):
             weights = weights.index_select(0, self.order)
             size = self.shape[::-1]
             return csr_tensor(self.transposed_rows, self.transposed_columns, weights, size)
-        # Contiguous: the gradient of a sum repeats one number in memory.
+        # The gradient of a sum is an expanded view, so make it contiguous.
         return csr_tensor(self.rows, self.columns, weights.contiguous(), self.shape)
 
 
 class _Product(torch.autograd.Function):
     """The weighted matrix, or its transpose, times a dense one.
 
-    Autograd has no gradient of the values of a CSR matrix, and for COO ones it would form indices
-    anew in every pass. Gradients go through ``apply``, so that they have derivatives themselves.
+    Autograd has no gradient for the values of a CSR matrix, and for COO it would rebuild indices in
+    every pass. Gradients go through ``apply``, so that they are differentiable themselves.
     """
 
     @staticmethod
@@ -72,7 +72,7 @@ class _Dot(torch.autograd.Function):
         ctx.save_for_backward(left, right)
         ctx.layout = layout
         empty = layout.matrix(left.new_zeros(len(layout.columns)), False)
-        # Row by row in the cache; gathering both ends would write and read 2 x E x d numbers.
+        # Works row by row in the cache; gathering both ends would write and read 2 x E x d values.
         return torch.sparse.sampled_addmm(empty, left, right.T, beta=0.0).values()
 
     @staticmethod
@@ -87,10 +87,10 @@ class _Dot(torch.autograd.Function):
 
 
 class _Softmax(torch.autograd.Function):
-    """Softmax among the values that have the same owner.
+    """Softmax over the values of each owner.
 
-    Owners' values lie between consecutive ``offsets``, once brought into ``order``. Segments are
-    added up in one order, unlike scattered sums on a GPU.
+    In ``order``, an owner's values lie between consecutive ``offsets``. Segments are summed in a
+    fixed order, unlike scattered sums on a GPU.
     """
 
     @staticmethod
@@ -116,14 +116,14 @@ class _Softmax(torch.autograd.Function):
 def _by_owner(
     values: Tensor, reduce: str, owners: Tensor, offsets: Tensor, order: Tensor | None
 ) -> Tensor:
-    """Sum or maximum over each owner's values, repeated for each of them."""
+    """Sum or maximum over each owner's values, repeated for each value."""
     arranged = values if order is None else values.index_select(0, order)
     reduced = torch.segment_reduce(arranged, reduce, offsets=offsets)
     return reduced.index_select(0, owners)
 
 
 class EdgeSet(nn.Module):
-    r"""The edges of a fixed graph between m left and n right nodes, with weights given per call.
+    r"""The edges of a fixed graph between m left and n right nodes, with weights passed per call.
 
     Weights are vectors [E] in the order of :attr:`left` and :attr:`right`: by left node, then by
     right node. Time and memory are linear in edges and nodes. Products are differentiable in
@@ -133,7 +133,7 @@ class EdgeSet(nn.Module):
     Parameters
     ----------
     pattern : scipy sparse matrix or array, shape [m, n]
-        Its stored entries are the edges, whatever their values; one given twice is one edge.
+        Its stored entries are the edges, whatever their values; duplicates are one edge.
 
     Attributes
     ----------

@@ -1,8 +1,8 @@
 r"""Hypergraph convolutions as products of the incidence matrix and its transpose.
 
-A convolution goes from nodes to hyperedges and back. Multiplying by :math:`A^\top` and then by
-:math:`A` does that without the node-by-node matrix :math:`A A^\top`, which has many times the
-entries (35 times on Amazon Beauty) and needs O(M^2) work to build.
+A convolution passes from nodes to hyperedges and back. Multiplying by :math:`A^\top` and then by
+:math:`A` avoids the node-by-node matrix :math:`A A^\top`, which has many times the entries
+(35 times on Amazon Beauty) and takes O(M^2) work to build.
 """
 
 from __future__ import annotations
@@ -36,29 +36,30 @@ class UserHypergraph(nn.Module):
 
     References
     ----------
-    HeLLM, section 3.2, equations 1 and 2, with identity hyperedge weights. The normalisation LN is
-    the one the authors' code uses, which also removes the diagonal.
+    HeLLM, section 3.2, equations 1 and 2, with identity hyperedge weights. The normalisation LN
+    follows the authors' code, which also removes the diagonal.
     """
 
-    minus_own: Tensor
+    negative_diagonal: Tensor
 
     def __init__(
         self, incidence: sp.spmatrix | sp.sparray, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
         matrix = sp.csr_array(incidence).astype(np.float64)
-        own = matrix.multiply(matrix).sum(axis=1)
-        degree = matrix @ matrix.sum(axis=0) - own
+        diagonal = matrix.multiply(matrix).sum(axis=1)
+        degree = matrix @ matrix.sum(axis=0) - diagonal
         scale = inverse_power(degree, 1.0)
         self.gather = SparseOperator(matrix.T, dtype)
         # D_U^-1 is folded into the values of the second product.
         self.scatter = SparseOperator(sp.diags_array(scale) @ matrix, dtype)
-        minus_own = torch.from_numpy(-own * scale)[:, None].to(dtype or torch.get_default_dtype())
-        self.register_buffer("minus_own", minus_own, persistent=False)
+        negative_diagonal = torch.from_numpy(-diagonal * scale)[:, None]
+        negative_diagonal = negative_diagonal.to(dtype or torch.get_default_dtype())
+        self.register_buffer("negative_diagonal", negative_diagonal, persistent=False)
 
     def forward(self, nodes: Tensor) -> Tensor:
         """One convolution :math:`S_U X`, shapes [M, d] to [M, d]."""
-        return self.scatter(self.gather(nodes), plus=nodes * self.minus_own)
+        return self.scatter(self.gather(nodes), plus=nodes * self.negative_diagonal)
 
     def propagate(self, nodes: Tensor, layers: int) -> Tensor:
         r""":math:`S_U^L X`: the last layer only, with no mean and no residual."""
@@ -80,14 +81,14 @@ class ItemHypergraph(nn.Module):
     Parameters
     ----------
     incidence : scipy sparse matrix or array, shape [N, E]
-        :math:`H`, items by hyperedges, as :func:`recbole_hellm.graph.knn.knn_incidence` makes it.
+        :math:`H`, items by hyperedges, from :func:`recbole_hellm.graph.knn.knn_incidence`.
     dtype : torch.dtype, optional
         Type of the values; torch's default by default.
 
     References
     ----------
-    HeLLM, section 3.3, equation 5, with identity hyperedge weights. The normalisation LN is the one
-    the authors' code uses.
+    HeLLM, section 3.3, equation 5, with identity hyperedge weights. The normalisation LN follows
+    the authors' code.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Item-item graphs with K weighted neighbours an item, fixed or with weights that are learned."""
+"""Item-item graphs with K weighted neighbours per item; weights are fixed or learned."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _LEAST = 1e-12
 
 
 class NeighbourGraph(nn.Module):
-    r"""A directed graph with K edges from each item, whose weights are an argument.
+    r"""A directed graph with K edges from each item; the weights are arguments.
 
-    Only which items are neighbours is held, as a buffer of ``state_dict``: they may come from
-    weights that training has changed since, and scores depend on them. The [E, d] rows at the ends
-    of edges are never gathered.
+    Only the neighbours are stored, as a buffer in ``state_dict``: they may come from weights that
+    training has changed since, and scores depend on them. The [E, d] rows at the ends of edges are
+    never gathered.
 
     Parameters
     ----------
     neighbours : Tensor of int, shape [N, K]
-        Different items in each row, as :func:`recbole_hellm.graph.knn.knn_graph` gives them.
+        Different items in each row, from :func:`recbole_hellm.graph.knn.knn_graph`.
 
     Attributes
     ----------
     neighbours : Tensor of int64, shape [N, K]
-        The same, ascending in each row. Edges, and with them weights, are in this order.
+        The same, ascending in each row. Edges and weights are in this order.
 
     References
     ----------
@@ -58,14 +58,14 @@ class NeighbourGraph(nn.Module):
         rebuild_edges(self)
 
     def similarities(self, nodes: Tensor) -> Tensor:
-        r"""Cosine similarity along each edge, with zero for a negative one.
+        r"""Cosine similarity along each edge; negative ones become zero.
 
         .. math:: S_{ij} = \left[ x_i^\top x_j / (\lVert x_i \rVert \lVert x_j \rVert) \right]_+
 
         Parameters
         ----------
         nodes : Tensor, shape [N, d]
-            A row of zeros is similar to nothing, itself included.
+            A row of zeros has similarity 0 to everything, itself included.
 
         Returns
         -------
@@ -77,7 +77,7 @@ class NeighbourGraph(nn.Module):
         LATTICE, with the negative entries set to zero.
         """
         products = self.edges.dot(nodes, nodes).view_as(self.neighbours)
-        # Not clamp, whose gradient at exactly 0 would pass on to rows of zeros.
+        # relu rather than clamp, whose gradient at exactly 0 would reach rows of zeros.
         return self._scaled(F.relu(products), 1 / nodes.norm(dim=1).clamp_min(_LEAST))
 
     def normalised(self, weights: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class NeighbourGraph(nn.Module):
         Parameters
         ----------
         weights : Tensor, shape [N, K]
-            :math:`W`, not negative. An item whose weights sum to 0 neither gets nor gives anything.
+            :math:`W`, not negative. An item whose weights sum to 0 has no influence and gets 0.
 
         Returns
         -------
@@ -122,7 +122,7 @@ class NeighbourGraph(nn.Module):
 
 
 def rebuild_edges(graph: NeighbourGraph, *_: Any) -> None:
-    """Make the edges anew from the neighbours, which were replaced or loaded."""
+    """Rebuild the edges from replaced or loaded neighbours."""
     n, k = graph.neighbours.shape
     columns = graph.neighbours.cpu().numpy().ravel()
     pattern = sp.csr_array((np.ones(n * k), columns, np.arange(0, n * k + 1, k)), shape=(n, n))
@@ -151,7 +151,7 @@ def similarity_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) ->
     Returns
     -------
     csr_array of float64, shape [N, N]
-        K entries a row, fewer where similarities are not positive.
+        K entries per row, fewer where similarities are not positive.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""K-nearest neighbours among items by cosine similarity, in memory linear in the items."""
+"""K-nearest neighbours among items by cosine similarity, with memory linear in the items."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from recbole_hellm.errors import ConfigError, FeatureError
 RESOLUTION = 1e-6
 """Similarities are compared in steps of this size.
 
-Rounding errors of a matrix product differ between machines and chunk sizes; with the steps, items
-of identical features tie exactly and the smaller index wins everywhere.
+Rounding errors of a matrix product differ between machines and chunk sizes. With these steps, items
+with identical features tie exactly, and the smaller index wins everywhere.
 """
 _SHOW_PROGRESS_FROM = 10_000
 _LARGE = 1e10
 _SPARE = 8
 # Catalogues up to this size are compared in one product per chunk, larger ones in blocks of
-# columns: a block stays in a processor's cache, and memory stays linear in the items.
-_WHOLE = 32_768
+# columns: a block stays in the processor's cache, and memory stays linear in the items.
+_ONE_PRODUCT = 32_768
 _BLOCK = 4_096
 
 
@@ -49,8 +49,8 @@ def knn_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) -> Neares
 
     .. math:: I_{ij} = e_i^\top e_j / (\lVert e_i \rVert \lVert e_j \rVert)
 
-    Ordered by similarity descending, then index ascending; among K or more identical items an item
-    can therefore miss itself. A row of zeros is similar (0) to nothing, itself included.
+    Ordered by similarity descending, then index ascending; an item with K or more identical items
+    can therefore miss itself. A row of zeros has similarity 0 to everything, itself included.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ def knn_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) -> Neares
     k : int
         K, at most N.
     chunk : int
-        Rows compared at a time. Beyond the features and the result, memory is that of `chunk` x
-        32,768 similarities at most, whatever N.
+        Rows compared at a time. Besides the features and the result, memory is at most that of
+        `chunk` x 32,768 similarities, whatever N.
 
     Returns
     -------
@@ -108,12 +108,12 @@ def _tempered(matrix: Tensor) -> Tensor:
 def _nearest(rows: Tensor, unit: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Columns and similarities of the K rows of `unit` [N, D] nearest to each of `rows` [B, D].
 
-    Blocks come in the order of their columns, so that an item of a later block has to be better,
-    not just as good, to take a place; few rows of a block have one that is.
+    Blocks are visited in the order of their columns, so an item of a later block must be strictly
+    better to enter the result; few rows of a block have such an item.
     """
     n = len(unit)
     # The first block must fill all K places.
-    first = n if n <= _WHOLE else max(_BLOCK, k)
+    first = n if n <= _ONE_PRODUCT else max(_BLOCK, k)
     columns, similarities = _top_k(rows @ unit[:first].T, k)
     for start in range(first, n, _BLOCK):
         block = rows @ unit[start : start + _BLOCK].T
@@ -129,15 +129,15 @@ def _nearest(rows: Tensor, unit: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _levels(similarities: Tensor) -> Tensor:
-    """Similarities in whole steps of :data:`RESOLUTION`."""
+    """Similarities rounded to steps of :data:`RESOLUTION`."""
     return torch.div(similarities, RESOLUTION).round_()
 
 
 def _top_k(similarities: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Columns and values of the K largest entries of each row, ties by the smaller column.
 
-    torch.topk breaks ties arbitrarily. A few more than K entries show whether a row's ties end
-    among them; only rows where they do not are searched in full.
+    torch.topk breaks ties arbitrarily. A few entries beyond K show whether a row's ties end among
+    them; only the other rows are searched in full.
     """
     some = min(k + _SPARE, similarities.shape[1])
     columns = similarities.topk(some, dim=1).indices.sort(dim=1).values
@@ -154,9 +154,9 @@ def _top_k(similarities: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _top_k_of_all(similarities: Tensor, k: int) -> Tensor:
-    """Columns of the K largest entries, however many are tied."""
+    """Columns of the K largest entries, for any number of ties."""
     levels = _levels(similarities)
-    # Which value comes K-th does not depend on ties.
+    # The K-th value does not depend on ties.
     last = levels.topk(k, dim=1).values[:, -1:]
     above, level = levels > last, levels == last
     room = k - above.sum(1, keepdim=True)
@@ -186,8 +186,8 @@ def knn_incidence(
     Returns
     -------
     csr_array of float64, shape [N, number of modalities x N]
-        Binary. Rows have K ones per modality, save that a similarity of exactly 0 makes no
-        hyperedge: which of the unrelated items equation 4 would add is arbitrary.
+        Binary. Rows have K ones per modality, but a similarity of exactly 0 adds no entry, since
+        equation 4 would choose arbitrarily among unrelated items.
 
     Raises
     ------
@@ -196,19 +196,23 @@ def knn_incidence(
 
     References
     ----------
-    HeLLM, section 3.3, equations 3 and 4. The authors' code leaves a non-positive entry of the top
-    K at its value; here a negative one becomes 1, as equation 4 has it.
+    HeLLM, section 3.3, equations 3 and 4. The authors' code keeps the value of a non-positive
+    entry of the top K; here a negative one becomes 1, as in equation 4.
     """
     if not features:
-        raise FeatureError("The item hypergraph needs features of at least one modality.")
+        raise FeatureError(
+            "The item hypergraph needs features of at least one modality; encode texts or images."
+        )
     counts = {modality: len(matrix) for modality, matrix in features.items()}
     if len(set(counts.values())) > 1:
-        raise FeatureError(f"Modalities differ in their number of items: {counts}.")
+        raise FeatureError(
+            f"Modalities differ in their number of items: {counts}; encode them for the same items."
+        )
     blocks = []
     for matrix in features.values():
         n = len(matrix)
         near = knn_graph(matrix, k, chunk)
-        rows, places = (near.similarities != 0).nonzero().cpu().numpy().T
-        columns = near.indices.cpu().numpy()[rows, places]
+        rows, ranks = (near.similarities != 0).nonzero().cpu().numpy().T
+        columns = near.indices.cpu().numpy()[rows, ranks]
         blocks.append(sp.csr_array((np.ones(len(rows)), (rows, columns)), shape=(n, n)))
     return sp.csr_array(sp.hstack(blocks))

@@ -1,4 +1,4 @@
-"""Random subsets of interactions in which those of busy users and popular items are rare."""
+"""Random subsets of interactions; active users and popular items have lower probability."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 def degree_weights(users: np.ndarray, items: np.ndarray) -> Tensor:
-    r"""Weight :math:`1 / (\sqrt{d_u} \sqrt{d_i})` of each interaction, from the users' and items'
-    numbers of interactions.
+    r"""Weight :math:`1 / (\sqrt{d_u} \sqrt{d_i})` of each interaction, with d the degrees of its
+    user and item.
 
     Parameters
     ----------
@@ -30,11 +30,11 @@ def degree_weights(users: np.ndarray, items: np.ndarray) -> Tensor:
 
 
 def draw_without_replacement(weights: Tensor, size: int) -> Tensor:
-    r"""Draw `size` different indices, one after the other with probability proportional to weight.
+    r"""Draw `size` different indices successively with probability proportional to weight.
 
-    The indices finish an exponential race, in which index k arrives at a time of rate
-    :math:`w_k`, first: the same distribution as successive draws, in one pass, and for any number
-    of weights (``torch.multinomial`` takes 2^24 at most).
+    The result is the first `size` arrivals of an exponential race, in which index k has rate
+    :math:`w_k`. This has the distribution of successive draws, takes one pass, and works for any
+    number of weights (``torch.multinomial`` takes at most 2^24).
 
     Parameters
     ----------
@@ -59,6 +59,6 @@ def draw_without_replacement(weights: Tensor, size: int) -> Tensor:
     """
     if not 0 <= size <= len(weights):
         raise ValueError(f"cannot draw {size} of {len(weights)} without replacement")
-    # Times in float64: in float32, some of millions would tie.
+    # float64, since some of millions of times would tie in float32.
     times = torch.empty_like(weights, dtype=torch.float64).exponential_().div_(weights)
     return times.topk(size, largest=False, sorted=False).indices.sort().values

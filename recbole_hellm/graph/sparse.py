@@ -15,8 +15,8 @@ from torch.nn import functional as F
 class _Product(torch.autograd.Function):
     """``scale * (matrix @ dense + plus)``; the gradient of `dense` is a product of `transpose`.
 
-    Autograd would transpose (and, for COO, coalesce) the sparse matrix again in every backward
-    pass, and would ask for the gradient of its values.
+    Autograd would transpose (and, for COO, coalesce) the sparse matrix in every backward pass, and
+    would compute the gradient of its values.
     """
 
     @staticmethod
@@ -52,7 +52,7 @@ class SparseOperator(nn.Module):
     Parameters
     ----------
     matrix : scipy sparse matrix or array, shape [m, n]
-        Entries given more than once are summed.
+        Duplicate entries are summed.
     dtype : torch.dtype, optional
         Type of the values; torch's default by default.
 
@@ -78,12 +78,12 @@ class SparseOperator(nn.Module):
         for prefix, part in (("", forward), ("transposed_", sp.csr_array(forward.T))):
             part.sort_indices()
             index = index_type(part)
-            self._keep(f"{prefix}rows", part.indptr.astype(index))
-            self._keep(f"{prefix}columns", part.indices.astype(index))
+            self._add_buffer(f"{prefix}rows", part.indptr.astype(index))
+            self._add_buffer(f"{prefix}columns", part.indices.astype(index))
             values = part.data.astype(np.float64)
-            self._keep(f"{prefix}values", values, dtype or torch.get_default_dtype())
+            self._add_buffer(f"{prefix}values", values, dtype or torch.get_default_dtype())
 
-    def _keep(self, name: str, array: np.ndarray, dtype: torch.dtype | None = None) -> None:
+    def _add_buffer(self, name: str, array: np.ndarray, dtype: torch.dtype | None = None) -> None:
         self.register_buffer(name, torch.from_numpy(array).to(dtype), persistent=False)
 
     @property
@@ -113,7 +113,7 @@ class SparseOperator(nn.Module):
         r""":math:`c (A^\top y + p)`: [m, d] to [n, d], with the parameters of :meth:`forward`."""
         return _Product.apply(dense, plus, scale, self._transpose(), self._matrix())
 
-    # The CSR tensors are views built per call: sparse buffers break DDP's broadcast and .double().
+    # CSR tensors are views built per call: sparse buffers break DDP's broadcast and .double().
 
     def _matrix(self) -> Tensor:
         return csr_tensor(self.rows, self.columns, self.values, self.shape)
@@ -128,12 +128,12 @@ class SparseOperator(nn.Module):
 
 
 def index_type(matrix: sp.csr_array) -> type[np.signedinteger]:
-    """The integers to index a matrix by: MKL and cuSPARSE convert 64-bit ones at every product."""
+    """The index type of a matrix; MKL and cuSPARSE convert 64-bit indices at every product."""
     return np.int32 if max(matrix.nnz, *matrix.shape) < 2**31 else np.int64
 
 
 def csr_tensor(rows: Tensor, columns: Tensor, values: Tensor, size: tuple[int, ...]) -> Tensor:
-    """A sparse tensor of given row offsets [m + 1], columns [E] and values [E], unchecked."""
+    """An unchecked CSR tensor from row offsets [m + 1], columns [E] and values [E]."""
     return torch.sparse_csr_tensor(rows, columns, values, size=size, check_invariants=False)
 
 
@@ -142,16 +142,16 @@ def multiply(
 ) -> Tensor:
     """``scale * (matrix @ dense + plus)`` of a CSR matrix, without a gradient.
 
-    In single precision on a CPU the rows of `dense` are embeddings summed per row of the matrix:
-    that kernel fetches them ahead, and is 2 to 6 times as fast as MKL's product (see
+    In float32 on a CPU, the product is an embedding bag: the rows of `dense` are summed per row of
+    the matrix. That kernel prefetches rows and is 2 to 6 times as fast as MKL's product (see
     benchmarks/sparse_products.py).
     """
     if dense.device.type == "cpu" and dense.dtype == matrix.dtype == torch.float32:
         if dense.shape[0] != matrix.shape[1] or (plus is not None and plus.dtype != dense.dtype):
-            # Embedding bags take any table that is long enough.
-            what = "" if plus is None else f" plus {tuple(plus.shape)} of {plus.dtype}"
+            # Embedding bags accept any table that is long enough.
+            addend = "" if plus is None else f" plus {tuple(plus.shape)} of {plus.dtype}"
             raise RuntimeError(
-                f"{tuple(matrix.shape)} and {tuple(dense.shape)}{what} cannot be multiplied."
+                f"{tuple(matrix.shape)} and {tuple(dense.shape)}{addend} cannot be multiplied."
             )
         values = matrix.values()
         result = F.embedding_bag(
@@ -159,7 +159,7 @@ def multiply(
             dense,
             matrix.crow_indices(),
             mode="sum",
-            # Fewer numbers than the result has.
+            # Cheaper than scaling the result, which has more numbers.
             per_sample_weights=values if scale == 1.0 else values * scale,
             include_last_offset=True,
         )
@@ -171,7 +171,7 @@ def multiply(
     return result.addmm_(matrix, dense, beta=0, alpha=scale)
 
 
-# torch warns once that CSR tensors are in beta. Spend that warning here, where no user meets it.
+# torch warns once that CSR tensors are in beta. Trigger and hide that warning here.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
     csr_tensor(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), torch.tensor([]), (1, 1))

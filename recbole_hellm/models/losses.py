@@ -1,4 +1,4 @@
-"""Losses shared by models; those over all nodes or items never hold a whole score matrix."""
+"""Losses shared by models; none of them stores a full score matrix over all nodes or items."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MIN_TEMPERATURE = 0.02
 """Below it, sums of ``exp(cosine / temperature)`` can leave the range of float32."""
 
 CPU_ROWS, GPU_ROWS = 64, 2048
-"""Anchors of the contrast handled at a time; see benchmarks/pretrain_step.py."""
+"""Anchors of the contrast per chunk; see benchmarks/pretrain_step.py."""
 
 
 def bpr_loss(positive: Tensor, negative: Tensor) -> Tensor:
     r"""Bayesian personalised ranking, :math:`-\frac1B \sum \ln \sigma(\hat y_{ui} - \hat y_{uj})`.
 
-    The mean where the paper (HeLLM, equation 13) writes a sum, as in its authors' logs.
+    It is a mean, as in the authors' logs; the paper (HeLLM, equation 13) writes a sum.
 
     Parameters
     ----------
@@ -52,9 +52,9 @@ def hypergraph_contrast(
         \qquad s(x, y) = \frac{x^\top y}{\tau \lVert x \rVert \lVert y \rVert}
 
     with v over all n nodes: one direction (anchors :math:`\tilde e_u`), gradients through both
-    sides. Exact, in O(chunk x n) memory: gradients are computed with the values, chunk by chunk.
-    If the anchors S are drawn uniformly, value and gradient are unbiased estimates of those over
-    all nodes.
+    sides. The result is exact and takes O(chunk x n) memory: gradients are computed with the
+    values, chunk by chunk. If the anchors S are drawn uniformly, value and gradient are unbiased
+    estimates of those over all nodes.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def hypergraph_contrast(
     exclude_self : bool
         Leave :math:`v = u` out of the second sum, as the authors' code does; the paper keeps it.
     chunk : int, optional
-        Anchors handled at a time; by default what suits a CPU's cache, or a GPU.
+        Anchors per chunk; the default suits a CPU's cache, or a GPU.
 
     Returns
     -------
@@ -88,14 +88,14 @@ def hypergraph_contrast(
     if tau < MIN_TEMPERATURE:
         raise ValueError(f"tau={tau} must be at least {MIN_TEMPERATURE}.")
     fused, hyper = F.normalize(fused, dim=1), F.normalize(hyper, dim=1)
-    own = torch.arange(len(fused), device=fused.device) if anchors is None else anchors
+    self_index = torch.arange(len(fused), device=fused.device) if anchors is None else anchors
     queries = fused if anchors is None else fused[anchors]
     aligned = hyper if anchors is None else hyper[anchors]
     alignment = (queries * aligned).sum(1).mean() / tau
     keys = torch.cat([fused, hyper])
     rows = chunk or (CPU_ROWS if fused.device.type == "cpu" else GPU_ROWS)
     partition = _MeanLogPartition.apply(
-        queries, keys, own if exclude_self else None, 1.0 / tau, rows
+        queries, keys, self_index if exclude_self else None, 1.0 / tau, rows
     )
     return partition - alignment
 
@@ -159,17 +159,17 @@ def linear_cross_entropy(
 
     Equal to ``cross_entropy(linear(hidden, weight, bias), target)`` in value and gradient.
     Gradients are computed with the values, chunk by chunk, in O(chunk x N + N x d) memory. Under
-    autocast, products run in its type; logits and the softmax are float32 then.
+    autocast, products run in its type, and logits and the softmax in float32.
 
     Parameters
     ----------
     hidden : Tensor, shape [B, d]
     weight : Tensor, shape [N, d]
     target : Tensor of int64, shape [B]
-        Column numbers from 0 to N - 1. Leave rows without a target out before the call.
+        Column numbers from 0 to N - 1; leave out rows without a target.
     bias : Tensor, shape [N], optional
     chunk : int
-        Rows handled at a time.
+        Rows per chunk.
     label_smoothing : float
         :math:`\varepsilon` in [0, 1).
     reduction : {"mean", "sum"}
@@ -207,12 +207,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         smoothing: float,
     ) -> Tensor:
         n = len(weight)
-        wanted = ctx.needs_input_grad
+        needs_grad = ctx.needs_input_grad
         exact = torch.promote_types(hidden.dtype, torch.float32)
         grads = (
-            torch.empty_like(hidden) if wanted[0] else None,
-            torch.zeros_like(weight, dtype=exact) if wanted[1] else None,
-            torch.zeros_like(bias, dtype=exact) if bias is not None and wanted[2] else None,
+            torch.empty_like(hidden) if needs_grad[0] else None,
+            torch.zeros_like(weight, dtype=exact) if needs_grad[1] else None,
+            torch.zeros_like(bias, dtype=exact) if bias is not None and needs_grad[2] else None,
         )
         buffer = hidden.new_empty(min(chunk, len(hidden)), n)
         total = hidden.new_zeros((), dtype=exact)
@@ -276,7 +276,7 @@ def info_nce(
     positives: Tensor | None = None,
     left_out: Tensor | None = None,
 ) -> Tensor:
-    r"""In-batch InfoNCE: every query finds its positive among the keys.
+    r"""In-batch InfoNCE: each query identifies its positive among the keys.
 
     .. math::
 
@@ -297,8 +297,8 @@ def info_nce(
     positives : Tensor of int64, shape [B], optional
         The key :math:`p_b` of each query; key b by default.
     left_out : Tensor of bool, shape [B, n], optional
-        Keys that are missing from the denominator :math:`N_b`, never :math:`p_b`; none by default.
-        With it the [B, n] similarities are held.
+        Keys to exclude from the denominator :math:`N_b`, never :math:`p_b`; none by default. If
+        set, the [B, n] similarities are materialised.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""Pre-trained Hugging Face models by name or folder: where they are, and what keeps them away.
+"""Pre-trained Hugging Face models by name or folder: locations, and errors of loading.
 
 Shared by the backbones of the LLM stage and by the encoders of texts and pictures, so that both
-tell the same troubles in the same words.
+report the same problems in the same words.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ LOADING_ERRORS = (
     *DAMAGE,
 )
 UNREACHABLE = (LocalEntryNotFoundError, OfflineModeIsEnabled)
-# For every call that loads a part of a model: unless told, transformers asks on the terminal
-# whether to run Python code of the model's own.
+# For every call that loads a part of a model: by default transformers asks on the terminal whether
+# to run the model's own Python code.
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A pre-trained model, and how its troubles are told.
+    """A pre-trained model, and the wording of its errors.
 
     Attributes
     ----------
     name : str
-        Hugging Face name or folder, as the user gave it.
+        Hugging Face name or folder, as the user wrote it.
     subject : str
-        What messages begin with, for example ``backbone=NAME``.
+        Beginning of the messages, for example ``backbone=NAME``.
     instead : str
-        What can be done without the model, for example ``use --backbone=tiny``.
+        The way out without the model, for example ``use --backbone=tiny``.
     error : type of HellmError
         The class of the errors that are raised.
     """
@@ -67,16 +67,16 @@ class Pretrained:
 
     @property
     def source(self) -> str:
-        """`name` with the home directory written out, as transformers takes it."""
+        """`name` with the home directory expanded, as transformers needs it."""
         return str(Path(self.name).expanduser()) if self.name.startswith("~") else self.name
 
     @property
     def alternative(self) -> str:
-        """The way out that ends a sentence."""
+        """The way out at the end of a message."""
         return f"name a local folder that holds the model, or {self.instead}."
 
     def check_folder(self) -> None:
-        """Raise `error` if `name` is a folder without a model, or a path to none."""
+        """Raise `error` if `name` is a folder without a model, or a path to no folder."""
         looks_like_path = self.name.startswith((".", "~", os.sep)) or self.name.count("/") > 1
         folder = Path(self.source)
         if looks_like_path and not folder.is_dir():
@@ -85,7 +85,7 @@ class Pretrained:
             raise self.error(f"{self.subject} is a folder without config.json; {self.alternative}")
 
     def check_weights(self, missing: Collection[str]) -> None:
-        """Raise `error` if weights are missing, which transformers would fill with noise."""
+        """Raise `error` if weights are missing; transformers would fill them with noise."""
         if missing:
             raise self.error(
                 f"{self.subject} lacks {len(missing)} of its weights, for example "
@@ -93,10 +93,10 @@ class Pretrained:
             )
 
     def failure(self, error: BaseException) -> HellmError:
-        """An `error` to raise from what loading raised: what is wrong, and the way out.
+        """The `error` to raise for an exception from loading: the reason and the way out.
 
-        transformers wraps what the hub's client raises into an ``OSError`` of its own, so the kind
-        of failure is looked for among the causes.
+        transformers wraps exceptions of the hub's client into an ``OSError``, so the reason is
+        searched among the causes.
         """
         return self.error(self._reason(error))
 
@@ -123,39 +123,41 @@ class Pretrained:
                 "cannot be reached (offline, or blocked by the network); set HF_HOME to a cache "
                 f"that holds it, {self.alternative}"
             )
-        local, why = Path(self.source).is_dir(), cause(error)
+        local, reason = Path(self.source).is_dir(), cause(error)
         if _is_kind(error, *DAMAGE):
             return (
-                f"{self.subject} has damaged files ({why}); fetch the model anew or {self.instead}."
+                f"{self.subject} has damaged files ({reason}); fetch the model anew or "
+                f"{self.instead}."
             )
         if local:
             return (
-                f"{self.subject} cannot be loaded ({why}); fetch the model anew, name another "
+                f"{self.subject} cannot be loaded ({reason}); fetch the model anew, name another "
                 f"folder, or {self.instead}."
             )
-        if "file named" in why:
-            # What transformers says of weights that the hub withholds, too.
+        if "file named" in reason:
+            # transformers reports weights that the hub withholds in the same words.
             return (
-                f"{self.subject} has no weights that can be fetched ({why}); accept its licence on "
-                f"https://huggingface.co/{self.name} if that page asks for it, check the network, "
+                f"{self.subject} has no weights that can be fetched ({reason}); accept its licence "
+                f"on https://huggingface.co/{self.name} if that page asks for it, check the "
+                "network, "
                 f"{self.alternative}"
             )
         return (
-            f"{self.subject} cannot be loaded ({why}); check its name and the network, "
+            f"{self.subject} cannot be loaded ({reason}); check its name and the network, "
             f"{self.alternative}"
         )
 
 
 def needs_code(error: BaseException) -> bool:
-    """Whether a model was refused since it brings Python code, see :data:`NO_CODE`."""
-    # transformers and sentence-transformers raise a ValueError that advises that argument.
+    """Whether loading failed because the model needs its own code; see :data:`NO_CODE`."""
+    # transformers and sentence-transformers raise a ValueError that names that argument.
     return any(
         isinstance(link, ValueError) and "trust_remote_code" in str(link) for link in _links(error)
     )
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether a CUDA device does so itself, which cards before Ampere do not."""
+    """Whether a CUDA device computes in bfloat16 natively; cards before Ampere do not."""
     import torch
 
     with torch.cuda.device(device):
@@ -165,14 +167,14 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 def has_words(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     """Whether a tokenizer knows any of the words of `text`.
 
-    Where its files are missing, some of transformers' classes make a tokenizer without words.
+    If its files are missing, some transformers classes build a tokenizer without words.
     """
     words = tokenizer.encode(text, add_special_tokens=False)
     return any(word not in tokenizer.all_special_ids for word in words)
 
 
 def cause(error: BaseException) -> str:
-    """The first sentence of an error, for use within parentheses."""
+    """The first sentence of an error, for use in parentheses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
 

@@ -9,10 +9,10 @@ import pandas as pd
 
 from recbole_hellm.benchmark.methods import check_comparable
 from recbole_hellm.benchmark.plans import Figure, paper_masking
-from recbole_hellm.benchmark.records import KeptRun
+from recbole_hellm.benchmark.records import Record
 from recbole_hellm.reporting.sheets import Sheet
 
-Points = Sequence[tuple[Mapping[str, Any], KeptRun]]
+Points = Sequence[tuple[Mapping[str, Any], Record]]
 """Panel and settings of a point, and its run."""
 
 

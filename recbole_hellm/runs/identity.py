@@ -1,4 +1,4 @@
-"""What names a run: the settings, data and stages that determine its result, and their hash."""
+"""Identity of a run: the settings, data and stages that determine its result, and their hash."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run_path(config: Any, dataset: Any) -> Path:
 
 
 def run_identity(config: Any, dataset: Any) -> dict[str, Any]:
-    """Everything that determines a run's result, which its id is a hash of."""
+    """Everything that determines a run's result; the run id is its hash."""
     contents = {name: source.content(dataset) for name, source in config.item_inputs.items()}
     tables = {name: content for name, content in contents.items() if content is not None}
     identity = {
@@ -33,17 +33,17 @@ def run_identity(config: Any, dataset: Any) -> dict[str, Any]:
 
 
 def recipe(config: Any) -> dict[str, Any]:
-    """What determines a run's result but for the data: its settings and those of its stages.
+    """The settings of a run and of its stages, without the data.
 
-    A run's id also holds this package's version and hashes of the data and of item features, whose
-    last bits differ between processors; a recipe is the same on every machine.
+    A run id also covers this package's version and hashes of the data and of item features, whose
+    last bits differ between processors. A recipe is the same on every machine.
     """
     settings = portable(config.identifying_settings())
     return {"settings": settings, "stages": _of_stages(config, recipe)}
 
 
 def recipe_of(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe of a run from its ``identity.json``; an imported file's part stays as it is."""
+    """The recipe of a run from its ``identity.json``; the entry of an imported file is kept."""
     if "settings" not in identity:
         return dict(identity)
     stages = {role: recipe_of(stage) for role, stage in identity["stages"].items()}
@@ -51,8 +51,7 @@ def recipe_of(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without the folders of this machine: of a whole path, such as a backbone's, the
-    last part stays."""
+    """Settings without folders of this machine: an absolute path is reduced to its last part."""
     return {
         key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
         for key, value in settings.items()
@@ -60,6 +59,6 @@ def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_stages(config: Any, describe: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """A description of each stage, or the checksum of the file in its place, by role."""
+    """A description of each stage, or the checksum of the file that replaces it, by role."""
     stages = {role: describe(stage) for role, stage in config.stages().items()}
     return stages | {role: {"sha256": file.sha256} for role, file in config.imported.items()}

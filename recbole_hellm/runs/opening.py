@@ -1,4 +1,4 @@
-"""The parts of a run, opened: its dataset, splits, evaluator and untrained model."""
+"""Opening the parts of a run: its dataset, splits, evaluator and untrained model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_run(config: Any) -> tuple[Any, RunDirectory]:
 
 
 def open_dataset(config: Any, features: bool) -> Any:
-    """The dataset of `config`, prepared where it is not; its item features too, if asked for."""
+    """The dataset of `config`, and its item features if requested; prepares missing files."""
     compat.supply_dok_update()
     compat.count_every_interaction()
     if config["threads"]:
@@ -47,20 +47,20 @@ def open_dataset(config: Any, features: bool) -> Any:
 
 
 def open_splits(config: Any, dataset: Any) -> tuple[list[Any], Evaluator]:
-    """Training, validation and test split of a dataset, and the evaluator of the last two."""
+    """Training, validation and test splits, and the evaluator of the last two."""
     splits = dataset.build()
     return splits, Evaluator(config, dataset, dict(zip(("valid", "test"), splits[1:], strict=True)))
 
 
 def build_model(config: Any, split: Any, **trained: Any) -> Any:
-    """The model that `config` names, for the training split.
+    """Build the model that `config` names, for the training split.
 
-    Parts that are trained already are passed on to the model.
+    Keyword arguments are trained parts for the model.
 
     Raises
     ------
     ConfigError
-        If one of RecBole's models refuses its settings.
+        If a RecBole model refuses its settings.
     """
     cls = config.model_class
     device = building_device(config)
@@ -69,7 +69,7 @@ def build_model(config: Any, split: Any, **trained: Any) -> Any:
     try:
         return cls(config, split).to(device)
     except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
-        logger.debug("RecBole's complaint", exc_info=error)
+        logger.debug("RecBole's error", exc_info=error)
         raise ConfigError(
             f"RecBole cannot build {config['model']} with these settings "
             f"({type(error).__name__}: {error}); see `recbole-hellm models --model="

@@ -1,4 +1,4 @@
-"""What a run keeps of its test ranking: each user's rank, and the recommended lists."""
+"""Files of a run's test ranking: each user's rank, and the recommended lists."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from recbole_hellm.runs.directory import RunDirectory
 
 def maskings(config: Any) -> tuple[str, ...]:
     """All maskings, the run's own first."""
-    own = config["mask_history"]
-    return (own, *(name for name in MASKINGS if name != own))
+    run_masking = config["mask_history"]
+    return (run_masking, *(name for name in MASKINGS if name != run_masking))
 
 
 def write_ranks(dataset: Any, directory: RunDirectory, test: Evaluation) -> None:
@@ -41,7 +41,7 @@ def lists_file(masking: str) -> str:
 
 
 def write_lists(dataset: Any, directory: RunDirectory, test: Evaluation) -> None:
-    """Write the recommended lists, if the evaluation kept any (``save_topk``)."""
+    """Write the recommended lists, if the evaluation saved any (``save_topk``)."""
     if test.topk is None:
         return
     masking = next(iter(test.ranks))

@@ -1,7 +1,7 @@
-"""Recommendations of a finished run, for people to look at.
+"""Recommendations of a finished run for inspection.
 
-An evaluation hides a user's last items and asks where they are ranked. A recommendation is for what
-comes next: it starts from everything known of the user, test item included.
+An evaluation hides a user's last items and ranks them. A recommendation predicts the next item: it
+uses the user's full history, test item included.
 """
 
 from __future__ import annotations
@@ -42,40 +42,38 @@ def recommend(
 ) -> pd.DataFrame:
     """The items that a finished run's model recommends.
 
-    A known user is scored with everything known of them: a sequential or LLM model reads their
-    training, validation and test items, and seen items, which are left out, are all of these. An
-    evaluation, in contrast, shows the model what came before the held-out item only, and always
-    ranks that item. A general model's vectors of users come from training interactions, whatever
-    is known since.
+    A known user is scored with the full history: a sequential or LLM model reads the training,
+    validation and test items, and all of them count as seen items, which are left out. An
+    evaluation, in contrast, shows the model only the items before the held-out item, and always
+    ranks that item. A general model's user vectors come from training interactions alone.
 
     Parameters
     ----------
     run : path or RunResult
-        A finished run of any model, or a model's folder of runs for the newest; it is restored
-        once.
+        A finished run of any model; or a model's folder of runs, for the newest run in it.
     users : str or iterable of str, optional
         User tokens, or ``"all"``.
     history : sequence of str, optional
-        Item tokens, oldest first, of a user that the model has not seen; in place of `users`, for
-        sequential and LLM models. Only the last ``MAX_ITEM_LIST_LENGTH`` are read.
+        Item tokens of a new user, oldest first; replaces `users`, for sequential and LLM models.
+        The model reads only the last ``MAX_ITEM_LIST_LENGTH`` items.
     topk : int
-        Items for each user; fewer where fewer are left.
+        Items per user; fewer if fewer remain.
     exclude_seen : bool
         Leave out items of the user's history.
     data_path, backbone : optional
-        Where the dataset and a frozen backbone lie if they have moved; see
+        New locations of the dataset and of a frozen backbone, if they have moved; see
         :meth:`RunResult.restore`.
 
     Returns
     -------
     DataFrame
-        Columns user, rank (from 1), item, title, categories, score; users in the given order.
-        Equal scores are ranked by item id. ``user`` is '' for an ad-hoc history.
+        Columns user, rank (from 1), item, title, categories, score; users in the order of
+        `users`. Equal scores are ranked by item id. ``user`` is '' for `history`.
 
     Raises
     ------
     ConfigError
-        If neither or both of `users` and `history` are given, or the model cannot score a history.
+        Unless exactly one of `users` and `history` is set, or if the model cannot score a history.
     DataError
         If a user or an item is unknown.
     RunError
@@ -89,7 +87,7 @@ def recommend(
     [1, 2, 3]
     """
     if (users is None) == (history is None):
-        raise ConfigError("Give either users or a history of item tokens to recommend for.")
+        raise ConfigError("Set either users or history, the item tokens of one user.")
     recommender = Recommender.open(run, data_path, backbone)
     if history is not None:
         return recommender.for_history(history, topk, exclude_seen)
@@ -126,17 +124,17 @@ class Recommender:
         result = run if isinstance(run, RunResult) else load_run(run)
         opened = result.reopen(data_path, backbone)
         config = opened.config
-        place, field = config.dataset_directory, config["ITEM_ID_FIELD"]
-        return cls(opened, ItemMetadata.read(place, config["dataset"], field, images))
+        folder, field = config.dataset_directory, config["ITEM_ID_FIELD"]
+        return cls(opened, ItemMetadata.read(folder, config["dataset"], field, images))
 
     @property
     def dataset(self) -> Any:
-        """All interactions; its tokens name the model's ids."""
+        """All interactions; maps between tokens and the model's ids."""
         return self.opened.dataset
 
     @property
     def reads_histories(self) -> bool:
-        """Whether the model scores a history rather than a user it was trained on."""
+        """Whether the model scores histories rather than the users it was trained on."""
         return self.opened.config["ITEM_LIST_LENGTH_FIELD"] in self.opened.evaluator.inputs["test"]
 
     def for_users(
@@ -153,7 +151,7 @@ class Recommender:
         parts = []
         for start in range(0, len(users), size):
             chunk = users[start : start + size]
-            # Users of one interaction have no row of other columns than items; see `_rows`.
+            # Users with one interaction have item columns only; see `_rows`.
             for group in (chunk[self._last_rows[chunk] >= 0], chunk[self._last_rows[chunk] < 0]):
                 if len(group):
                     histories = [self._history(user) for user in group]
@@ -163,10 +161,10 @@ class Recommender:
             bar.update(len(chunk))
         bar.close()
         names = self.dataset.field2id_token[self.dataset.uid_field]
-        frames = [self._frame(names[group[rows]], *found) for group, rows, *found in parts]
+        frames = [self._frame(names[group[rows]], *ranked) for group, rows, *ranked in parts]
         if not frames:
-            raise ConfigError("There are no users to recommend for; name at least one.")
-        order = {names[user]: place for place, user in enumerate(users)}
+            raise ConfigError("users is empty; name at least one user.")
+        order = {names[user]: index for index, user in enumerate(users)}
         return pd.concat(frames).sort_values(
             "user", kind="stable", key=lambda column: column.map(order), ignore_index=True
         )
@@ -178,44 +176,44 @@ class Recommender:
         model = self.opened.config["model"]
         if not self.reads_histories:
             raise ConfigError(
-                f"{model} scores users that it was trained on and reads no histories; name a known "
-                "user, or take a sequential or LLM model."
+                f"{model} scores only the users that it was trained on, not histories; name a "
+                "known user, or use a sequential or LLM model."
             )
         ids = self.ids("item", items)
         if len(ids) == 0:
             raise ConfigError("The history is empty; name at least one item.")
-        rows, *found = _best(
+        rows, *ranked = _best(
             self._scores(self._rows(None, [ids])), [ids] if exclude_seen else None, topk
         )
-        return self._frame(np.full(len(rows), "", dtype=object), *found)
+        return self._frame(np.full(len(rows), "", dtype=object), *ranked)
 
     def recent(self, user: str, count: int = 5) -> list[str]:
         """The last `count` items of a known user, newest first."""
-        (found,) = self.ids("user", [user])
-        return self._tokens(self._history(found)[::-1][:count]).tolist()
+        (user_id,) = self.ids("user", [user])
+        return self._tokens(self._history(user_id)[::-1][:count]).tolist()
 
-    def ids(self, what: Literal["user", "item"], tokens: Iterable[str]) -> np.ndarray:
+    def ids(self, kind: Literal["user", "item"], tokens: Iterable[str]) -> np.ndarray:
         """Internal ids of tokens.
 
         Raises
         ------
         DataError
-            If one is unknown; the sentence names those that are nearest.
+            If a token is unknown; the message names the nearest tokens.
         """
-        field = self.dataset.uid_field if what == "user" else self.dataset.iid_field
-        known = self.dataset.field2token_id[field]
-        found = []
+        field = self.dataset.uid_field if kind == "user" else self.dataset.iid_field
+        id_of_token = self.dataset.field2token_id[field]
+        ids = []
         for token in map(str, tokens):
-            number = known.get(token, 0)
+            number = id_of_token.get(token, 0)
             if number == 0:
-                # Comparing with every token takes long where there are millions.
-                like = [name for name in known if abs(len(name) - len(token)) <= 2]
+                # Comparing with each of millions of tokens would take long.
+                like = [name for name in id_of_token if abs(len(name) - len(token)) <= 2]
                 raise DataError(
-                    f"The dataset '{self.opened.config['dataset']}' has no {what} '{token}'"
-                    f"{nearest(token, like)} name one that is in its files."
+                    f"The dataset '{self.opened.config['dataset']}' has no {kind} '{token}'"
+                    f"{nearest(token, like)} name a {kind} of its files."
                 )
-            found.append(number)
-        return np.array(found, dtype=np.int64)
+            ids.append(number)
+        return np.array(ids, dtype=np.int64)
 
     # Inputs -------------------------------------------------------------------------------------
 
@@ -227,10 +225,10 @@ class Recommender:
         return histories.items[histories.offsets[user] : histories.offsets[user + 1]]
 
     def _rows(self, users: np.ndarray | None, histories: list[np.ndarray]) -> Interaction:
-        """What the model is given: users, or also histories, as in evaluation.
+        """The model's input: users, and for some models histories, as in evaluation.
 
-        What is unknown is left out: users and other columns of an ad-hoc history, and other columns
-        of a user whose one interaction is no row of RecBole's sequential data.
+        Unknown columns are left out: a new user has item columns only, and a user with a single
+        interaction has no row in RecBole's sequential data and so no other columns.
         """
         config, columns = self.opened.config, {}
         if users is not None:
@@ -249,32 +247,32 @@ class Recommender:
         return self.dataset.join(Interaction(columns))
 
     def _other_lists(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """List columns of whole histories: those before the last interaction, and its own value."""
+        """List columns of full histories: the lists before the last interaction, plus its value."""
         config, feat = self.opened.config, self.dataset.inter_feat
         suffix, lengths = config["LIST_SUFFIX"], feat[config["ITEM_LIST_LENGTH_FIELD"]][rows]
-        found = {}
+        columns = {}
         for name in feat.columns:
             if not name.endswith(suffix):
                 continue
-            lists, own = feat[name][rows], name.removesuffix(suffix)
+            lists, field = feat[name][rows], name.removesuffix(suffix)
             longer = torch.cat([lists, torch.zeros_like(lists[:, :1])], dim=1)
-            if own in feat:  # drawn negatives have no column of their own
-                longer[torch.arange(len(rows)), lengths] = feat[own][rows].to(longer.dtype)
+            if field in feat:  # sampled negatives have list columns only
+                longer[torch.arange(len(rows)), lengths] = feat[field][rows].to(longer.dtype)
             full = (lengths == lists.shape[1]).view(-1, *[1] * (lists.dim() - 1))
-            found[name] = torch.where(full, longer[:, 1:], longer[:, :-1])
-        return found
+            columns[name] = torch.where(full, longer[:, 1:], longer[:, :-1])
+        return columns
 
     @functools.cached_property
     def _last_rows(self) -> np.ndarray:
         """Row of each user's last interaction in RecBole's data, or -1, shape [n_users]."""
         rows = np.full(self.dataset.user_num, -1, dtype=np.int64)
         if not self.reads_histories:
-            rows[:] = 0  # not looked at
+            rows[:] = 0  # unused
             return rows
         feat = self.dataset.inter_feat
         users = feat[self.dataset.uid_field].numpy()
         order = np.argsort(feat[POSITION].numpy(), kind="stable")
-        rows[users[order]] = order  # the last assignment stays
+        rows[users[order]] = order  # the last assignment wins
         return rows
 
     # Scores -------------------------------------------------------------------------------------
@@ -289,8 +287,8 @@ class Recommender:
             if column in rows.columns or column not in self.opened.evaluator.inputs["test"]:
                 raise
             raise ConfigError(
-                f"{config['model']} reads '{column}', which is not known of this history; name a "
-                "user with several interactions."
+                f"{config['model']} reads '{column}', which this history lacks; name a user with "
+                "several interactions."
             ) from error
         if bool(scores[:, 1:].isnan().any()):
             raise RunError(f"{config['model']} gives NaN scores; train it with a lower rate.")
@@ -311,7 +309,7 @@ def _best(
     ----------
     scores : Tensor, shape [B, N + 1]
     seen : list of B arrays of item ids, optional
-        Left out, as is padding.
+        Items to leave out; padding is always left out.
     topk : int
     """
     if topk < 1:
@@ -322,12 +320,12 @@ def _best(
         masked[row, torch.from_numpy(items)] = -torch.inf
     least = masked.topk(min(topk, masked.shape[1])).values[:, -1:]
     rows, items = (
-        found.numpy() for found in torch.where((masked >= least) & (masked > -torch.inf))
+        indices.numpy() for indices in torch.where((masked >= least) & (masked > -torch.inf))
     )
     values = masked.numpy()[rows, items]
     order = np.lexsort((items, -values, rows))
     rows, items, values = rows[order], items[order], values[order]
     starts = np.searchsorted(rows, np.arange(len(scores)))
     ranks = np.arange(len(rows)) - starts[rows] + 1
-    kept = ranks <= topk
-    return rows[kept], ranks[kept], items[kept], values[kept]
+    within = ranks <= topk
+    return rows[within], ranks[within], items[within], values[within]

@@ -1,8 +1,8 @@
-"""A finished run opened again: its configuration rebuilt, its dataset checked, its model loaded.
+"""Restoring a finished run: rebuild its configuration, check its dataset, load its model.
 
-``config.yaml`` and ``identity.json`` hold every setting's final value, so that a run is restored as
-it was trained even where a default has changed since. Settings of stages are not needed: the run's
-own files hold what it took from them.
+``config.yaml`` and ``identity.json`` hold the final value of every setting, so a run is restored as
+it was trained even if a default has changed. The settings of stages are not needed: the run's own
+files hold what it took from its stages.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class ReopenedRun:
-    """A run's parts, as they were when its test split was scored.
+    """The parts of a run in their state at the scoring of the test split.
 
     Attributes
     ----------
     config : HellmConfig
     dataset : Dataset
-        All interactions; its tokens are the names of the model's ids.
+        All interactions; maps between tokens and the model's ids.
     model : AbstractRecommender
         In evaluation mode.
     evaluator : Evaluator
@@ -54,8 +54,8 @@ class ReopenedRun:
         """Score ``valid`` or ``test``: masking -> metric -> value, as in ``metrics.json``."""
         if phase not in self.evaluator.inputs:
             raise ConfigError(f"phase={phase!r} is not allowed; use one of valid, test.")
-        ways = maskings(self.config)
-        return self.evaluator.evaluate(self.model, phase, ways, show_progress).metrics
+        names = maskings(self.config)
+        return self.evaluator.evaluate(self.model, phase, names, show_progress).metrics
 
 
 def reopen(
@@ -64,26 +64,26 @@ def reopen(
     backbone: str | None = None,
     save_topk: int | None = None,
 ) -> ReopenedRun:
-    """Open a finished run again; see :meth:`RunResult.restore`.
+    """Restore a finished run; see :meth:`RunResult.restore`.
 
-    Its evaluator keeps lists of `save_topk` items; of as many as then, by default.
+    Its evaluator saves lists of `save_topk` items, by default the run's own number.
     """
     record = directory.read_json("metrics.json")
     if "recipe" in record:
         raise RunError(
-            f"{directory.path} is a kept record, which holds no model; name the run itself, a "
-            "folder in runs_dir."
+            f"{directory.path} is a record, which holds no model; name the run itself, a folder in "
+            "runs_dir."
         )
     identity = directory.read_json("identity.json")
     config = _configuration(directory, record, identity, data_path, save_topk)
-    whole = config.entry.kind == "LLM"
-    # Artefacts hold the stages' embeddings, so their features are read no more.
-    features = not whole and config.needs_features()
+    is_llm = config.entry.kind == "LLM"
+    # Artefacts hold the stages' embeddings, so features are not needed.
+    features = not is_llm and config.needs_features()
     dataset = open_dataset(config, features)
     _check_dataset(dataset, identity, config, features, directory.path)
     init_seed(config["seed"], config["reproducibility"])
     splits, evaluator = open_splits(config, dataset)
-    if whole:
+    if is_llm:
         model = _fine_tuned(config, dataset, splits[0], directory, backbone)
     else:
         model = build_model(config, splits[0])
@@ -94,9 +94,9 @@ def reopen(
 def add_lists(
     directory: RunDirectory, length: int, data_path: str | Path, show_progress: bool = False
 ) -> None:
-    """Write the recommended lists of a finished run, where it kept none or shorter ones.
+    """Write the recommended lists of a finished run that has none or shorter ones.
 
-    The run may have been trained as another one's stage. Its metrics and ranks stay as they are.
+    The run may have been trained as a stage of another one. Its metrics and ranks do not change.
 
     Parameters
     ----------
@@ -112,51 +112,53 @@ def add_lists(
     RunError
         If the model cannot be restored; see :meth:`RunResult.restore`.
     ConfigError
-        If there are fewer items.
+        If the dataset has fewer items.
     """
     masking = directory.read_json("metrics.json")["masking"]
     path = directory.file(lists_file(masking))
     if path.is_file() and pd.read_parquet(path, columns=["place"])["place"].max() >= length:
         return
-    logger.info("%s has no lists of %d items; they are made now.", directory.path, length)
+    logger.info("%s has no lists of %d items; writing them now.", directory.path, length)
     with directory.locked():
-        again = reopen(directory, data_path, save_topk=length)
-        test = again.evaluator.evaluate(again.model, "test", (masking,), show_progress)
-        write_lists(again.dataset, directory, test)
+        restored = reopen(directory, data_path, save_topk=length)
+        test = restored.evaluator.evaluate(restored.model, "test", (masking,), show_progress)
+        write_lists(restored.dataset, directory, test)
 
 
 def load_best(model: Any, directory: RunDirectory, device: Any) -> None:
-    """Load the weights of the epoch that validation chose.
+    """Load the weights of the best validation epoch.
 
     Raises
     ------
     RunError
-        If the checkpoint is missing, damaged or another model's.
+        If the checkpoint is missing, damaged, or belongs to another model.
     """
     path = directory.best_checkpoint
     if not path.is_file():
-        raise RunError(f"{path} is missing, and with it the weights of this run; run it again.")
+        raise RunError(f"{path} is missing, which holds the weights of this run; run it again.")
     try:
         load_weights(model, directory.load_checkpoint(path, device))
     except (KeyError, RuntimeError, TypeError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
-        raise RunError(f"{path} does not hold the weights of this model ({lines[0]}).") from error
+        raise RunError(
+            f"{path} does not hold the weights of this model ({lines[0]}); run it again."
+        ) from error
 
 
 def _fine_tuned(
-    config: HellmConfig, dataset: Any, part: Any, directory: RunDirectory, backbone: str | None
+    config: HellmConfig, dataset: Any, split: Any, directory: RunDirectory, backbone: str | None
 ) -> Any:
     from recbole_hellm.models.llm.artefacts import load_artefacts
 
     folder = directory.file(ARTEFACTS)
     if not folder.is_dir():
         raise RunError(
-            f"{directory.path} has no folder '{folder.name}', which runs of this version leave; "
+            f"{directory.path} has no folder '{folder.name}', which runs of this version write; "
             "train it again with --force."
         )
     tokens = list(dataset.item_tokens)
     network = load_artefacts(folder, item_tokens=tokens, backbone=backbone, device=config["device"])
-    return build_model(config, part, network=network)
+    return build_model(config, split, network=network)
 
 
 def _configuration(
@@ -166,36 +168,40 @@ def _configuration(
     data_path: str | Path | None,
     save_topk: int | None,
 ) -> HellmConfig:
-    """The configuration that the run recorded.
+    """The recorded configuration of a run.
 
     Raises
     ------
     RunError
-        If it was recorded by a version with other settings than this one's.
+        If it was recorded by a version with other settings.
     """
     path = directory.file("config.yaml")
     try:
         recorded = read_yaml(path) | identity["settings"]
-        place = _recorded_data_path(recorded) if data_path is None else Path(data_path)
+        data_folder = _recorded_data_path(recorded) if data_path is None else Path(data_path)
     except (ConfigError, KeyError, TypeError) as error:
-        raise RunError(f"{path} or identity.json beside it is missing or damaged.") from error
+        raise RunError(
+            f"{path} or identity.json beside it is missing or damaged; run it again."
+        ) from error
     model = recorded.pop("model_path", record["model"])
-    given = {key: value for key, value in recorded.items() if declared_facts(key).restored}
+    overrides = {key: value for key, value in recorded.items() if declared_facts(key).restored}
     if save_topk is not None:
-        given["save_topk"] = save_topk
-    # RecBole writes its own mark for no negatives, and does not read it.
-    if (given.get("train_neg_sample_args") or {}).get("distribution") == "none":
-        given["train_neg_sample_args"] = None
-    # Files in place of stages are in the artefacts, and perhaps nowhere else.
-    imported = [role for role in record.get("imported", ()) if given.pop(f"{role}_embeddings", 0)]
-    given |= {f"{role}_model": None for role in imported}
+        overrides["save_topk"] = save_topk
+    # RecBole writes "none" for no negatives, but does not read it.
+    if (overrides.get("train_neg_sample_args") or {}).get("distribution") == "none":
+        overrides["train_neg_sample_args"] = None
+    # The artefacts hold the files that replaced stages; the original files may be gone.
+    imported = [
+        role for role in record.get("imported", ()) if overrides.pop(f"{role}_embeddings", 0)
+    ]
+    overrides |= {f"{role}_model": None for role in imported}
     version = identity.get("version")
     try:
-        given["data_path"] = str(place)
-        config = HellmConfig(model, record["dataset"], given)
+        overrides["data_path"] = str(data_folder)
+        config = HellmConfig(model, record["dataset"], overrides)
     except ConfigError as error:
         raise RunError(
-            f"{path} was written by recbole-hellm {version} and does not suit this version: {error}"
+            f"{path} was written by recbole-hellm {version} and does not fit this version: {error}"
         ) from error
     now = json.loads(json.dumps(config.identifying_settings(), default=str))
     then = identity["settings"]
@@ -203,13 +209,13 @@ def _configuration(
         if now.get(key) != then.get(key):
             raise RunError(
                 f"{path} was written by recbole-hellm {version}, where {key} was "
-                f"{then.get(key)!r} and not {now.get(key)!r} as it would be now; use that version."
+                f"{then.get(key)!r} rather than {now.get(key)!r}; use that version."
             )
     return config
 
 
 def _recorded_data_path(recorded: Mapping[str, Any]) -> Path:
-    """The folder of datasets; earlier versions recorded the dataset's own folder in it."""
+    """The folder of datasets; earlier versions recorded the folder of the one dataset."""
     path, name = Path(recorded["data_path"]), recorded["dataset"]
     return path.parent if path.name == name and not (path / name).is_dir() else path
 
@@ -217,16 +223,16 @@ def _recorded_data_path(recorded: Mapping[str, Any]) -> Path:
 def _check_dataset(
     dataset: Any, identity: Mapping[str, Any], config: HellmConfig, features: bool, run: Path
 ) -> None:
-    found = {
+    hashes = {
         "content": ("interactions", dataset.interactions_hash),
         "candidates": ("items", dataset.candidates_hash),
         "split": ("validation and test items", dataset.fingerprint),
     }
     if features:
-        found["features"] = ("item features", dataset.features_fingerprint)
-    for key, (what, value) in found.items():
+        hashes["features"] = ("item features", dataset.features_fingerprint)
+    for key, (description, value) in hashes.items():
         if identity.get(key) != value:
             raise RunError(
-                f"{config.dataset_directory} holds other {what} than those that {run} was trained "
-                "on; give the folder with its dataset as `data_path`."
+                f"{config.dataset_directory} holds other {description} than those that {run} was "
+                "trained on; set `data_path` to the folder with its dataset."
             )

@@ -1,4 +1,4 @@
-"""Finished runs: their records, and their trained models again."""
+"""Finished runs: their metrics and their trained models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """What a finished run tells, and the way to its model.
+    """The results of a finished run, and access to its model.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class RunResult:
     record : dict
         Content of its ``metrics.json``.
     stages : tuple of RunResult
-        The runs it stands on, where they are beside it.
+        The runs it builds on, if they are beside it.
     """
 
     path: Path
@@ -43,21 +43,22 @@ class RunResult:
         Parameters
         ----------
         data_path : path, optional
-            The folder that holds the run's dataset, if it is no longer where it was.
+            The folder that holds the run's dataset, if it has moved.
         backbone : str, optional
             Name or folder of a frozen backbone, if it has moved.
 
         Returns
         -------
         AbstractRecommender
-            RecBole's interface; :meth:`reopen` gives the dataset whose ids it speaks with it.
+            A model with RecBole's interface; :meth:`reopen` also returns the dataset that defines
+            its ids.
 
         Raises
         ------
         RunError
-            If a file of the run is missing or damaged, or the dataset is another one.
+            If a file of the run is missing or damaged, or the dataset differs.
         BackboneError
-            If a frozen backbone cannot be had.
+            If a frozen backbone cannot be loaded.
         """
         return self.reopen(data_path, backbone).model
 
@@ -89,28 +90,28 @@ class RunResult:
 
 
 def load_run(path: str | Path) -> RunResult:
-    """Read a finished run, and the stages it stands on, from its directory.
+    """Read a finished run and the stages it builds on.
 
-    Stages that do not lie where they did are passed over: the run's own files hold all it needs.
+    Stages that have moved are left out; the run's own files hold all it needs.
 
     Parameters
     ----------
     path : path
-        A run directory, or the folder of a model's runs (``runs/<dataset>/<model>``), of which the
-        one that was finished last is taken.
+        A run directory; or the folder of a model's runs (``runs/<dataset>/<model>``), for the
+        run that finished last.
 
     Raises
     ------
     RunError
-        If there is no finished run.
+        If the path holds no finished run.
     """
     directory = RunDirectory(Path(path))
     if not directory.finished:
         directory = _newest(directory.path)
     record = directory.read_json("metrics.json")
     # Relative to this directory, so that a folder of runs can be moved.
-    places = (os.path.normpath(directory.path / stage) for stage in record["stages"].values())
-    stages = tuple(load_run(place) for place in places if RunDirectory(Path(place)).finished)
+    paths = (os.path.normpath(directory.path / stage) for stage in record["stages"].values())
+    stages = tuple(load_run(stage) for stage in paths if RunDirectory(Path(stage)).finished)
     return RunResult(directory.path, record, stages)
 
 
@@ -119,7 +120,10 @@ def _newest(folder: Path) -> RunDirectory:
         folder.glob("*/metrics.json"), key=lambda file: (file.stat().st_mtime_ns, file)
     )
     if not finished:
-        raise RunError(f"{folder} holds no finished run (metrics.json is missing).")
+        raise RunError(
+            f"{folder} holds no finished run (metrics.json is missing); finish one with --resume, "
+            "or name another folder."
+        )
     newest = finished[-1].parent
     if len(finished) > 1:
         logger.info("%s is the newest of %d finished runs in %s.", newest, len(finished), folder)

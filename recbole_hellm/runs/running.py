@@ -1,4 +1,4 @@
-"""Run a model by name: prepare data, train (stages included), evaluate once, record everything."""
+"""Run a model by name: prepare data, train (stages included), evaluate once, write the record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """What a training tells before its test split is scored.
+    """The result of a training before its test split is scored.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Validation:
     metrics : dict
         All validation metrics of that epoch.
     best_epoch, epochs : int
-        The epoch that validation chose, from 1, and how many were trained.
+        The best validation epoch, from 1, and the number of trained epochs.
     seconds : float
         Training time.
     """
@@ -52,7 +52,7 @@ def run(
     config_files: Iterable[Path] = (),
     **overrides: Any,
 ) -> RunResult:
-    """Train and evaluate `model` on `dataset`, or return the same run if it is finished.
+    """Train and evaluate `model` on `dataset`, or return the finished run with the same id.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def run(
     config_files : iterable of path
         YAML files with settings.
     **overrides
-        Settings that win over every file.
+        Settings with priority over all files.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def run(
     Raises
     ------
     HellmError
-        For every mistake a user can make, in one sentence.
+        For every user error, in one sentence.
 
     Examples
     --------
@@ -87,8 +87,8 @@ def run(
 def execute(config: HellmConfig) -> RunResult:
     """Carry out the run that `config` describes; see :func:`run`.
 
-    Several processes share the training of a model with ``data_parallel``. Any other one is trained
-    by the first of them.
+    Several processes share the training of a model with ``data_parallel``. The first process alone
+    trains any other model.
     """
     with process_group() as processes:
         if processes.size == 1 or getattr(config.model_class, "data_parallel", False):
@@ -102,7 +102,7 @@ def execute(config: HellmConfig) -> RunResult:
 
 
 def _execute_here(config: HellmConfig) -> RunResult:
-    """Find the finished run, or train it and score its test split once."""
+    """Return the finished run, or train it and score its test split once."""
     dataset, directory = open_run(config)
     if current().broadcast(directory.finished and not config["force"]):
         logger.info("%s is finished; --force trains it again.", directory.path)
@@ -118,25 +118,25 @@ def _execute_here(config: HellmConfig) -> RunResult:
 
 
 def _train_stage(config: HellmConfig) -> RunDirectory:
-    """The finished run of a stage, trained now where it was not."""
+    """The finished run of a stage; trains it if needed."""
     return RunDirectory(execute(config).path)
 
 
 def validate(
     config: HellmConfig, on_validation: Callable[[int, float], None] | None = None
 ) -> Validation:
-    """Train the run that `config` describes and leave its test split unscored.
+    """Train the run that `config` describes without scoring its test split.
 
-    The run directory is that of the run itself: :func:`execute` with ``resume`` finds the training
-    done there and only scores the test split.
+    The run directory is that of the run itself, so :func:`execute` with ``resume`` reuses the
+    training and only scores the test split.
 
     Parameters
     ----------
     config : HellmConfig
-        ``resume`` goes on with a training that was broken off.
+        ``resume`` continues an interrupted training.
     on_validation : callable, optional
-        Called with the epoch, from 0, and the validation score after each evaluation; what it
-        raises ends the training.
+        Called with the epoch, from 0, and the validation score after each evaluation; an exception
+        from it ends the training.
 
     Returns
     -------

@@ -20,11 +20,11 @@ from recbole_hellm.training.model_state import embedding_tables, item_vectors, p
 
 
 def score(trained: Trained) -> None:
-    """Score the test split on the selected epoch, once, and write the run's record."""
+    """Score the test split once with the best validation epoch, and write the run's record."""
     config, dataset, directory = trained.config, trained.dataset, trained.directory
     model, trainer = trained.model, trained.trainer
     trainer.load_best()
-    own = config["mask_history"]
+    masking = config["mask_history"]
     tested = time.perf_counter()
     test = trainer.evaluate_phase("test", maskings(config), show_progress=config["show_progress"])
     test_seconds = time.perf_counter() - tested
@@ -33,10 +33,10 @@ def score(trained: Trained) -> None:
     tables = embedding_tables(model)
     names = {"user": dataset.user_tokens, "item": dataset.item_tokens}
     if tables:
-        # Row 0 is padding; some of RecBole's models keep a mask token after the last item.
+        # Row 0 is padding; some RecBole models have a mask token after the last item.
         rows = {name: table[1 : len(names[name]) + 1] for name, table in tables.items()}
         directory.write_embeddings(rows, names, dataset.fingerprint)
-    weights = trainer.parallel.weights()  # all processes' part, where they share them
+    weights = trainer.parallel.weights()  # collective: every process must call it
     if config["projector"] and current().first:
         vectors = item_vectors(model, tables, weights)
         if vectors is not None:
@@ -45,7 +45,7 @@ def score(trained: Trained) -> None:
     record = {
         "model": config["model"],
         "dataset": config["dataset"],
-        "masking": own,
+        "masking": masking,
         "split": dataset.fingerprint,
         "candidates": dataset.candidates_hash,
         "users": len(dataset.histories.evaluated_users),
@@ -53,11 +53,11 @@ def score(trained: Trained) -> None:
         "seed": config["seed"],
         "best_epoch": trainer.best_epoch + 1,
         "epochs": trainer.history[-1]["epoch"] + 1 if trainer.history else 0,
-        "valid": {own: trainer.best_valid_result},
+        "valid": {masking: trainer.best_valid_result},
         "test": test.metrics,
         "cost": {
             "train_seconds": trainer.train_seconds,
-            # Of all threads together; other work on the machine hardly moves it.
+            # Sum over all threads; other load on the machine hardly affects it.
             "train_cpu_seconds": sum(current().gather(trainer.train_cpu_seconds)),
             "test_seconds": test_seconds,
             "total_seconds": time.perf_counter() - trained.started,
@@ -68,7 +68,7 @@ def score(trained: Trained) -> None:
             **parameter_counts(model),
         },
         "stages": {
-            role: os.path.relpath(place, directory.path) for role, place in trained.stages.items()
+            role: os.path.relpath(stage, directory.path) for role, stage in trained.stages.items()
         },
         "imported": {
             role: {"file": file.path.name, "sha256": file.sha256}
@@ -83,7 +83,7 @@ def score(trained: Trained) -> None:
 def _write_artefacts(
     trained: Trained, record: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
 ) -> None:
-    """What it takes to have a fine-tuned model again, in any process; a folder of its own."""
+    """Write the folder from which any process can load the fine-tuned model."""
     config = trained.config
     if config.entry.kind != "LLM":
         return

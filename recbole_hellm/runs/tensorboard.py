@@ -1,7 +1,7 @@
-"""What a run shows in TensorBoard beside its curves: settings, results and item embeddings.
+"""TensorBoard views of a run besides its curves: settings, results and item embeddings.
 
-Settings and results go into the run's own events, so that TensorBoard counts one run where there
-is one, and can pick curves by settings.
+Settings and results are written to the run's own events, so TensorBoard shows one run and can
+filter curves by settings.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from recbole_hellm.training.distributed import current
 logger = logging.getLogger(__name__)
 
 MOST_ITEMS = 100_000
-"""Most items that are written for the projector; a browser draws no more."""
+"""Most items for the projector; browsers cannot draw more."""
 WIDTH = 80
 """Most characters of a text in the projector."""
 COLOURS = 50
-"""Most different texts of a column that the projector offers to colour by."""
-PROJECTOR_CONFIG = "projector_config.pbtxt"  # TensorBoard looks for this name
+"""Most different texts of a column by which the projector can colour."""
+PROJECTOR_CONFIG = "projector_config.pbtxt"  # the name that TensorBoard reads
 ITEM_VECTORS, ITEM_TEXTS = "projector-items.bytes", "projector-items.tsv"
 
 
 def write_settings(writer: Any, config: Any, stages: Mapping[str, str]) -> None:
-    """Open the run's row in the HPARAMS view: its settings, and the runs it stands on.
+    """Open the run's row in the HPARAMS view: its settings and the runs it builds on.
 
     Parameters
     ----------
@@ -51,14 +51,14 @@ def write_settings(writer: Any, config: Any, stages: Mapping[str, str]) -> None:
     if not current().first:
         return
     started = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
-    # The view opens with the first five settings that differ; capitals come before other letters.
+    # The view first shows five settings that differ; capitals sort before lower-case letters.
     names = {"Dataset": config["dataset"], "Model": config["model"]}
     declared = RunSettings.declarations()
     settings = {key: config[key] for key in declared if declared[key].facts.shown}
     settings |= config.model_settings()
-    runs = {f"{role}_stage": "/".join(Path(place).parts[-2:]) for role, place in stages.items()}
+    runs = {f"{role}_stage": "/".join(Path(path).parts[-2:]) for role, path in stages.items()}
     for key, value in (names | settings | runs).items():
-        # Truth values are numbers in Python, and would be shown as such.
+        # bool is a subclass of int, so test it first.
         if isinstance(value, bool):
             started.hparams[key].bool_value = value
         elif isinstance(value, (int, float)):
@@ -70,10 +70,10 @@ def write_settings(writer: Any, config: Any, stages: Mapping[str, str]) -> None:
 
 
 def write_results(writer: Any, record: Mapping[str, Any], valid_metric: str) -> None:
-    """Close the run's row: test metrics, what validation chose, and what the run cost.
+    """Close the run's row: test metrics, the best validation epoch, and the run's cost.
 
-    They stand at the epoch that validation chose. The view opens with the first five metrics in the
-    order of their names, so the run's result is told once more under ``best/``.
+    All values are written at the best validation epoch. The view first shows five metrics in
+    alphabetical order, so ``best/`` repeats the run's result.
 
     Parameters
     ----------
@@ -82,9 +82,9 @@ def write_results(writer: Any, record: Mapping[str, Any], valid_metric: str) -> 
     record : Mapping
         The content of ``metrics.json``.
     valid_metric : str
-        The metric that chose the epoch.
+        The metric that selects the epoch.
     """
-    own, metric = record["masking"], valid_metric.lower()
+    run_masking, metric = record["masking"], valid_metric.lower()
     scalars = {
         f"test-{masking}/{name}": value
         for masking, metrics in record["test"].items()
@@ -92,8 +92,8 @@ def write_results(writer: Any, record: Mapping[str, Any], valid_metric: str) -> 
     }
     scalars |= {
         "best/epoch": record["best_epoch"],
-        f"best/test-{metric}": record["test"][own][metric],
-        f"best/valid-{metric}": record["valid"][own][metric],
+        f"best/test-{metric}": record["test"][run_masking][metric],
+        f"best/valid-{metric}": record["valid"][run_masking][metric],
     }
     scalars |= {f"cost-of-run/{name}": value for name, value in record["cost"].items()}
     for name, value in scalars.items():
@@ -107,10 +107,10 @@ def write_results(writer: Any, record: Mapping[str, Any], valid_metric: str) -> 
 
 
 def _add(writer: Any, tag: str, **content: Any) -> None:
-    """Write a part of the row as ``add_hparams`` does, but for its list of columns.
+    """Write a part of the row as ``add_hparams`` does, without its list of columns.
 
-    TensorBoard takes that list from one run and shows no setting of another model beside it; where
-    no run has one it collects the columns of all.
+    TensorBoard takes that list from one run and hides the settings of other models. Without a list
+    it collects the columns of all runs.
     """
     described = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
     value = Summary.Value(tag=tag, metadata=described, tensor=metadata.NULL_TENSOR)
@@ -118,13 +118,13 @@ def _add(writer: Any, tag: str, **content: Any) -> None:
 
 
 def write_projector(directory: RunDirectory, config: Any, dataset: Any, vectors: Tensor) -> None:
-    """Write item embeddings and what is known of the items for the PROJECTOR view.
+    """Write item embeddings and item texts for the PROJECTOR view.
 
     Parameters
     ----------
     directory : RunDirectory
     config : HellmConfig
-        Says where the item table is.
+        Names the folder of the item table.
     dataset : Dataset
         All interactions.
     vectors : Tensor
@@ -132,7 +132,7 @@ def write_projector(directory: RunDirectory, config: Any, dataset: Any, vectors:
     """
     if len(vectors) > MOST_ITEMS:
         logger.info(
-            "%d items are too many for TensorBoard's projector, which gets at most %d.",
+            "%d items are too many for TensorBoard's projector; it shows at most %d.",
             len(vectors),
             MOST_ITEMS,
         )
@@ -142,9 +142,9 @@ def write_projector(directory: RunDirectory, config: Any, dataset: Any, vectors:
         minlength=len(vectors) + 1,
     )
     try:
-        place = config.dataset_directory
-        item_metadata = ItemMetadata.read(place, config["dataset"], dataset.iid_field)
-    except DataError as error:  # no reason to lose a trained run
+        folder = config.dataset_directory
+        item_metadata = ItemMetadata.read(folder, config["dataset"], dataset.iid_field)
+    except DataError as error:  # must not end a trained run
         logger.warning("The projector shows no titles: %s", error)
         item_metadata = ItemMetadata({}, {})
     texts = item_texts(dataset.item_tokens, item_metadata, counts[1 : len(vectors) + 1])
@@ -164,7 +164,7 @@ def write_projector(directory: RunDirectory, config: Any, dataset: Any, vectors:
 def item_texts(
     tokens: Iterable[str], item_metadata: ItemMetadata, popularity: np.ndarray
 ) -> pd.DataFrame:
-    """What the projector tells of each item, as texts of one line.
+    """The projector's texts of each item, one line each.
 
     Parameters
     ----------
@@ -176,25 +176,27 @@ def item_texts(
     Returns
     -------
     DataFrame
-        Columns title and categories, where any are known, item and popularity. The first one
-        is the projector's label, so an item without a title has its token there. Where categories
-        are too many to colour by, ``category`` has as much of their paths as is not.
+        Columns title and categories (if any are known), item and popularity. The first column is
+        the projector's label; an item without a title has its token there. If there are too many
+        different categories to colour by, ``category`` holds shortened category paths.
     """
-    known = item_metadata.describe(str(token) for token in tokens)
-    columns = {"item": known["item"]}
+    described = item_metadata.describe(str(token) for token in tokens)
+    columns = {"item": described["item"]}
     if item_metadata.titles:
         columns = {
-            "title": known["title"].where(known["title"].str.strip() != "", known["item"])
+            "title": described["title"].where(
+                described["title"].str.strip() != "", described["item"]
+            )
         } | columns
     if item_metadata.categories:
-        columns["categories"] = known["categories"]
-        columns |= _colours(known["categories"])
+        columns["categories"] = described["categories"]
+        columns |= _colours(described["categories"])
     columns["popularity"] = pd.Series(popularity).astype(str)
     return pd.DataFrame({name: texts.map(_line) for name, texts in columns.items()})
 
 
 def _colours(categories: pd.Series) -> dict[str, pd.Series]:
-    """The longest beginnings of category paths that are few enough to colour by, if need be."""
+    """The longest prefixes of category paths that are few enough to colour by, if needed."""
     paths = [path.split(" > ") for path in categories]
     deepest = max(map(len, paths))
     for depth in range(deepest, 0, -1):
@@ -212,8 +214,8 @@ def _line(text: str) -> str:
 def _raw(vectors: Tensor) -> bytes:
     """Float32 values, row by row; less than half the size of a table of texts.
 
-    TensorBoard takes a file for raw values if it cannot be read as UTF-8. The last bits of the
-    first value are set to a byte that UTF-8 does not have.
+    TensorBoard reads a file as raw values if it is not valid UTF-8. The lowest byte of the first
+    value is therefore set to a byte that never occurs in UTF-8.
     """
     raw = bytearray(vectors.detach().float().cpu().numpy().astype("<f4").tobytes())
     raw[0] = 0xFF

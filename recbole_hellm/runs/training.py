@@ -1,4 +1,4 @@
-"""Build and train the model of a run, its stages first."""
+"""Build and train the model of a run, stages first."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from recbole_hellm.training.parallel import check_shareable
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A training that has come to its end, before its test split is scored."""
+    """A finished training before its test split is scored."""
 
     config: Any
     dataset: Any
@@ -42,7 +42,7 @@ def train(
     train_stage: Callable[[Any], RunDirectory],
     on_validation: Callable[[int, float], None] | None = None,
 ) -> Trained:
-    """Build and train the model that `config` names, its stages first.
+    """Build and train the model that `config` names, stages first.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def train(
         All interactions.
     directory : RunDirectory
     train_stage : callable
-        Trains, or finds, the run that a stage's configuration describes.
+        Trains the run that a stage's configuration describes, or returns the finished run.
     on_validation : callable, optional
         Called with the epoch, from 0, and the score after each validation.
 
@@ -100,7 +100,8 @@ def _needed_packages(config: Any) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"Model '{config['model']}' needs the package '{error.name}', which is not installed."
+            f"Model '{config['model']}' needs the package '{error.name}', which is not installed; "
+            "install it."
         ) from error
 
 

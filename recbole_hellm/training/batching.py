@@ -1,4 +1,4 @@
-"""Cuts a batch into parts that fit into memory, and counts the tokens they hold."""
+"""Splits a batch into parts that fit into memory, and counts their tokens."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Part(NamedTuple):
     Attributes
     ----------
     rows : ndarray of int64
-        Their numbers in the batch.
+        Row numbers in the batch.
     idle : bool
-        Whether they belong to another part too and count nothing here: a process that has no rows
-        of its own makes the same passes as the others, since they wait for each other.
+        Whether the rows repeat those of another part and have no weight. A process without rows
+        still makes as many passes as the others, because processes wait for each other.
     """
 
     rows: np.ndarray
@@ -28,47 +28,47 @@ class Part(NamedTuple):
 
 
 def plan(tokens: np.ndarray, max_tokens: int | None, parts: int = 1) -> list[Part]:
-    """Parts of a batch, with every row in one of them, padded to the part's longest row.
+    """Split a batch into parts; each part is padded to its longest row.
 
-    Rows are sorted by tokens, longest first, so that they hold little padding, and the fewest
-    parts are made that the limit allows; among those, the largest is as small as it can be.
+    Rows are sorted by tokens, longest first, which keeps padding small. The number of parts is the
+    smallest that the limit allows, and the largest part is as small as possible.
 
     Parameters
     ----------
     tokens : ndarray of int64, shape [B]
         Tokens of each row, B >= 1.
     max_tokens : int, optional
-        Most tokens of a part, padding included. A row that holds more stands alone.
+        Most tokens of a part, padding included. A row with more tokens is a part of its own.
     parts : int
-        The number of parts is a multiple of this, the number of processes; neighbours in the list
-        are of similar size.
+        The number of parts is a multiple of this number, the number of processes. Neighbours in
+        the list have similar sizes.
 
     Returns
     -------
     list of Part
-        A batch that needs no cut keeps the order of its rows.
+        A batch that fits into one part keeps the order of its rows.
     """
     count = len(tokens)
     limit = int(count * max(1, tokens.max())) if max_tokens is None else max_tokens
     order = np.argsort(-tokens, kind="stable")
     falling = np.maximum(tokens[order], 1)
-    wanted = -(-(len(_starts(falling, limit))) // parts) * parts
-    if wanted == 1:
+    n_parts = -(-(len(_starts(falling, limit))) // parts) * parts
+    if n_parts == 1:
         return [Part(np.arange(count))]
     low, high = 1, limit
     while low < high:
         middle = (low + high) // 2
-        if len(_starts(falling, middle)) <= wanted:
+        if len(_starts(falling, middle)) <= n_parts:
             high = middle
         else:
             low = middle + 1
-    found = [Part(rows) for rows in np.split(order, _starts(falling, low)[1:])]
-    while len(found) < min(wanted, count):
-        sizes = [len(p.rows) * max(1, tokens[p.rows[0]]) * (len(p.rows) > 1) for p in found]
+    planned = [Part(rows) for rows in np.split(order, _starts(falling, low)[1:])]
+    while len(planned) < min(n_parts, count):
+        sizes = [len(p.rows) * max(1, tokens[p.rows[0]]) * (len(p.rows) > 1) for p in planned]
         largest = int(np.argmax(sizes))
-        halves = np.array_split(found[largest].rows, 2)
-        found[largest : largest + 1] = [Part(rows) for rows in halves]
-    return found + [Part(np.zeros(1, dtype=np.int64), idle=True)] * (wanted - len(found))
+        halves = np.array_split(planned[largest].rows, 2)
+        planned[largest : largest + 1] = [Part(rows) for rows in halves]
+    return planned + [Part(np.zeros(1, dtype=np.int64), idle=True)] * (n_parts - len(planned))
 
 
 def _starts(falling: np.ndarray, limit: int) -> list[int]:
@@ -82,7 +82,7 @@ def _starts(falling: np.ndarray, limit: int) -> list[int]:
 
 @dataclasses.dataclass
 class TokenCount:
-    """Tokens that went through a model, and the places they took up."""
+    """Tokens that went through a model, with and without padding."""
 
     real: int = 0
     padded: int = 0
@@ -92,11 +92,11 @@ class TokenCount:
 
     @property
     def padding_share(self) -> float:
-        """Share of the places that held padding."""
+        """Share of padding among all tokens."""
         return 1 - self.real / self.padded if self.padded else 0.0
 
     def costs(self, seconds: float) -> dict[str, float]:
-        """What a record tells; nothing of a model whose tokens are not counted."""
+        """Cost entries of a record; empty for a model whose tokens are not counted."""
         if not self.padded:
             return {}
         return {
@@ -106,18 +106,18 @@ class TokenCount:
 
 
 class MicroBatcher:
-    """Cuts the batches of one model.
+    """Splits the batches of one model.
 
-    A model that can be cut gives ``sample_tokens(interaction)`` [B], the tokens of each row in a
-    pass, ``pass_tokens(tokens)``, the tokens of a pass over such rows and the places they take up,
-    and ``target_counts(interaction)`` [B], and its loss is the mean over the targets of the
-    rows it is given. The batches of any other model stay whole.
+    Batches are split if the model has three methods: ``sample_tokens(interaction)`` [B], the tokens
+    of each row; ``pass_tokens(tokens)``, the tokens of a pass over such rows without and with
+    padding; and ``target_counts(interaction)`` [B]. Its loss must be the mean over the targets of
+    the rows. Batches of other models are not split.
 
     Parameters
     ----------
     model : nn.Module
     config : Mapping
-        RecBole's configuration, for the names of its columns.
+        RecBole's configuration, which names the columns.
     max_tokens : int, optional
         See :func:`plan`.
     rank, world : int
@@ -153,7 +153,7 @@ class MicroBatcher:
         ]
 
     def samples(self, interaction: Interaction) -> int:
-        """Targets of a batch, or its rows where the model does not tell."""
+        """Targets of a batch; its rows if the model does not count targets."""
         if self.model is None:
             return len(interaction)
         return int(self.model.target_counts(interaction).sum())

@@ -1,4 +1,4 @@
-"""What a trainer writes to go on after a kill, and to give back the weights that were best."""
+"""Checkpoints of a trainer: the last epoch, to resume from, and the best weights."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ COUNTERS = (
     *("step", "cur_step", "best_epoch", "best_valid_score", "best_valid_result"),
     *("finished_training", "history", "train_seconds", "seen_samples"),
 )
-"""Plain values of a trainer that a continued training goes on with."""
+"""Plain values of a trainer that resuming restores."""
 
 
 class Checkpoints:
-    """The part of a trainer that saves and restores it; see ``RunTrainer``."""
+    """Saving and restoring of a trainer; a base class of ``RunTrainer``."""
 
     config: Any
     model: Any
@@ -44,7 +44,7 @@ class Checkpoints:
     start_epoch: int
 
     def _model_state(self, epoch: int) -> dict[str, Any]:
-        """All that scoring needs, in one piece whatever number of processes trains."""
+        """The state that scoring needs, independent of the number of processes."""
         return {
             "epoch": epoch,
             "model": self.parallel.weights(),
@@ -52,18 +52,20 @@ class Checkpoints:
         }
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        found = {
+        optimizers = {
             name: value
             for name, value in vars(self).items()
             if isinstance(value, torch.optim.Optimizer)
         }
-        # RecBole's trainers that have several point `optimizer` to one of them in turn.
-        return {name: found[name] for name in found if name != "optimizer" or len(found) == 1}
+        # RecBole's trainers with several optimizers alias the current one as `optimizer`.
+        if len(optimizers) > 1:
+            optimizers.pop("optimizer", None)
+        return optimizers
 
     def _save_checkpoint(
         self, epoch: int, verbose: bool = True, *, train_data: Any = None, **kwargs: Any
     ) -> None:
-        """Full state for `--resume`; answers trainer.py:283, which pickles the configuration."""
+        """Save the full state for ``--resume``; answers trainer.py:283, which pickles it."""
         processes = self.parallel.processes
         random, *others = processes.gather(random_state.capture())
         state = self.parallel.save(self.run, epoch, self._optimizers()) | {
@@ -84,29 +86,31 @@ class Checkpoints:
         self.parallel.forget(self.run, state)
 
     def resume_checkpoint(self, resume_file: Any, train_data: Any = None) -> None:
-        """Continue after the last finished epoch; answers trainer.py:308.
+        """Restore the state after the last finished epoch; answers trainer.py:308.
 
         Raises
         ------
         RunError
-            If another number of processes, or another way of sharing the model, wrote it.
+            If the checkpoint was written by another number of processes, or with another value of
+            `parallel`.
         """
         state = self.run.load_checkpoint(resume_file, self.device)
         processes = self.parallel.processes
         others = state.get("random_of_others", [])
-        written = (1 + len(others), state.get("parallel", SingleProcess.name))
-        if written != (processes.size, self.parallel.name):
+        size, parallel = 1 + len(others), state.get("parallel", SingleProcess.name)
+        if (size, parallel) != (processes.size, self.parallel.name):
             raise RunError(
-                f"{resume_file} was written by {written[0]} processes (parallel={written[1]}) and "
+                f"{resume_file} was written by {size} processes (parallel={parallel}) and "
                 f"cannot be resumed by {processes.size} (parallel={self.parallel.name}); start "
-                "the same number in the same way, or leave --resume out to train anew."
+                "the same number of processes with the same setting, or leave --resume out to "
+                "train again."
             )
         self.parallel.load(self.run, state, self._optimizers())
         self.model.load_other_parameter(unpack(state["other"]))
         restore_loose_values(self.model, state["loose_values"])
         for name in COUNTERS:
             setattr(self, name, state[name])
-        # Checkpoints of earlier versions hold none of these.
+        # Checkpoints of earlier versions lack these values.
         self.train_cpu_seconds = state.get("train_cpu_seconds", 0.0)
         self.seen_tokens = TokenCount(**state.get("seen_tokens", {}))
         self.scaler.load_state_dict(state.get("scaler", {}))
@@ -119,8 +123,8 @@ class Checkpoints:
         logger.info("Resuming %s after epoch %d.", self.config["model"], self.start_epoch)
 
     def load_best(self) -> None:
-        """Load the weights of the epoch that validation chose."""
-        self.parallel.processes.barrier()  # until they are written
+        """Load the weights of the best validation epoch."""
+        self.parallel.processes.barrier()  # wait until they are written
         state = self.run.load_checkpoint(self.run.best_checkpoint, self.device)
         self.parallel.load_weights(state["model"])
         self.model.load_other_parameter(unpack(state["other"]))

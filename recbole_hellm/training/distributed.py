@@ -1,6 +1,7 @@
-"""The processes that share one run, as ``torchrun`` starts them; one process needs none of this.
+"""Processes that share one run, started by ``torchrun``; a single process needs none of this.
 
-The first process writes all files and trains whatever cannot be shared, while the others wait.
+The first process writes all files. It also trains the models that cannot be shared; the others
+wait.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from typing import Any
 from recbole_hellm.errors import ConfigError, HellmError, RunError
 
 COMPUTING = datetime.timedelta(hours=1)
-"""Longest wait for another process's part of a step."""
+"""Timeout for another process's part of a step."""
 WAITING = datetime.timedelta(hours=12)
-"""Longest wait for what one process does alone: preparing data, training a stage."""
+"""Timeout for work that one process does alone, such as preparing data or training a stage."""
 GRACE = datetime.timedelta(seconds=3)
-"""How long a process that fails waits to hear whether the first one fails for the same reason."""
+"""How long a failing process waits for the first process to report the same error."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """The processes of this run, and which of them this one is.
+    """The processes of this run, and the rank of this one.
 
     Attributes
     ----------
@@ -33,7 +34,7 @@ class Processes:
         From 0; the first process has rank 0.
     size : int
     group : ProcessGroup, optional
-        What Python objects travel through; ``None`` in a run of one process.
+        Exchanges Python objects; ``None`` in a run of one process.
     """
 
     rank: int = 0
@@ -42,11 +43,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this process writes the files."""
         return self.rank == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """The value that each process gives, in the order of their ranks."""
+        """The values of all processes, in the order of their ranks."""
         if self.size == 1:
             return [value]
         import torch.distributed as dist
@@ -56,7 +57,7 @@ class Processes:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """The value that the first process gives, once it comes here."""
+        """The value of the first process."""
         if self.size == 1:
             return value
         import torch.distributed as dist
@@ -66,7 +67,7 @@ class Processes:
         return values[0]
 
     def barrier(self) -> None:
-        """Go on when all processes have come here."""
+        """Wait until all processes have reached this call."""
         if self.size > 1:
             import torch.distributed as dist
 
@@ -74,7 +75,7 @@ class Processes:
 
     @contextlib.contextmanager
     def first_goes_ahead(self) -> Iterator[None]:
-        """Let the first process do something before the others, who find it done."""
+        """Run the block in the first process before the others."""
         if not self.first:
             self.barrier()
         yield
@@ -86,13 +87,13 @@ _current = Processes()
 
 
 def current() -> Processes:
-    """The processes that share what is being done."""
+    """The processes that share the current work."""
     return _current
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Let this process do something that the others have no part in."""
+    """Run the block in this process alone."""
     global _current
     outer, _current = _current, Processes()
     try:
@@ -105,15 +106,15 @@ def alone() -> Iterator[None]:
 def process_group() -> Iterator[Processes]:
     """Join the processes that ``torchrun`` started, until the end of the block.
 
-    Where the environment names no others (``WORLD_SIZE``), or they are joined already, nothing
-    happens. An error of one process ends all of them.
+    Does nothing if ``WORLD_SIZE`` is 1 or missing, or if the processes are joined already. An error
+    in one process ends all of them.
 
     Raises
     ------
     ConfigError
         If the environment is incomplete, or there are fewer GPUs than processes on this machine.
     RunError
-        In the processes that go on when another one ends with an error.
+        In the other processes when one process ends with an error.
     """
     global _current
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -124,16 +125,16 @@ def process_group() -> Iterator[Processes]:
     rank = _current.rank
     level = logging.root.manager.disable
     if rank > 0:
-        logging.disable(logging.WARNING)  # the first process says the same
+        logging.disable(logging.WARNING)  # the first process logs the same messages
     leave = True
     try:
         yield _current
     except BaseException as error:
-        leave = not _on_gpu()  # leaving would wait for what the others will never send
-        told = _end(error, rank, size, store)
-        if told is error:
+        leave = not _on_gpu()  # leaving would wait for messages that never come
+        reported = _reported_error(error, rank, size, store)
+        if reported is error:
             raise
-        raise told from None
+        raise reported from None
     finally:
         logging.disable(level)
         _current = Processes()
@@ -157,15 +158,17 @@ def _join(size: int) -> tuple[Any, Processes]:
     if missing:
         raise ConfigError(
             f"WORLD_SIZE={size} is set without {', '.join(missing)}; start several processes with "
-            "torchrun, or unset it."
+            "torchrun, or unset WORLD_SIZE."
         )
     if not (dist.is_available() and dist.is_gloo_available()):
-        raise ConfigError("This PyTorch has no gloo, which several processes need; start only one.")
+        raise ConfigError(
+            "This PyTorch lacks gloo, which several processes need; start one process."
+        )
     local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
     if _on_gpu():
         if local >= torch.cuda.device_count():
             raise ConfigError(
-                f"Process {local} of this machine has no GPU, since there are only "
+                f"Process {local} of this machine has no GPU, since the machine has only "
                 f"{torch.cuda.device_count()}; start one process per GPU, or train on the CPU with "
                 "CUDA_VISIBLE_DEVICES= (empty)."
             )
@@ -183,24 +186,24 @@ def _join(size: int) -> tuple[Any, Processes]:
     return dist.PrefixStore("ends", store), Processes(rank, size, group)
 
 
-def _end(error: BaseException, rank: int, size: int, store: Any) -> BaseException:
-    """What this process ends with: its own error, or a word on another's that led to it."""
-    own = isinstance(error, HellmError) or not isinstance(error, Exception)
-    others = [] if own else [other for other in range(size) if other != rank]
+def _reported_error(error: BaseException, rank: int, size: int, store: Any) -> BaseException:
+    """The error to raise: this process's own, or a note on the other process that caused it."""
+    original = isinstance(error, HellmError) or not isinstance(error, Exception)
+    others = [] if original else [other for other in range(size) if other != rank]
     try:
         ended = [other for other in others if store.check([str(other)])]
         if not ended:
             store.set(str(rank), str(error))
-            if own and rank > 0:
+            if original and rank > 0:
                 store.wait(["0"], GRACE)
                 if store.get("0").decode() == str(error):
-                    return SystemExit(2)  # the first process tells it
-    except RuntimeError:  # nobody else is there any more, or nothing was heard
+                    return SystemExit(2)  # the first process reports it
+    except RuntimeError:  # the other processes have ended, or did not answer in time
         ended = [0] if others else []
-    if ended or (not own and "Connection" in str(error)):
+    if ended or (not original and "Connection" in str(error)):
         name = f"Process {ended[0]}" if ended else "Another process"
         return RunError(
-            f"{name} of this run has ended, as its own output or torchrun's tells; this one "
-            f"(process {rank}) ends with it."
+            f"{name} of this run has ended, so this one (process {rank}) ends too; see the other "
+            "process's output for the error."
         )
     return error

@@ -20,9 +20,8 @@ from recbole_hellm.training.parallel import SingleProcess
 class TrainingPass(Trainer):
     """RecBole's ``_train_epoch`` with a schedule, named losses and gradient clipping.
 
-    It stands behind RecBole's special trainers in the order of resolution, so that the passes they
-    make of an epoch (knowledge graph after interactions, decoder after encoder) are passes of this
-    kind.
+    It follows RecBole's special trainers in the method resolution order, so each pass of their
+    epochs (knowledge graph after interactions, decoder after encoder) uses this method.
     """
 
     settings: TrainingSettings
@@ -42,13 +41,13 @@ class TrainingPass(Trainer):
     ) -> float:
         """One pass over the batches; answers trainer.py:203.
 
-        A batch makes one step, whose gradient is that of its mean loss, in however many parts it
-        goes through the model.
+        Each batch makes one step with the gradient of its mean loss, whatever the number of parts
+        it is split into.
 
         Returns
         -------
         float
-            Mean loss over steps; the means of its parts are left in ``loss_parts``.
+            Mean loss over steps; ``loss_parts`` holds the means of its parts.
 
         Raises
         ------
@@ -63,16 +62,16 @@ class TrainingPass(Trainer):
         for interaction in self._progress(train_data, epoch_idx, show_progress):
             self._set_learning_rate(len(train_data))
             self.optimizer.zero_grad(set_to_none=True)
-            cut = self.micro_batcher.split(interaction)
-            for number, (part, share) in enumerate(cut, start=1):
-                with self.parallel.accumulating(last=number == len(cut)):
+            parts_of_batch = self.micro_batcher.split(interaction)
+            for number, (part, share) in enumerate(parts_of_batch, start=1):
+                with self.parallel.accumulating(last=number == len(parts_of_batch)):
                     losses = calculate(part.to(self.device))
-                    parts = losses if isinstance(losses, tuple) else (losses,)
-                    loss: torch.Tensor = sum(parts)  # type: ignore[assignment]
-                    # Gradients are averaged over processes, and are meant to be summed.
+                    terms = losses if isinstance(losses, tuple) else (losses,)
+                    loss: torch.Tensor = sum(terms)  # type: ignore[assignment]
+                    # Processes average gradients, while parts need their sum.
                     factor = share * self.parallel.processes.size
                     self.scaler.scale(loss * factor).backward()
-                for name, value in {"total": loss, **self._named(parts)}.items():
+                for name, value in {"total": loss, **self._named_losses(terms)}.items():
                     value = torch.as_tensor(value).detach() * share
                     sums[name] = sums[name] + value if name in sums else value
             self._update()
@@ -88,15 +87,15 @@ class TrainingPass(Trainer):
         self.loss_parts = means
         return total
 
-    def _named(self, parts: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
-        """The summands of the loss that was just computed, by name."""
-        named = dict(getattr(self.model, "last_losses", {}))
-        if not named and len(parts) > 1:
-            named = {f"part{index}": part for index, part in enumerate(parts)}
-        return named
+    def _named_losses(self, terms: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+        """The terms of the last loss by name."""
+        losses = dict(getattr(self.model, "last_losses", {}))
+        if not losses and len(terms) > 1:
+            losses = {f"part{index}": term for index, term in enumerate(terms)}
+        return losses
 
     def _update(self) -> None:
-        """One step with the gradients of a batch."""
+        """Make one optimizer step with the gradients of a batch."""
         if self.clip_grad_norm:
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)

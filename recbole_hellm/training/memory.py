@@ -1,4 +1,4 @@
-"""How much memory a computation took, and how glibc deals with what is freed."""
+"""Peak memory of a computation, and glibc's handling of freed memory."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MiB: of the GPU where one is used, else of this process since its start."""
+    """Peak memory in MiB: of the GPU if one is used, else of this process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
         import resource
-    except ImportError:  # Windows, whose peak is in psutil
+    except ImportError:  # on Windows, psutil has the peak
         return psutil.Process().memory_info().peak_wset / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def keep_freed_memory() -> bool:
-    """Let this process use freed memory again instead of giving it back; Linux with glibc.
+    """Let this process reuse freed memory instead of returning it; Linux with glibc.
 
-    glibc maps every block of more than 32 MiB anew, and the kernel fills each of its pages with
-    zeros when it is first touched: a step over tables of that size (131,072 nodes of 64 numbers)
-    spends half of its time so (benchmarks/pretrain_step.py). The process keeps its peak of memory
-    until it ends. Whoever has set glibc's own variables (``MALLOC_*_``, ``GLIBC_TUNABLES``)
-    or taken another allocator is not overruled.
+    glibc maps every block of more than 32 MiB anew, and the kernel zeroes each page at its first
+    use. A step over tables of that size (131,072 nodes of 64 numbers) spends half of its time on
+    this (benchmarks/pretrain_step.py). The process keeps its peak memory until it ends. Nothing is
+    changed if the environment sets glibc's variables (``MALLOC_*_``, ``GLIBC_TUNABLES``) or another
+    allocator.
 
     Returns
     -------
     bool
-        Whether it was done.
+        Whether the options were set.
     """
     if any(key.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for key in os.environ):
         return False

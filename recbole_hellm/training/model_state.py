@@ -1,4 +1,4 @@
-"""What a trained model leaves: plain checkpoint values and embedding tables."""
+"""The state of a trained model: plain checkpoint values and embedding tables."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _CSR, _ARRAY = "__csr__", "__array__"
 
 
 def pack_other(model: Any) -> dict[str, Any]:
-    """What RecBole's models list in ``other_parameter_name``, packed.
+    """The packed values that RecBole's models list in ``other_parameter_name``.
 
-    Layers that are listed there (din.py:104) are left out, since ``state_dict`` has them.
+    Layers listed there (din.py:104) are left out, since ``state_dict`` has them.
     """
     others = model.other_parameter().items()
     return {name: pack(value) for name, value in others if not isinstance(value, nn.Module)}
@@ -26,8 +26,8 @@ def pack_other(model: Any) -> dict[str, Any]:
 def loose_values(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Plain numbers and small tensors that a model's modules keep as attributes, by module.
 
-    RecBole's models count steps in some of them to anneal a loss (multivae.py:66) or keep running
-    losses there (diffrec.py), which ``state_dict`` leaves out and an exact continuation needs.
+    RecBole's models use some of them to count steps for annealing (multivae.py:66) or to keep
+    running losses (diffrec.py). ``state_dict`` lacks these values, and exact resuming needs them.
     """
     return {
         path: {name: value for name, value in vars(module).items() if _is_loose(value)}
@@ -36,18 +36,18 @@ def loose_values(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def restore_loose_values(model: nn.Module, state: dict[str, dict[str, Any]]) -> None:
-    """Set what :func:`loose_values` returned; tensors go to where those they replace are."""
+    """Set the values of :func:`loose_values`; tensors move to the device of those they replace."""
     for path, module in model.named_modules():
-        own = vars(module)
+        attributes = vars(module)
         for name, value in state.get(path, {}).items():
-            old = own.get(name)
+            old = attributes.get(name)
             both = isinstance(value, Tensor) and isinstance(old, Tensor)
-            own[name] = value.to(old.device) if both else value
+            attributes[name] = value.to(old.device) if both else value
 
 
 def _is_loose(value: Any) -> bool:
     if isinstance(value, Tensor):
-        # Larger ones are graphs and histories, which are made anew from the data.
+        # Larger tensors are graphs and histories, which are rebuilt from the data.
         return value.layout == torch.strided and value.numel() <= 2**16
     return type(value) in (int, float)
 
@@ -95,14 +95,14 @@ def load_weights(model: Any, state: dict[str, Any]) -> None:
 def embedding_tables(model: Any) -> dict[str, Tensor]:
     """User and item embeddings of a trained model, in internal-id order with row 0 for padding.
 
-    A model offers them by ``export_embeddings()``. Of RecBole's models, graph models give their
-    propagated tables (those they keep after scoring, where ``forward`` wants arguments) and others
-    their ``user_embedding`` and ``item_embedding`` weights.
+    Models with ``export_embeddings()`` define them there. Of RecBole's models, graph models have
+    propagated tables (those kept after scoring, if ``forward`` takes arguments), and others have
+    the weights of ``user_embedding`` and ``item_embedding``.
 
     Returns
     -------
     dict of str to Tensor
-        Some of ``user`` [n_users, d] and ``item`` [n_items, d]; empty where there is neither.
+        Any of ``user`` [n_users, d] and ``item`` [n_items, d]; empty if the model has neither.
     """
     model.eval()
     if hasattr(model, "export_embeddings"):
@@ -125,21 +125,21 @@ def embedding_tables(model: Any) -> dict[str, Tensor]:
 def item_vectors(
     model: Any, tables: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> Tensor | None:
-    """Vectors that stand for the items in a trained model, to be looked at.
+    """Vectors of the items in a trained model, for visualisation.
 
     Parameters
     ----------
     model : AbstractRecommender
     tables : Mapping of str to Tensor
-        What :func:`embedding_tables` gave.
+        The result of :func:`embedding_tables`.
     weights : Mapping of str to Tensor
-        The model's whole weights, of which this process may hold a share only.
+        The model's full weights; this process may hold only a shard of them.
 
     Returns
     -------
     Tensor or None
-        [N+1, d] with row 0 for padding: the item tokens that a language model reads, by its
-        ``export_item_tokens(weights)``, and of any other model its item table, if it has one.
+        [N+1, d] with row 0 for padding: the item tokens of a language model, from its
+        ``export_item_tokens(weights)``; of any other model its item table, if it has one.
     """
     if hasattr(model, "export_item_tokens"):
         return model.export_item_tokens(weights)

@@ -1,4 +1,4 @@
-"""How one model is trained: by one process, by copies in several, or cut into shards over them."""
+"""Training of one model: by one process, by copies in several, or by shards over several."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SingleProcess:
     model : nn.Module
         With ``calculate_loss`` and ``full_sort_predict``.
     processes : Processes
-        Those that train it.
+        The processes that train the model.
     """
 
     name = "whole"
@@ -41,38 +41,38 @@ class SingleProcess:
         return self.model.calculate_loss(interaction)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
-        """Around a part's passes forth and back; gradients are summed over processes at the last.
+        """Context of a part's forward and backward pass.
 
-        The sum is divided by the number of processes.
+        Gradients are averaged over processes in the last part of a batch.
         """
         return contextlib.nullcontext()
 
     def end_evaluation(self) -> None:
-        """Called when the model has scored for a while."""
+        """Called after an evaluation."""
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The model's state as one process alone would have it; empty in the other processes."""
+        """The model's full state; empty in all but the first process."""
         return self.model.state_dict()
 
     def load_weights(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Load what :meth:`weights` gave, in any way of training."""
+        """Load the full state from :meth:`weights`."""
         self.model.load_state_dict(state)
 
     def save(self, run: RunDirectory, epoch: int, optimizers: Optimizers) -> dict[str, Any]:
-        """What continues the training: states themselves, or where they were written."""
+        """The state to resume from, or the folder it was written to."""
         return {
             "model": self.model.state_dict(),
             "optimizers": {name: part.state_dict() for name, part in optimizers.items()},
         }
 
     def load(self, run: RunDirectory, state: Mapping[str, Any], optimizers: Optimizers) -> None:
-        """Continue with what :meth:`save` gave."""
+        """Restore the state from :meth:`save`."""
         self.model.load_state_dict(state["model"])
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
 
     def forget(self, run: RunDirectory, state: Mapping[str, Any]) -> None:
-        """Remove what no checkpoint needs now that this one is written."""
+        """Remove files that no checkpoint needs once this one is written."""
 
 
 class _Loss(nn.Module):
@@ -85,14 +85,14 @@ class _Loss(nn.Module):
 
 
 class DDP(SingleProcess):
-    """A copy of the model in each process, kept equal by averaging gradients (DDP)."""
+    """A copy of the model in each process; averaged gradients keep the copies equal (DDP)."""
 
     name = "ddp"
 
     def __init__(self, model: Any, processes: Processes) -> None:
         super().__init__(model, processes)
         ddp = nn.parallel.DistributedDataParallel
-        # Nothing in a buffer changes in training; the option has had two names.
+        # Training changes no buffer. PyTorch has renamed the option.
         names = ("forward_sync_buffers", "broadcast_buffers")
         buffers = next(name for name in names if name in inspect.signature(ddp).parameters)
         options: dict[str, Any] = {buffers: False, "gradient_as_bucket_view": True}
@@ -106,9 +106,9 @@ class DDP(SingleProcess):
 
 
 class FSDP(SingleProcess):
-    """A shard of every weight in each process, put together layer by layer (FSDP2).
+    """A shard of every weight in each process, gathered layer by layer (FSDP2).
 
-    The model's ``blocks`` are its layers; what else it has makes one more unit.
+    The units are the model's ``blocks`` and the rest of the model.
     """
 
     name = "fsdp"
@@ -119,7 +119,7 @@ class FSDP(SingleProcess):
 
         super().__init__(model, processes)
         mesh = init_device_mesh(device.type, (processes.size,))
-        # Weights are moved to the device and cut there unit by unit, so none need hold all.
+        # Each unit is moved to the device and sharded in turn, so no device holds the full model.
         self.units = [*model.blocks, model]
         for unit in self.units:
             fully_shard(unit, mesh=mesh)
@@ -132,7 +132,7 @@ class FSDP(SingleProcess):
 
     def end_evaluation(self) -> None:
         for unit in self.units:
-            unit.reshard()  # else the outer one would stay whole, and old once weights change
+            unit.reshard()  # the outer unit would stay gathered and become outdated
 
     def weights(self) -> dict[str, torch.Tensor]:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -151,7 +151,7 @@ class FSDP(SingleProcess):
     def save(self, run: RunDirectory, epoch: int, optimizers: Optimizers) -> dict[str, Any]:
         from torch.distributed import checkpoint
 
-        # A folder of its own, so that the one before stays whole until last.pt names this one.
+        # A new folder: the previous one stays intact until last.pt names this one.
         shards = f"last/{epoch}"
         if self.processes.first:
             shutil.rmtree(run.file(shards), ignore_errors=True)
@@ -182,9 +182,9 @@ class FSDP(SingleProcess):
 
     def forget(self, run: RunDirectory, state: Mapping[str, Any]) -> None:
         if self.processes.first:
-            kept = run.file(state["shards"])
-            for folder in kept.parent.iterdir():
-                if folder != kept:
+            current_shards = run.file(state["shards"])
+            for folder in current_shards.parent.iterdir():
+                if folder != current_shards:
                     shutil.rmtree(folder)
 
     def _parts(self, optimizers: Optimizers) -> dict[str, Any]:
@@ -194,33 +194,33 @@ class FSDP(SingleProcess):
         return {"model": model, "optimizers": states}
 
 
-def way_of(config: Any) -> type[SingleProcess]:
-    """The way in which the model of `config` is trained by the processes there are."""
+def parallel_kind(config: Any) -> type[SingleProcess]:
+    """How the current processes train the model of `config`."""
     if current().size == 1:
         return SingleProcess
     return FSDP if TrainingSettings.from_config(config).parallel == "fsdp" else DDP
 
 
 def building_device(config: Any) -> torch.device:
-    """Where the model of `config` is built, before it is shared out: a whole one may not fit."""
-    return torch.device("cpu") if way_of(config) is FSDP else config["device"]
+    """The device on which the model of `config` is built; the full model may not fit on a GPU."""
+    return torch.device("cpu") if parallel_kind(config) is FSDP else config["device"]
 
 
-def share_out(config: Any, model: Any) -> SingleProcess:
-    """Prepare `model` for the processes there are; its parameters may be replaced."""
-    way = way_of(config)
-    if way is FSDP:
+def distribute(config: Any, model: Any) -> SingleProcess:
+    """Distribute `model` over the current processes; its parameters may be replaced."""
+    kind = parallel_kind(config)
+    if kind is FSDP:
         return FSDP(model, current(), config["device"])
-    return way(model, current())
+    return kind(model, current())
 
 
 def check_shareable(config: Any, model: Any) -> None:
-    """Refuse at once, before any stage is trained, what could not be trained in shards.
+    """Refuse a model that cannot be sharded, before any stage is trained.
 
     Raises
     ------
     ConfigError
-        As the model's ``blocks`` says.
+        If the model's ``blocks`` raises it.
     """
-    if way_of(config) is FSDP:
+    if parallel_kind(config) is FSDP:
         _ = model.blocks

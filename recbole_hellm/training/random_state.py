@@ -19,7 +19,7 @@ def capture() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
-        state["cuda"] = [torch.cuda.get_rng_state()]  # of the device that this process uses
+        state["cuda"] = [torch.cuda.get_rng_state()]  # of this process's device
     return state
 
 

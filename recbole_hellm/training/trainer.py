@@ -20,7 +20,7 @@ from recbole_hellm.training.checkpoints import Checkpoints
 from recbole_hellm.training.distributed import Processes, current
 from recbole_hellm.training.epoch import TrainingPass
 from recbole_hellm.training.memory import peak_memory_mb
-from recbole_hellm.training.parallel import SingleProcess, share_out
+from recbole_hellm.training.parallel import SingleProcess, distribute
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +34,10 @@ OPTIMIZERS = {  # the keys are settings.LEARNERS
 
 
 class RunTrainer(Checkpoints, Trainer):
-    """Train, select by validation, evaluate once on test; :class:`HellmTrainer` for most models.
+    """Train, select by validation and evaluate once on test.
 
-    RecBole's special trainers are combined with it by :func:`recbole_hellm.registry.trainer_class`.
+    Most models use :class:`HellmTrainer`. :func:`recbole_hellm.registry.trainer_class` combines
+    this class with RecBole's special trainers.
 
     Parameters
     ----------
@@ -46,10 +47,10 @@ class RunTrainer(Checkpoints, Trainer):
         Where checkpoints and TensorBoard events go.
     evaluator : Evaluator
     train_stage : callable, optional
-        Trains, or finds in the cache, the run that a stage's configuration describes.
+        Trains the run that a stage's configuration describes, or returns the finished run.
     """
 
-    # Set by RecBole's constructor, which is not annotated.
+    # RecBole's constructor sets these without annotations.
     epochs: int
     cur_step: int
     best_valid_score: float
@@ -87,33 +88,34 @@ class RunTrainer(Checkpoints, Trainer):
         self.loss_parts: dict[str, float] = {}
         self.parallel = SingleProcess(model, Processes())
         self.micro_batcher = MicroBatcher(model, config, self.settings.max_tokens)
-        # Half-precision gradients would vanish unscaled; else it does nothing.
+        # Half-precision gradients would vanish unscaled; in other precisions it does nothing.
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=getattr(model, "loss_scaling", False)
         )
 
     def prepare(self, dataset: Any) -> dict[str, str]:
-        """Get ready what the model needs before training; nothing here.
+        """Prepare the model's inputs before training; does nothing here.
 
         Returns
         -------
         dict of str to str
-            Run directories of the stages this training stands on, by role.
+            Run directories of the stages that this training builds on, by role.
         """
         return {}
 
     def distribute(self) -> None:
-        """Share the model, ready but untrained, among the processes of this run."""
+        """Distribute the untrained model over the processes of this run."""
         processes = current()
         if processes.size == 1:
             return
-        self.parallel = share_out(self.config, self.model)
+        self.parallel = distribute(self.config, self.model)
         self.optimizer = self._build_optimizer()
         self.micro_batcher = MicroBatcher(
             self.model, self.config, self.settings.max_tokens, processes.rank, processes.size
         )
         if processes.rank:
-            # Dropout of their own; weights and batches are drawn already or from elsewhere.
+            # Each process draws its own dropout; weights exist already, and batches have their
+            # own generator.
             torch.manual_seed(self.config["seed"] + processes.rank)
 
     # RecBole's steps, overridden ----------------------------------------------------------------
@@ -123,18 +125,18 @@ class RunTrainer(Checkpoints, Trainer):
         name = self.settings.learner.lower()
         options: dict[str, Any] = {"lr": self.settings.learning_rate}
         if name in ("adam", "adamw"):
-            # One kernel for all parameters: the same update, without temporaries per step.
+            # One kernel for all parameters: the same update without temporaries.
             options |= {"betas": tuple(self.settings.betas), "fused": True}
         decay = self.settings.weight_decay
-        given = kwargs.pop("params", None)
-        if given is None and hasattr(self.model, "parameter_groups"):
+        parameters = kwargs.pop("params", None)
+        if parameters is None and hasattr(self.model, "parameter_groups"):
             groups = self.model.parameter_groups(decay)
         else:
-            parameters = self.model.parameters() if given is None else given
+            parameters = self.model.parameters() if parameters is None else parameters
             groups = [p for p in parameters if p.requires_grad]
             options["weight_decay"] = decay
         if not groups:
-            # RecBole's counting models (Pop, ItemKNN) hold one dummy parameter; others may none.
+            # RecBole's counting models (Pop, ItemKNN) have one dummy parameter; others have none.
             groups = [torch.nn.Parameter(torch.zeros(1))]
         return OPTIMIZERS[name](groups, **options)
 
@@ -160,9 +162,9 @@ class RunTrainer(Checkpoints, Trainer):
                 break
             started, computed = time.perf_counter(), time.process_time()
             self.micro_batcher.tokens = TokenCount()
-            found = self._train_epoch(train_data, epoch, show_progress=show_progress)
-            # Where RecBole's special trainers make two passes of an epoch they return both losses.
-            total = sum(found) if isinstance(found, tuple) else found
+            loss = self._train_epoch(train_data, epoch, show_progress=show_progress)
+            # RecBole's special trainers with two passes per epoch return both losses.
+            total = sum(loss) if isinstance(loss, tuple) else loss
             losses = {"total": float(total), **self.loss_parts}
             seconds = time.perf_counter() - started
             self.train_seconds += seconds
@@ -229,11 +231,11 @@ class RunTrainer(Checkpoints, Trainer):
         self, phase: str, maskings: tuple[str, ...] = (), show_progress: bool = False
     ) -> Evaluation:
         """Rank every evaluated user of `phase` under the run's masking, or under `maskings`."""
-        found = self.ranking.evaluate(
+        evaluation = self.ranking.evaluate(
             self.model, phase, maskings or (self.masking,), show_progress=show_progress
         )
         self.parallel.end_evaluation()
-        return found
+        return evaluation
 
     def evaluate(  # type: ignore[override]
         self,
@@ -242,12 +244,12 @@ class RunTrainer(Checkpoints, Trainer):
         model_file: Any = None,
         show_progress: bool = False,
     ) -> dict[str, float]:
-        """RecBole's entry point, answered by this package's evaluator (trainer.py:557).
+        """RecBole's entry point, with this package's evaluator; answers trainer.py:557.
 
         Parameters
         ----------
         eval_data : {"valid", "test"}
-            The phase; its rows belong to the evaluator.
+            The phase; the evaluator has its rows.
         """
         if load_best_model:
             self.load_best()

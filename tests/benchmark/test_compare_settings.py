@@ -8,7 +8,7 @@ from recbole_hellm.benchmark.compare_settings import CompareSettings
 from recbole_hellm.cli.main import main
 from recbole_hellm.errors import ConfigError
 
-SEEDS = r"must be a number from 1 on, or a list of different seeds like '\[2025, 2026\]'\.$"
+SEEDS = r"must be a number from 1 upwards, or a list of different seeds like '\[2025, 2026\]'\.$"
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ SEEDS = r"must be a number from 1 on, or a list of different seeds like '\[2025,
             ({"seeds": seeds}, SEEDS)
             for seeds in ("2025,2026", 3.5, True, None, -1, 0, (), (1, 1), (1, 2.5), [1, "2"])
         ),
-        ({"minutes": -5}, r"^minutes=-5.0 must not be negative\.$"),
+        ({"minutes": -5}, r"^minutes=-5 must not be negative\.$"),
         ({"minutes": float("nan")}, "minutes=nan must not"),
         *(({"datasets": none}, "names no dataset; write") for none in ("", ",", (), ("",))),
     ],
@@ -40,6 +40,6 @@ def test_seeds_are_a_number_or_a_list() -> None:
 )
 def test_the_command_line_says_so(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--models=Pop", option]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("recbole-hellm: ")
-    assert option.strip("-=").partition("=")[0] in told
+    output = capsys.readouterr().err
+    assert output.startswith("recbole-hellm: ")
+    assert option.strip("-=").partition("=")[0] in output

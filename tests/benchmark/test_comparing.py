@@ -13,7 +13,7 @@ from recbole_hellm.benchmark import comparing
 from recbole_hellm.benchmark.compare_settings import CompareSettings
 from recbole_hellm.benchmark.comparing import Comparison, compare
 from recbole_hellm.benchmark.plans import BENCHMARKS, Figure, Panel
-from recbole_hellm.benchmark.records import KeptRun
+from recbole_hellm.benchmark.records import Record
 from recbole_hellm.benchmark.running import Job
 from recbole_hellm.cli.main import main
 from recbole_hellm.data.features.store import save_features
@@ -46,9 +46,9 @@ class Runner:
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
-    found = Runner()
-    monkeypatch.setattr(comparing, "carry_out", found)
-    return found
+    fake = Runner()
+    monkeypatch.setattr(comparing, "carry_out", fake)
+    return fake
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def seeds_shown(text: str) -> dict[str, str]:
 def test_what_is_missing_is_run_and_what_is_there_is_not(
     runner: Runner, settings: dict[str, Any], quick: dict[str, Any], tmp_path: Path
 ) -> None:
-    given = CompareSettings(models="Pop,BPR", seeds=2, output=str(tmp_path / "out"), **settings)
-    text = compare(given, quick).text
+    chosen = CompareSettings(models="Pop,BPR", seeds=2, output=str(tmp_path / "out"), **settings)
+    text = compare(chosen, quick).text
     assert runner.done == [("Pop", 2024), ("BPR", 2024), ("Pop", 2025), ("BPR", 2025)]
     assert "Comparison: tiny, mask_history=seen" in text
     assert "BPR against each: tiny, seen masked" in text
@@ -78,7 +78,7 @@ def test_what_is_missing_is_run_and_what_is_there_is_not(
     assert {f"Pop-BPR-tiny.{kind}" for kind in ("md", "tex", "html")} <= names
     assert {"Pop-BPR-tiny-results.csv", "Pop-BPR-tiny-tests-BPR.csv"} <= names
     assert {"Pop-BPR-tiny-lists.csv", "Pop-BPR-tiny-cost.svg"} <= names
-    again = compare(given, quick).text
+    again = compare(chosen, quick).text
     assert len(runner.done) == 4
     assert again == text
     # Without the run directories, the records are enough.
@@ -92,23 +92,23 @@ def test_records_alone_make_the_tables(
 ) -> None:
     text = compare(CompareSettings(models="Pop,BPR", **settings), quick).text
     elsewhere = {"data_path": str(tmp_path / "nothing"), "runs_dir": str(tmp_path / "none")}
-    kept = CompareSettings(models="Pop,BPR", kept_only=True, **settings)
-    assert compare(kept, quick | elsewhere).text == text
+    kept_only = CompareSettings(models="Pop,BPR", kept_only=True, **settings)
+    assert compare(kept_only, quick | elsewhere).text == text
     assert not (tmp_path / "none").exists()
-    told = r"holds no record of Pop-BPR on tiny with these settings \(and 2 of others\)"
-    with pytest.raises(RunError, match=told):
-        compare(kept, quick | {"epochs": 7})
+    message = r"holds no record of Pop-BPR on tiny with these settings \(and 2 of others\)"
+    with pytest.raises(RunError, match=message):
+        compare(kept_only, quick | {"epochs": 7})
 
 
 def test_an_interrupted_benchmark_goes_on_where_it_stopped(
     runner: Runner, settings: dict[str, Any], quick: dict[str, Any]
 ) -> None:
     runner.patience = 2
-    given = CompareSettings(models="Pop,BPR,LightGCN", **settings)
+    chosen = CompareSettings(models="Pop,BPR,LightGCN", **settings)
     with pytest.raises(KeyboardInterrupt):
-        compare(given, quick)
+        compare(chosen, quick)
     runner.patience = 100
-    compare(given, quick)
+    compare(chosen, quick)
     assert runner.done == [("Pop", 2024), ("BPR", 2024), ("LightGCN", 2024)]
 
 
@@ -135,18 +135,18 @@ def test_a_run_that_fails_leaves_its_place_empty_and_is_told(
 def test_slow_methods_get_one_seed(
     runner: Runner, settings: dict[str, Any], quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = comparing.keep
+    real = comparing.write_record
 
-    def slow(run: Any, *rest: Any, **options: Any) -> KeptRun:
+    def slow(run: Any, *rest: Any, **options: Any) -> Record:
         if run.record["model"] == "BPR":
             run.record["cost"] |= {"train_seconds": 2000.0, "train_cpu_seconds": 901.0}
         else:
             run.record["cost"] |= {"train_seconds": 2000.0, "train_cpu_seconds": 899.0}
         return real(run, *rest, **options)
 
-    monkeypatch.setattr(comparing, "keep", slow)
-    given = CompareSettings(models="Pop,BPR", seeds=3, minutes=15.0, **settings)
-    text = compare(given, quick).text
+    monkeypatch.setattr(comparing, "write_record", slow)
+    chosen = CompareSettings(models="Pop,BPR", seeds=3, minutes=15.0, **settings)
+    text = compare(chosen, quick).text
     assert runner.done == [("Pop", 2024), ("BPR", 2024), ("Pop", 2025), ("Pop", 2026)]
     assert seeds_shown(text) == {"Pop": "3", "BPR": "1"}
     assert "Not in the records" not in text  # slow methods are not wanted more often
@@ -170,9 +170,9 @@ def test_runs_of_other_data_do_not_mix(
     assert runner.done == [("Pop", 2024), ("Pop", 2024), ("BPR", 2024)]
     assert "35 test users" in text
     # Without data to look at, records of both cannot be told apart.
-    kept = CompareSettings(models="Pop,BPR", kept_only=True, **settings)
-    with pytest.raises(RunError, match="of the same settings and of different data"):
-        compare(kept, quick)
+    kept_only = CompareSettings(models="Pop,BPR", kept_only=True, **settings)
+    with pytest.raises(RunError, match="have the same settings and different data"):
+        compare(kept_only, quick)
 
 
 FIGURE = Figure(
@@ -191,8 +191,8 @@ def test_a_figure_over_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(BENCHMARKS, "toy", FIGURE)
-    given = CompareSettings(benchmark="toy", output=str(tmp_path / "out"), **settings)
-    text = compare(given, quick).text
+    chosen = CompareSettings(benchmark="toy", output=str(tmp_path / "out"), **settings)
+    text = compare(chosen, quick).text
     assert len(runner.done) == 4
     lines = [line.split() for line in text.splitlines()]
     assert ["panel", "embedding_size", "n_layers", "seed"] in [cells[:4] for cells in lines]
@@ -200,16 +200,18 @@ def test_a_figure_over_settings(
     data = pd.read_csv(tmp_path / "out/toy-tiny.csv")
     assert data["panel"].tolist() == ["d", "d", "L", "L"]
     assert data["embedding_size"].tolist()[:2] == [4, 8]
-    kept = {run.recipe: run for run in comparing.read_kept(tmp_path / "records", "tiny").values()}
+    records_by_recipe = {
+        run.recipe: run for run in comparing.read_records(tmp_path / "records", "tiny").values()
+    }
     assert sorted(data["recall@20"]) == pytest.approx(
-        sorted(run.metrics("train")["recall@20"] for run in kept.values()), abs=1e-7
+        sorted(run.metrics("train")["recall@20"] for run in records_by_recipe.values()), abs=1e-7
     )
     assert (tmp_path / "out/toy-tiny.svg").is_file()
     assert "Toy figure: tiny" in text
     # A table needs the ranks, which the points of a figure do not keep; the run itself is there.
     compare(CompareSettings(models="LightGCN", **settings), quick | {"n_layers": 2})
     assert len(runner.done) == 5
-    assert all(not run.detailed for run in kept.values() if run.record["seed"] == 1)
+    assert all(not run.detailed for run in records_by_recipe.values() if run.record["seed"] == 1)
 
 
 def test_equal_points_are_run_once(settings: dict[str, Any], quick: dict[str, Any]) -> None:
@@ -226,16 +228,16 @@ def test_exempt_points_have_settings_of_their_own(
     settings: dict[str, Any], quick: dict[str, Any], tmp_path: Path
 ) -> None:
     def patience(overrides: dict[str, Any], *files: Path) -> dict[tuple[float, float], int]:
-        given = CompareSettings(benchmark="fig4", **settings)
-        (wanted,) = Comparison(given, "tiny", quick | overrides, files).by_seed
+        chosen = CompareSettings(benchmark="fig4", **settings)
+        (wanted,) = Comparison(chosen, "tiny", quick | overrides, files).by_seed
         return {
             (one.point["alpha_u2u"], one.point["beta_i2i"]): one.job.config()["stopping_step"]
             for one in wanted
         }
 
-    found = patience({})
-    assert {alpha for (alpha, _), steps in found.items() if steps == 29} == {0.0}
-    assert {steps for (alpha, _), steps in found.items() if alpha > 0} == {5}
+    patience_by_point = patience({})
+    assert {alpha for (alpha, _), steps in patience_by_point.items() if steps == 29} == {0.0}
+    assert {steps for (alpha, _), steps in patience_by_point.items() if alpha > 0} == {5}
     # What the user says holds for all.
     assert set(patience({"stopping_step": 2}).values()) == {2}
     (tmp_path / "own.yaml").write_text("stopping_step: 3\n", encoding="utf-8")
@@ -250,7 +252,7 @@ def test_exempt_points_have_settings_of_their_own(
         ({"benchmark": "table1", "models": "Pop"}, "table1 has no method 'Pop'"),
         ({"benchmark": "fig3", "models": "VBPR"}, "fig3 is about HeLLMPre"),
         ({"benchmark": "table1", "reference": "VBPR"}, "a benchmark has its own"),
-        ({"models": "Pop", "seeds": 0}, "seeds=0 must be a number from 1 on"),
+        ({"models": "Pop", "seeds": 0}, "seeds=0 must be a number from 1 upwards"),
         ({"models": "Pop", "seeds": (1, 1)}, "a list of different seeds"),
         ({"models": "Pop", "jobs": 0}, "jobs=0 must be at least 1"),
         ({"models": "Pop"}, "A comparison shows ndcg@20, recall@20, which these runs would not"),
@@ -298,10 +300,10 @@ def test_what_the_records_lack_is_told(
     runner: Runner, settings: dict[str, Any], quick: dict[str, Any]
 ) -> None:
     compare(CompareSettings(models="Pop,BPR", seeds=2, **settings), quick)
-    kept = settings | {"kept_only": True}
-    text = compare(CompareSettings(models="Pop,BPR,LightGCN", **kept), quick).text
+    kept_only = settings | {"kept_only": True}
+    text = compare(CompareSettings(models="Pop,BPR,LightGCN", **kept_only), quick).text
     assert "Not in the records: LightGCN." in text
-    text = compare(CompareSettings(models="Pop,BPR", seeds=(2024, 7, 8), **kept), quick).text
+    text = compare(CompareSettings(models="Pop,BPR", seeds=(2024, 7, 8), **kept_only), quick).text
     assert "Not in the records: Pop (seeds 7, 8); BPR (seeds 7, 8)." in text
 
 
@@ -314,11 +316,13 @@ def test_a_part_of_a_figure_is_drawn(
 ) -> None:
     monkeypatch.setitem(BENCHMARKS, "toy", FIGURE)
     runner.patience = 1
-    given = CompareSettings(benchmark="toy", **settings)
+    chosen = CompareSettings(benchmark="toy", **settings)
     with pytest.raises(KeyboardInterrupt):
-        compare(given, quick)
-    kept = CompareSettings(benchmark="toy", kept_only=True, output=str(tmp_path / "o"), **settings)
-    text = compare(kept, quick).text
+        compare(chosen, quick)
+    kept_only = CompareSettings(
+        benchmark="toy", kept_only=True, output=str(tmp_path / "o"), **settings
+    )
+    text = compare(kept_only, quick).text
     assert "Not in the records: d 8; L 1; L 2." in text
     assert pd.read_csv(tmp_path / "o/toy-tiny.csv")["n_layers"].isna().all()
 
@@ -332,15 +336,15 @@ def test_other_item_features_make_other_runs(
     tmp_path: Path,
 ) -> None:
     shutil.copytree(tiny_data / "tiny", tmp_path / "data/tiny")
-    own = quick | {"data_path": str(tmp_path / "data")}
-    given = CompareSettings(models="Pop,VBPR", **settings)
-    compare(given, own)
-    compare(given, own)
+    overrides = quick | {"data_path": str(tmp_path / "data")}
+    chosen = CompareSettings(models="Pop,VBPR", **settings)
+    compare(chosen, overrides)
+    compare(chosen, overrides)
     assert runner.done == [("Pop", 2024), ("VBPR", 2024)]
     items = sorted(interactions["item_id"].astype(str).unique())
     pictures = np.random.default_rng(1).normal(size=(len(items), 4)).astype(np.float32)
     save_features(tmp_path / "data/tiny", "image", "toy", items, pictures)
-    compare(given, own)  # Pop reads none, and its record still serves
+    compare(chosen, overrides)  # Pop reads none, and its record still serves
     assert runner.done[2:] == [("VBPR", 2024)]
 
 
@@ -349,9 +353,9 @@ def test_folders_that_cannot_be_made_are_told_before_anything_runs(
     runner: Runner, settings: dict[str, Any], quick: dict[str, Any], tmp_path: Path, key: str
 ) -> None:
     (tmp_path / "file").write_text("")
-    given = CompareSettings(models="Pop", **settings | {key: str(tmp_path / "file")})
-    with pytest.raises(ConfigError, match=f"^{key}=.*file is no folder and cannot be made one"):
-        compare(given, quick)
+    chosen = CompareSettings(models="Pop", **settings | {key: str(tmp_path / "file")})
+    with pytest.raises(ConfigError, match=f"^{key}=.*file is not a folder and cannot be created"):
+        compare(chosen, quick)
     assert runner.done == []
 
 
@@ -366,11 +370,11 @@ def test_folders_that_cannot_be_made_are_told_before_anything_runs(
 def test_what_tells_runs_apart_is_not_addressed(
     settings: dict[str, Any], quick: dict[str, Any], given: dict[str, Any], key: str, tmp_path: Path
 ) -> None:
-    told = f"{key} would hold in every run of"
-    with pytest.raises(ConfigError, match=told):
+    message = f"{key} would apply to every run of"
+    with pytest.raises(ConfigError, match=message):
         compare(CompareSettings(**given, **settings), quick | {key: 5})
     (tmp_path / "c.yaml").write_text(f"{key}: 5\n")
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         compare(CompareSettings(**given, **settings), quick, [tmp_path / "c.yaml"])
 
 
@@ -389,8 +393,8 @@ def test_a_tables_own_settings_give_way_to_the_users(
     settings: dict[str, Any], quick: dict[str, Any], tmp_path: Path
 ) -> None:
     def patience(overrides: dict[str, Any], files: list[Path]) -> set[int]:
-        given = CompareSettings(benchmark="table3", models="HeLLMPre", **settings)
-        (wanted,) = Comparison(given, "tiny", quick | overrides, files).by_seed
+        chosen = CompareSettings(benchmark="table3", models="HeLLMPre", **settings)
+        (wanted,) = Comparison(chosen, "tiny", quick | overrides, files).by_seed
         return {one.job.config()["stopping_step"] for one in wanted}
 
     config = tmp_path / "c.yaml"

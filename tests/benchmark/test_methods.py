@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from recbole_hellm.benchmark.methods import methods
-from recbole_hellm.benchmark.records import KeptRun
+from recbole_hellm.benchmark.records import Record
 from recbole_hellm.errors import RunError
 
-Make = Callable[..., KeptRun]
+Make = Callable[..., Record]
 
 
 def test_values_over_seeds_and_users(

@@ -12,7 +12,7 @@ from recbole_hellm.benchmark.plans import (
     Panel,
     Table,
     ad_hoc,
-    named,
+    find_benchmark,
     paper_masking,
 )
 from recbole_hellm.config.resolution import HellmConfig
@@ -106,9 +106,9 @@ def test_the_last_model_of_an_ad_hoc_table_is_its_reference() -> None:
 
 
 def test_unknown_names_are_told_with_near_ones() -> None:
-    assert named("fig4") is BENCHMARKS["fig4"]
+    assert find_benchmark("fig4") is BENCHMARKS["fig4"]
     with pytest.raises(ConfigError, match=r"Unknown benchmark 'tabel1' \(did you mean table1"):
-        named("tabel1")
+        find_benchmark("tabel1")
 
 
 def test_a_panel_crosses_its_axes() -> None:

@@ -15,7 +15,7 @@ import pytest
 from recbole_hellm import run
 from recbole_hellm.benchmark import records
 from recbole_hellm.benchmark.methods import methods
-from recbole_hellm.benchmark.records import SLICED, KeptRun, keep, read_kept
+from recbole_hellm.benchmark.records import SLICED, Record, read_records, write_record
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.errors import RunError
@@ -42,7 +42,7 @@ def test_a_record_holds_what_was_run_and_what_came_of_it(
     train: Callable[..., RunResult], quick: dict[str, Any], test_users: TestUsers, tmp_path: Path
 ) -> None:
     result = train("BPR", learning_rate=0.02)
-    kept = keep(result, tmp_path / "records", test_users)
+    kept = write_record(result, tmp_path / "records", test_users)
     assert kept.path == tmp_path / "records/tiny/BPR" / result.path.name
     names = "config.yaml environment.json identity.json lists.json metrics.json ranks.parquet"
     assert sorted(file.name for file in kept.path.iterdir()) == [*names.split(), "slices.csv"]
@@ -76,7 +76,7 @@ def test_metrics_that_are_asked_for_are_kept_by_user(
     train: Callable[..., RunResult], test_users: TestUsers, tmp_path: Path
 ) -> None:
     asked = MetricSet((Hits(), BUILT_IN["mrr"], BUILT_IN["giniindex"], Recall()), (5, 10, 50))
-    kept = keep(train("BPR"), tmp_path / "records", test_users, asked=asked)
+    kept = write_record(train("BPR"), tmp_path / "records", test_users, asked=asked)
     assert set(kept.user_values) == {("seen", "hits@5"), ("seen", "hits@10")}  # 12 items were kept
     (method,) = methods({"BPR": [kept]})
     for k in (5, 10):
@@ -99,7 +99,7 @@ def test_a_record_names_no_user_item_or_folder(
     train: Callable[..., RunResult], test_users: TestUsers, tmp_path: Path
 ) -> None:
     result = train("BPR")
-    kept = keep(result, tmp_path / "records", test_users)
+    kept = write_record(result, tmp_path / "records", test_users)
     texts = [f.read_text() for f in kept.path.iterdir() if f.suffix != ".parquet"]
     frame = pd.read_parquet(kept.path / "ranks.parquet")
     assert all(np.issubdtype(kind, np.integer) for kind in frame.dtypes)
@@ -125,7 +125,7 @@ def test_costs_of_stages_are_added(
     tmp_path: Path,
 ) -> None:
     result = train("HeLLM", **small_model)
-    kept = keep(result, tmp_path / "records", test_users)
+    kept = write_record(result, tmp_path / "records", test_users)
     stages = {stage.record["model"]: stage.record["cost"] for stage in result.stages}
     assert set(stages) == {"HeLLMPre", "SASRec"}
     for key in ("train_seconds", "train_cpu_seconds"):
@@ -139,7 +139,7 @@ def test_costs_of_stages_are_added(
 def test_points_of_a_figure_are_kept_without_details(
     train: Callable[..., RunResult], test_users: TestUsers, tmp_path: Path
 ) -> None:
-    kept = keep(train("BPR"), tmp_path / "records", test_users, details=False)
+    kept = write_record(train("BPR"), tmp_path / "records", test_users, details=False)
     assert not kept.detailed
     assert not (kept.path / "ranks.parquet").exists()
     assert kept.lists() == {}
@@ -148,31 +148,31 @@ def test_points_of_a_figure_are_kept_without_details(
 def test_short_lists_are_left_out(
     train: Callable[..., RunResult], test_users: TestUsers, tmp_path: Path
 ) -> None:
-    kept = keep(train("BPR", save_topk=0), tmp_path / "records", test_users)
+    kept = write_record(train("BPR", save_topk=0), tmp_path / "records", test_users)
     assert kept.detailed and kept.lists() == {}
 
 
 def test_records_are_found_by_recipe_and_others_passed_over(
-    make_kept: Callable[..., KeptRun], good: list[int], tmp_path: Path
+    make_kept: Callable[..., Record], good: list[int], tmp_path: Path
 ) -> None:
     first, second = make_kept("A", good), make_kept("A", good, seed=7)
     (tmp_path / "records/tiny/A/old").mkdir()
     (tmp_path / "records/tiny/A/old/metrics.json").write_text("{}")
-    found = read_kept(tmp_path / "records", "tiny")
+    found = read_records(tmp_path / "records", "tiny")
     assert {key: kept.path for key, kept in found.items()} == {
         first.recipe: first.path,
         second.recipe: second.path,
     }
-    assert read_kept(tmp_path / "records", "other") == {}
+    assert read_records(tmp_path / "records", "other") == {}
 
 
 def test_a_record_that_was_changed_by_hand_is_refused(
-    make_kept: Callable[..., KeptRun], good: list[int], tmp_path: Path
+    make_kept: Callable[..., Record], good: list[int], tmp_path: Path
 ) -> None:
     kept = make_kept("A", good)
     (kept.path / "config.yaml").write_text("model: A\nseed: 2025\n")
     with pytest.raises(RunError, match=r"config.yaml or identity.json does not fit metrics.json"):
-        read_kept(tmp_path / "records", "tiny")
+        read_records(tmp_path / "records", "tiny")
 
 
 def test_other_users_than_the_runs_are_refused(
@@ -186,26 +186,26 @@ def test_other_users_than_the_runs_are_refused(
     there = quick | {"data_path": str(tmp_path / "data")}
     other = TestUsers.open(HellmConfig("BPR", "tiny", there))
     with pytest.raises(RunError, match=r"and the dataset in .*data/tiny differ in split"):
-        keep(train("BPR"), tmp_path / "records", other)
+        write_record(train("BPR"), tmp_path / "records", other)
     assert not (tmp_path / "records").exists()
 
 
 def test_records_of_one_recipe_and_different_data_are_told(
-    make_kept: Callable[..., KeptRun], good: list[int], tmp_path: Path
+    make_kept: Callable[..., Record], good: list[int], tmp_path: Path
 ) -> None:
     kept = make_kept("A", good)
     shutil.copytree(kept.path, kept.path.with_name("other"))
     other = kept.path.with_name("other") / "metrics.json"
     other.write_text(json.dumps(kept.record | {"split": "t" * 64}))
     with pytest.raises(RunError, match=r"of the same settings and of different data \(split\)"):
-        read_kept(tmp_path / "records", "tiny")
+        read_records(tmp_path / "records", "tiny")
     here: Any = SimpleNamespace(split="t" * 64, encoders={"text": "toy"})
-    found = read_kept(tmp_path / "records", "tiny", here)
+    found = read_records(tmp_path / "records", "tiny", here)
     assert [run.path for run in found.values()] == [other.parent]
 
 
 def test_records_of_other_item_features_are_passed_over_or_told(
-    make_kept: Callable[..., KeptRun], good: list[int], tmp_path: Path
+    make_kept: Callable[..., Record], good: list[int], tmp_path: Path
 ) -> None:
     kept, plain = make_kept("A", good), make_kept("B", good, features=None)
     shutil.copytree(kept.path, kept.path.with_name("other"))
@@ -213,27 +213,27 @@ def test_records_of_other_item_features_are_passed_over_or_told(
     other.write_text(json.dumps(kept.record | {"features": {"text": "toy", "image": "clip"}}))
     for encoders, path in (({"text": "toy"}, kept.path), ({"text": "toy", "image": "clip"}, None)):
         here: Any = SimpleNamespace(split="s" * 64, encoders=encoders)
-        found = read_kept(tmp_path / "records", "tiny", here)
+        found = read_records(tmp_path / "records", "tiny", here)
         assert {run.path for run in found.values()} == {path or other.parent, plain.path}
     with pytest.raises(RunError, match=r"of the same settings and of different data \(features\)"):
-        read_kept(tmp_path / "records", "tiny")
+        read_records(tmp_path / "records", "tiny")
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "identity.json", "config.yaml"])
 @pytest.mark.parametrize("content", ["", "{}", "[", '{"recipe": 1}'])
 def test_a_damaged_record_is_told(
-    make_kept: Callable[..., KeptRun], good: list[int], tmp_path: Path, name: str, content: str
+    make_kept: Callable[..., Record], good: list[int], tmp_path: Path, name: str, content: str
 ) -> None:
     kept = make_kept("A", good)
     (kept.path / name).write_text(content)
     if name == "metrics.json" and content == "{}":
-        assert read_kept(tmp_path / "records", "tiny") == {}  # a record of another kind
+        assert read_records(tmp_path / "records", "tiny") == {}  # a record of another kind
         return
     with pytest.raises(RunError, match=r"take (its folder|the record) out"):
-        read_kept(tmp_path / "records", "tiny")
+        read_records(tmp_path / "records", "tiny")
 
 
-def test_damaged_details_are_told(make_kept: Callable[..., KeptRun], good: list[int]) -> None:
+def test_damaged_details_are_told(make_kept: Callable[..., Record], good: list[int]) -> None:
     kept = make_kept("A", good)
     (kept.path / "slices.csv").write_text("")
     with pytest.raises(RunError, match=r"slices\.csv is damaged"):

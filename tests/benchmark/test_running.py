@@ -120,8 +120,8 @@ def test_nothing_goes_on_after_a_benchmark_that_was_killed(
         children = psutil.Process(parent.pid).children(recursive=True)
         assert children
         (run,) = folder.glob("tiny/BPR/*/config.yaml")
-        told = "is being trained by another process"
-        with pytest.raises(RunError, match=told), RunDirectory(run.parent).locked():
+        message = "is being trained by another process"
+        with pytest.raises(RunError, match=message), RunDirectory(run.parent).locked():
             pass
     finally:
         parent.kill()
@@ -143,4 +143,4 @@ def test_a_process_that_is_killed_is_told(quick: dict[str, Any], tmp_path: Path)
     worker.process.kill()
     outcome = worker.outcome()
     assert isinstance(outcome, RunError)
-    assert "BPR on tiny, seed 2024 ended without a word (exit code -9)" in str(outcome)
+    assert "BPR on tiny, seed 2024 ended without an error message (exit code -9)" in str(outcome)

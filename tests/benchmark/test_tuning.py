@@ -134,7 +134,7 @@ def test_mistakes_are_told_before_training(
     ]:
         with pytest.raises(ConfigError, match=sentence):
             tune("BPR", "tiny", with_space(text), quick)
-    with pytest.raises(ConfigError, match="learning_rate is searched and given"):
+    with pytest.raises(ConfigError, match="learning_rate is both searched and set"):
         tune("BPR", "tiny", settings, quick | {"learning_rate": 0.1})
     with pytest.raises(ConfigError, match="trials=0 must be at least 1"):
         TuningSettings(trials=0)
@@ -144,7 +144,7 @@ def test_mistakes_are_told_before_training(
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        ("BPR.embedding_size", "^embedding_size is searched and given"),
+        ("BPR.embedding_size", "^embedding_size is both searched and set"),
         ("VBPR.embedding_size", "'VBPR.embedding_size' is for a model that is not run here"),
         ("VBRP.embedding_size", "Unknown model 'VBRP'"),
         ("BPR.embeding_size", "Unknown option 'embeding_size' for model BPR"),
@@ -171,7 +171,7 @@ def test_a_key_searched_for_one_model_is_given_under_its_plain_name(
     space = tmp_path / "space.yaml"
     space.write_text("BPR.learning_rate: [0.01, 0.05]\n", encoding="utf-8")
     chosen = TuningSettings(space=str(space), studies_dir=str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match=r"learning_rate is searched and given \(--learning_rate"):
+    with pytest.raises(ConfigError, match=r"searched and set \(--learning_rate"):
         tune("BPR", "tiny", chosen, quick | {"learning_rate": 0.1})
 
 
@@ -268,8 +268,8 @@ def test_other_protocols_seeds_and_stages_are_other_studies(quick: dict[str, Any
         config = HellmConfig("HeLLM", "sample", overrides)
         return content_hash(tuning._shared(config, {"learning_rate": [0.1]}))
 
-    own = name()
-    assert name(learning_rate=0.1) == own == name(threads=1, runs_dir="elsewhere")
+    expected = name()
+    assert name(learning_rate=0.1) == expected == name(threads=1, runs_dir="elsewhere")
     others = [
         {"mask_history": "none"},
         {"seed": 7},
@@ -278,7 +278,7 @@ def test_other_protocols_seeds_and_stages_are_other_studies(quick: dict[str, Any
         {"MAX_ITEM_LIST_LENGTH": 10},
         {"train_batch_size": 64},
     ]
-    assert len({own, *(name(**other) for other in others)}) == 1 + len(others)
+    assert len({expected, *(name(**other) for other in others)}) == 1 + len(others)
 
 
 def test_other_data_of_the_same_name_are_another_study(

@@ -104,11 +104,11 @@ VARIANTS = {name: entry for name, entry in registry.OWN_MODELS.items() if entry.
 
 def differences(model: str, base: str, dataset: str, **options: Any) -> dict[str, Any]:
     """Every value of a configuration that is not its base's, read-only ones included."""
-    found = []
+    differing = []
     for name in (model, base):
         config = HellmConfig(name, dataset, options)
-        found.append({**config.final_config_dict, **config.model_settings()})
-    own, other = found
+        differing.append({**config.final_config_dict, **config.model_settings()})
+    own, other = differing
     assert own.keys() == other.keys()
     changed = {key: value for key, value in own.items() if value != other[key]}
     assert changed.pop("model") == model
@@ -187,8 +187,8 @@ def test_what_a_dataset_says_of_the_base_and_of_the_variant(
     make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = {"prefix": "static", "item_inputs": [], "epochs": 4, "backbone_layers": 5}
-    own = {"epochs": 6, "item_mlp_hidden": 32}
-    per_model = {"HeLLM": base, "CoLLM": own, "LLaRA": {"prefix": "graph"}}
+    expected = {"epochs": 6, "item_mlp_hidden": 32}
+    per_model = {"HeLLM": base, "CoLLM": expected, "LLaRA": {"prefix": "graph"}}
 
     def from_files(*parts: str) -> dict[str, Any]:
         return {"models": dict(per_model)} if parts[0] == "dataset" else packaged(*parts)
@@ -196,7 +196,7 @@ def test_what_a_dataset_says_of_the_base_and_of_the_variant(
     monkeypatch.setattr(config_module, "packaged", from_files)
     hellm, collm = (HellmConfig(model, "tiny") for model in ("HeLLM", "CoLLM"))
     assert {key: hellm[key] for key in base} == base
-    wanted = {"prefix": "none", "item_inputs": ["graph"], "backbone_layers": 5} | own
+    wanted = {"prefix": "none", "item_inputs": ["graph"], "backbone_layers": 5} | expected
     assert {key: collm[key] for key in wanted} == wanted
     # Said of the variant's own setting by a packaged file: allowed there, and then the one value.
     assert HellmConfig("CoLLM", "tiny", {"item_mlp_hidden": 32})["item_mlp_hidden"] == 32
@@ -216,8 +216,8 @@ def test_overrides_of_variants(make_config: Make) -> None:
 
 
 def test_a_variant_may_be_a_stage(make_config: Make) -> None:
-    given = {"graph_model": "HeLLMPre-wo-I2I", "HeLLMPre-wo-I2I.tau": 0.25}
-    config = make_config("HeLLM", **given)
+    overrides = {"graph_model": "HeLLMPre-wo-I2I", "HeLLMPre-wo-I2I.tau": 0.25}
+    config = make_config("HeLLM", **overrides)
     check_addressed([config])
     stage = config.stages()["graph"]
     assert (stage.model, stage["use_i2i"], stage["tau"]) == ("HeLLMPre-wo-I2I", False, 0.25)
@@ -270,9 +270,9 @@ def test_negatives_are_drawn_only_where_the_loss_needs_them(make_config: Make) -
         ("HeLLM", {"HeLLMPre.taw": 1}, r"Unknown option 'taw' for model HeLLMPre"),
         ("HeLLM", {"graph_model": "Foo"}, "Unknown model 'Foo'"),
         ("BPR", {"mask_history": "foo"}, "mask_history='foo' is not allowed; use one of seen"),
-        ("BPR", {"eval_args": {"split": {"RS": [8, 1, 1]}}}, "leaves this package's one protocol"),
+        ("BPR", {"eval_args": {"split": {"RS": [8, 1, 1]}}}, "leaves this package's protocol"),
         ("BPR", {"eval_args": {"mode": "uni100"}}, "eval_args.mode='uni100' leaves"),
-        ("BPR", {"eval_args": "RO"}, "leaves this package's one protocol"),
+        ("BPR", {"eval_args": "RO"}, "leaves this package's protocol"),
         ("BPR", {"seed": "abc"}, "seed='abc' must be a number"),
         ("BPR", {"seed": -1}, "seed=-1 must not be negative"),
         ("BPR", {"threads": "all"}, "threads='all' must be a whole number"),
@@ -299,7 +299,7 @@ def test_negatives_are_drawn_only_where_the_loss_needs_them(make_config: Make) -
         ("BPR", {"train_neg_sample_args": {"distribution": "x"}}, r"distribution \[x\]"),
         ("SASRec", {"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH=0 must be at least 1"),
         ("SASRec", {"n_layers": [1]}, r"n_layers=\[1\] must be a number"),
-        ("Caser", {"bucket_by_length": True}, "would change what Caser computes"),
+        ("Caser", {"bucket_by_length": True}, "would change the results of Caser"),
         ("HeLLM", {"variant": "foo"}, "variant='foo' is not allowed; use one of paper"),
         ("HeLLM", {"item_inputs": "graph"}, "item_inputs='graph' must be a list"),
         ("HeLLM", {"sequence_dim": "wide"}, "sequence_dim='wide' must be a number"),
@@ -309,7 +309,11 @@ def test_negatives_are_drawn_only_where_the_loss_needs_them(make_config: Make) -
         ("CoLLM", {"item_inputs": ["sequence"]}, r"HeLLM with item_inputs=\['graph'\]; remove it"),
         ("CoLLM", {"graph_model": None}, r"set it for HeLLM alone \(--HeLLM.graph_model\)"),
         ("HeLLMPre-wo-I2I", {"use_i2i": True}, "use_i2i=True is not HeLLMPre-wo-I2I"),
-        ("HeLLMPre-wo-CL", {"bucket_by_length": True}, "would change what HeLLMPre-wo-CL computes"),
+        (
+            "HeLLMPre-wo-CL",
+            {"bucket_by_length": True},
+            "would change the results of HeLLMPre-wo-CL",
+        ),
         ("HeLLM-wo-Seq_ID", {"taw": 1}, "Unknown option 'taw' for model HeLLM-wo-Seq_ID"),
         ("HeLLM-wo-Seq", {}, r"Unknown model 'HeLLM-wo-Seq' \(did you mean HeLLM-wo-Seq_ID"),
         *(
@@ -397,5 +401,5 @@ def test_a_token_limit_is_for_language_models(make_config: Any) -> None:
     assert make_config("CoLLM", max_tokens=64).model_settings()["max_tokens"] == 64
     assert make_config("SASRec", **{"HeLLM.max_tokens": 64}).model_settings()["max_tokens"] is None
     for model in ("SASRec", "HeLLMPre"):
-        with pytest.raises(ConfigError, match=rf"for language models \(HeLLM, .*\) and {model} is"):
+        with pytest.raises(ConfigError, match=rf"to language models \(HeLLM, .*\), not to {model}"):
             make_config(model, max_tokens=64)

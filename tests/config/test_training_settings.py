@@ -18,8 +18,8 @@ def test_exponential_steps_once_an_epoch() -> None:
     settings = TrainingSettings(scheduler="exponential", scheduler_decay=0.96, scheduler_every=50)
     for epoch in (0, 1, 7, 50, 120):
         for step in (0, 1, 9):
-            found = settings.factor(epoch * 10 + step, 10)
-            assert found == pytest.approx(0.96 ** (epoch / 50), rel=1e-12)
+            factor = settings.factor(epoch * 10 + step, 10)
+            assert factor == pytest.approx(0.96 ** (epoch / 50), rel=1e-12)
 
 
 def test_cosine_warms_up_and_ends_at_the_minimum() -> None:

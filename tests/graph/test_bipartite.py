@@ -74,5 +74,5 @@ def test_numbers_outside_the_matrix_are_named() -> None:
         interaction_matrix(USERS, ITEMS, M, 4)
     with pytest.raises(DataError, match=r"user numbers -1 to"):
         interaction_matrix(USERS - 1, ITEMS, M, N)
-    with pytest.raises(DataError, match="no pairs"):
+    with pytest.raises(DataError, match="do not form pairs"):
         interaction_matrix(USERS[:-1], ITEMS, M, N)

@@ -59,8 +59,8 @@ def test_the_factored_form_is_the_same_operator_in_float32(
     incidence: np.ndarray, kind: type, literal: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     hypergraph = kind(sp.csr_array(incidence))
-    own = hypergraph(torch.eye(8)).double()
-    torch.testing.assert_close(own, torch.from_numpy(literal(incidence)), atol=1e-6, rtol=0)
+    matrix = hypergraph(torch.eye(8)).double()
+    torch.testing.assert_close(matrix, torch.from_numpy(literal(incidence)), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", [UserHypergraph, ItemHypergraph])

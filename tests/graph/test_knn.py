@@ -52,7 +52,7 @@ def test_blocks_of_columns_equal_brute_force(
     features[[3, 8, 9, 20, 31]] = features[3] * np.array([[1], [2], [0.3], [7], [1]])
     features[[0, 39]] = 0.0  # similar to nothing: every other item ties for them
     whole = knn_graph(features, k, chunk=16)
-    monkeypatch.setattr(knn, "_WHOLE", 8)
+    monkeypatch.setattr(knn, "_ONE_PRODUCT", 8)
     monkeypatch.setattr(knn, "_BLOCK", block)
     near = knn_graph(features, k, chunk=16)
     assert near.indices.tolist() == literal_neighbours(features, k) == whole.indices.tolist()
@@ -68,7 +68,7 @@ def test_large_catalogues_take_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(similarities, k)
 
     monkeypatch.setattr(knn, "_top_k", top_k)
-    n = knn._WHOLE + 100
+    n = knn._ONE_PRODUCT + 100
     clustered = np.random.default_rng(3).integers(0, 3, size=(n, 4)).astype(np.float32)
     near = knn_graph(clustered, 5, chunk=n // 2)
     assert max(widths) == knn._BLOCK
@@ -93,12 +93,12 @@ def test_neighbours_do_not_depend_on_the_scale_of_rows(features: np.ndarray) -> 
     """Squares of 1e25 and of 1e-35 are no float32."""
     wanted = knn_graph(features, 5)
     scales = np.resize(np.array([1.0, 1e25, 1e-35, 1e-20], np.float32), (40, 1))
-    given = torch.from_numpy(features * scales)
-    kept = given.clone()
-    found = knn_graph(given, 5)
-    assert torch.equal(found.indices, wanted.indices)
-    torch.testing.assert_close(found.similarities, wanted.similarities)
-    assert torch.equal(given, kept)
+    scaled = torch.from_numpy(features * scales)
+    before = scaled.clone()
+    neighbours = knn_graph(scaled, 5)
+    assert torch.equal(neighbours.indices, wanted.indices)
+    torch.testing.assert_close(neighbours.similarities, wanted.similarities)
+    assert torch.equal(scaled, before)
 
 
 def test_incidence_is_the_concatenation_over_modalities(features: np.ndarray) -> None:

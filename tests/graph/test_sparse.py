@@ -48,10 +48,10 @@ def test_single_precision_agrees_with_double(matrix: sp.csr_array) -> None:
         value = function(exact, x, p)
         torch.testing.assert_close(function(operator, x.float(), p.float()), value.float())
         expected = torch.autograd.grad(value.square().sum(), (x, p), allow_unused=True)
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             function(operator, x.float(), p.float()).square().sum(), (x, p), allow_unused=True
         )
-        for left, right in zip(found, expected, strict=True):
+        for left, right in zip(gradients, expected, strict=True):
             torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
 
 

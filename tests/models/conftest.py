@@ -1,4 +1,4 @@
-"""What the tests of all general recommenders share: a dataset, a model of it, and the comparison.
+"""Fixtures of all models: a toy dataset of general recommenders, and a small backbone.
 
 Every model's equations are written out in its own test file.
 """
@@ -6,13 +6,16 @@ Every model's equations are written out in its own test file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.backbones import SMALL
 from torch import Tensor
+from transformers import LlamaConfig, LlamaModel
 
 
 class ToyDataset:
@@ -126,3 +129,11 @@ def assert_scores() -> Callable[[Any, Tensor], None]:
         torch.testing.assert_close(model.predict(pairs), scores[[2, n_users - 1], [1, n_items]])
 
     return check
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a small LLaMA in bfloat16."""
+    torch.manual_seed(0)
+    LlamaModel(LlamaConfig(**SMALL)).to(torch.bfloat16).save_pretrained(tmp_path)
+    return tmp_path

@@ -65,10 +65,10 @@ def test_contrast_is_equation_7(
     tau: float,
 ) -> None:
     rows = None if anchors is None else torch.tensor(anchors)
-    own = hypergraph_contrast(*views, tau, rows, exclude_self, chunk)
+    chunked = hypergraph_contrast(*views, tau, rows, exclude_self, chunk)
     literal = literal_contrast(*views, tau, anchors or list(range(9)), exclude_self)
-    torch.testing.assert_close(own, literal)
-    for left, right in zip(gradients(own, views), gradients(literal, views), strict=True):
+    torch.testing.assert_close(chunked, literal)
+    for left, right in zip(gradients(chunked, views), gradients(literal, views), strict=True):
         torch.testing.assert_close(left, right)
 
 
@@ -143,7 +143,7 @@ def test_linear_cross_entropy_equals_the_dense_one(
 ) -> None:
     hidden, weight, bias, target = head
     inputs = (hidden, weight, bias) if with_bias else (hidden, weight)
-    own = linear_cross_entropy(
+    chunked = linear_cross_entropy(
         hidden, weight, target, bias if with_bias else None, chunk, smoothing, reduction
     )
     log_p = torch.log_softmax(hidden @ weight.T + (bias if with_bias else 0), 1)
@@ -153,8 +153,8 @@ def test_linear_cross_entropy_equals_the_dense_one(
         wanted[label] += 1 - smoothing
         literal = literal - (wanted * log_p[row]).sum()
     literal = literal / 7 if reduction == "mean" else literal
-    torch.testing.assert_close(own, literal)
-    for left, right in zip(gradients(own, inputs), gradients(literal, inputs), strict=True):
+    torch.testing.assert_close(chunked, literal)
+    for left, right in zip(gradients(chunked, inputs), gradients(literal, inputs), strict=True):
         torch.testing.assert_close(left, right)
 
 
@@ -230,8 +230,8 @@ def test_bpr_is_the_mean_log_sigmoid() -> None:
     literal = [
         -math.log(1 / (1 + math.exp(n - p))) for p, n in zip(positive, negative, strict=True)
     ]
-    own = bpr_loss(torch.tensor(positive), torch.tensor(negative))
-    assert own.item() == pytest.approx(sum(literal) / 3)
+    loss = bpr_loss(torch.tensor(positive), torch.tensor(negative))
+    assert loss.item() == pytest.approx(sum(literal) / 3)
     extreme = bpr_loss(torch.tensor([-500.0]), torch.tensor([500.0]))
     assert extreme.item() == 1000.0
 
@@ -250,9 +250,9 @@ def test_info_nce_is_its_equation(
     torch.manual_seed(0)
     queries = torch.randn(6, 3, dtype=DOUBLE, requires_grad=True)
     keys = torch.randn(6, 3, dtype=DOUBLE, requires_grad=True)
-    own = positives or list(range(6))
+    columns = positives or list(range(6))
     left_out = torch.rand(6, 6) < 0.4
-    left_out[torch.arange(6), own] = False
+    left_out[torch.arange(6), columns] = False
 
     literal = torch.zeros((), dtype=DOUBLE)
     for b in range(6):
@@ -262,8 +262,8 @@ def test_info_nce_is_its_equation(
             if normalise:
                 close = close / (queries[b].norm() * key.norm())
             terms.append((close / 0.7).exp())
-        kept = [term for j, term in enumerate(terms) if not (masked and left_out[b, j])]
-        literal = literal - torch.log(terms[own[b]] / torch.stack(kept).sum()) / 6
+        remaining = [term for j, term in enumerate(terms) if not (masked and left_out[b, j])]
+        literal = literal - torch.log(terms[columns[b]] / torch.stack(remaining).sum()) / 6
     loss = info_nce(
         queries,
         keys,

@@ -11,7 +11,7 @@ from scipy import stats
 from recbole_hellm.benchmark.methods import Method, methods
 from recbole_hellm.benchmark.paper import TABLE_1
 from recbole_hellm.benchmark.plans import Family, Table
-from recbole_hellm.benchmark.records import KeptRun
+from recbole_hellm.benchmark.records import Record
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.list_metrics import LIST_METRICS
 from recbole_hellm.evaluation.metric import RankMetric
@@ -20,7 +20,7 @@ from recbole_hellm.reporting import evidence
 from recbole_hellm.reporting.numbers import number
 from recbole_hellm.reporting.sheets import Cell, Sheet
 
-Make = Callable[..., KeptRun]
+Make = Callable[..., Record]
 TABLE = Table("t", "Title", (Family("HeLLM", ("LightGCN", "SASRec", "HeLLM")),), printed=TABLE_1)
 
 

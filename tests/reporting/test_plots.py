@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 
 from recbole_hellm.benchmark.methods import methods
 from recbole_hellm.benchmark.plans import Figure, Panel
-from recbole_hellm.benchmark.records import KeptRun
+from recbole_hellm.benchmark.records import Record
 from recbole_hellm.reporting.plots import _name, quality_and_cost, sweep
 
 
@@ -25,7 +25,7 @@ def texts(path: Path) -> list[str]:
 
 
 def test_quality_over_cost(
-    make_kept: Callable[..., KeptRun], good: list[int], poor: list[int], tmp_path: Path
+    make_kept: Callable[..., Record], good: list[int], poor: list[int], tmp_path: Path
 ) -> None:
     silent = make_kept("Silent", good, cost_with_stages={})
     found = methods(
@@ -52,7 +52,7 @@ def test_quality_over_cost(
 
 
 def test_names_of_equal_points_do_not_cover_one_another(
-    make_kept: Callable[..., KeptRun], good: list[int], tmp_path: Path
+    make_kept: Callable[..., Record], good: list[int], tmp_path: Path
 ) -> None:
     found = methods({name: [make_kept(name, good)] for name in ("First", "Second", "Third")})
     path = quality_and_cost(found, "recall@10", "seen", tmp_path / "cost.svg")

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from recbole_hellm import registry
-from recbole_hellm.config.resolution import HellmConfig, RunSettings
+from recbole_hellm.config.resolution import HellmConfig
+from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.config.yaml_files import packaged, parse_yaml, read_yaml
 from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.models.general.hellm_pre import HeLLMPreSettings
 from recbole_hellm.reporting.tables import comparison, model_list, model_settings
 from recbole_hellm.runs.results import RunResult
 
@@ -102,15 +104,18 @@ def test_models_are_listed() -> None:
 
 def test_models_are_listed_with_their_defaults() -> None:
     text = model_list()
-    defaults = text[text.index("\nDefaults") : text.index("\nRecBole's")]
+    defaults = text[text.index("\nSettings of each") : text.index("\nRecBole's")]
     assert max(len(line) for line in defaults.splitlines()[2:]) <= 100
     joined = re.sub(r"\n +", " ", defaults)
     for model in ("SASRec", "HeLLMPre"):
         settings = packaged("model", f"{model}.yaml")
+        if model == "HeLLMPre":
+            settings = HeLLMPreSettings().to_dict() | settings
         (line,) = re.findall(rf"(?<= ){model}: (.*?)(?= \w[\w-]*: |$)", joined, re.MULTILINE)
         assert parse_yaml("{" + line.replace("=", ": ") + "}") == settings
-    assert " lora_targets=[gate_proj, up_proj, down_proj], item_inputs=[graph, sequence]," in joined
-    tiny = "backbone tiny: backbone_layers=2, backbone_hidden_size=128, "
+    assert " lora_targets=[gate_proj, up_proj, down_proj]," in joined
+    assert " item_inputs=[graph, sequence]," in joined
+    tiny = "backbone tiny: learning_rate_min=1.0e-05, weight_decay=0.01, "
     assert tiny in joined
     assert "backbone pretrained: learning_rate=0.0003," in joined
     assert "  LLaRA: HeLLM with graph_model=~, item_inputs=[sequence], prefix=none\n" in defaults

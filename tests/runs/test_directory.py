@@ -30,9 +30,9 @@ def test_hash_depends_on_content_and_not_on_order() -> None:
 
 
 def test_environment_can_be_written() -> None:
-    found = json.loads(json.dumps(environment()))
-    assert found["packages"]["torch"] == torch.__version__
-    assert found["packages"]["numpy"] == np.__version__
+    described = json.loads(json.dumps(environment()))
+    assert described["packages"]["torch"] == torch.__version__
+    assert described["packages"]["numpy"] == np.__version__
 
 
 def test_files_come_back(run: RunDirectory) -> None:
@@ -123,9 +123,9 @@ class Harmful:
 def test_checkpoints_hold_tensors_and_plain_values(run: RunDirectory) -> None:
     state = {"model": {"w": torch.arange(6.0).view(2, 3)}, "epoch": 3, "list": [1, 0.5, None, "x"]}
     run.save_checkpoint(run.last_checkpoint, state)
-    found = run.load_checkpoint(run.last_checkpoint)
-    assert torch.equal(found["model"]["w"], state["model"]["w"])  # type: ignore[index]
-    assert (found["epoch"], found["list"]) == (3, state["list"])
+    checkpoint = run.load_checkpoint(run.last_checkpoint)
+    assert torch.equal(checkpoint["model"]["w"], state["model"]["w"])  # type: ignore[index]
+    assert (checkpoint["epoch"], checkpoint["list"]) == (3, state["list"])
 
 
 def test_equal_checkpoints_are_equal_files(run: RunDirectory) -> None:
@@ -173,8 +173,8 @@ def test_code_in_a_checkpoint_is_never_run(
 def test_embeddings_travel_by_token(run: RunDirectory) -> None:
     table = torch.arange(12.0).view(4, 3)
     run.write_embeddings({"item": table}, {"item": np.array(["d", "b", "a", "c"])}, "s1")
-    found = run.read_embeddings("item", np.array(["a", "b", "c"]), "s1")
-    assert torch.equal(found, table[[2, 1, 3]])
+    stored = run.read_embeddings("item", np.array(["a", "b", "c"]), "s1")
+    assert torch.equal(stored, table[[2, 1, 3]])
 
 
 @pytest.mark.parametrize(
@@ -204,11 +204,11 @@ def test_missing_and_damaged_embeddings_are_told(run: RunDirectory) -> None:
 
 def test_a_run_is_locked_by_one_process_and_leaves_no_lock(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "model" / "id")
-    told = "is being trained by another process"
+    message = "is being trained by another process"
     with directory.locked():
         directory.write_json("a.json", {})
         directory.clear()
-        with pytest.raises(RunError, match=told), RunDirectory(directory.path).locked():
+        with pytest.raises(RunError, match=message), RunDirectory(directory.path).locked():
             pass
     assert list((tmp_path / "model").iterdir()) == []
     with directory.locked():

@@ -29,7 +29,7 @@ def test_counts_are_those_of_the_run(
     make_config: Callable[..., HellmConfig], small_model: dict[str, Any], options: dict[str, Any]
 ) -> None:
     config = make_config("HeLLM", **small_model, **options)
-    told = figures(describe_needs(config))
+    needs = figures(describe_needs(config))
     dataset = create_dataset(config)
     parts = dataset.build()
     model = build_model(config, parts[0])
@@ -38,11 +38,11 @@ def test_counts_are_those_of_the_run(
     samples = sum(int(model.target_counts(batch).sum()) for batch in batches)
     tokens = sum(model.pass_tokens(model.sample_tokens(batch).numpy())[0] for batch in batches)
     parameters = sum(p.numel() for p in model.parameters())
-    assert told["samples"].startswith(f"{samples:,} an epoch, 2 epochs at most")
-    assert told["steps"] == f"{len(loader):,} an epoch"
-    assert told["tokens"].startswith(f"{tokens:,} an epoch")
-    assert told["parameters"].startswith(f"{parameters:,}, of which")
-    assert told["graph stage"] == "HeLLMPre: to be trained"
+    assert needs["samples"].startswith(f"{samples:,} an epoch, 2 epochs at most")
+    assert needs["steps"] == f"{len(loader):,} an epoch"
+    assert needs["tokens"].startswith(f"{tokens:,} an epoch")
+    assert needs["parameters"].startswith(f"{parameters:,}, of which")
+    assert needs["graph stage"] == "HeLLMPre: to be trained"
     assert not Path(config["runs_dir"]).exists()
 
 
@@ -62,8 +62,8 @@ def test_the_command_line_tells_of_each_model_and_trains_none(
     keys = {k: v for k, v in small_model.items() if k.startswith("SASRec.")}
     arguments = [f"--{key}={value}" for key, value in {**quick, **keys}.items()]
     assert main(["run", "--model=SASRec", "--dataset=tiny", *arguments, "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "SASRec on tiny would need (nothing was trained)" in told
-    assert "not estimated" in told
+    output = capsys.readouterr().out
+    assert "SASRec on tiny would need (nothing was trained)" in output
+    assert "not estimated" in output
     assert not Path(quick["runs_dir"]).exists()
     assert torch.is_grad_enabled()

@@ -5,18 +5,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 import yaml
 
 from recbole_hellm import registry
 from recbole_hellm.config.resolution import HellmConfig, declared_facts
+from recbole_hellm.data.interactions.dataset import create_dataset
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.runs.directory import content_hash
 from recbole_hellm.runs.identity import recipe, recipe_of, run_path
+from recbole_hellm.runs.results import RunResult
 
 GOLDEN = Path(__file__).with_name("recipes.json")
 RECORDS = Path(__file__).parents[2] / "docs/records"
@@ -40,8 +46,8 @@ SPECIAL: list[tuple[str, str, dict[str, Any]]] = [
 
 def configurations() -> dict[str, tuple[str, str, dict[str, Any]]]:
     cases: list[tuple[str, str, dict[str, Any]]]
-    own = [*registry.OWN_MODELS, *registry.COMPARED_MODELS]
-    cases = [(model, dataset, {}) for model in own for dataset in DATASETS]
+    models = [*registry.OWN_MODELS, *registry.COMPARED_MODELS]
+    cases = [(model, dataset, {}) for model in models for dataset in DATASETS]
     cases += [(model, "sample", {}) for model in registry.recbole_model_names()]
     return {json.dumps(case, sort_keys=True): case for case in [*cases, *SPECIAL]}
 
@@ -112,6 +118,85 @@ def _features(identity: dict[str, Any]) -> Iterator[str | None]:
     for stage in identity["stages"].values():
         yield from _features(stage)
     yield None
+
+
+def test_another_seed_gives_another_run(train: Callable[..., RunResult]) -> None:
+    first, second = train("BPR"), train("BPR", seed=7)
+    assert first.path != second.path
+    assert first.record["test"] != second.record["test"]
+
+
+def test_a_default_that_is_spelt_out_changes_nothing(
+    train: Callable[..., RunResult], trained: list[str]
+) -> None:
+    first = train("HeLLMPre", knn_k=3, epochs=1)
+    same = {"tau": 0.5, "weight_decay": 0, "betas": [0.9, 0.999]}
+    assert train("HeLLMPre", knn_k=3, epochs=1, **same) == first
+    assert trained == ["HeLLMPre"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"embedding_size": 4},
+        {"train_batch_size": 11},
+        {"mask_history": "none"},
+        {"epochs": 1},
+        {"weight_decay": 0.1},
+        {"topk": [5, 10]},
+    ],
+)
+def test_what_changes_the_result_changes_the_run(
+    train: Callable[..., RunResult], change: dict[str, Any]
+) -> None:
+    assert train("BPR").path != train("BPR", **change).path
+
+
+def test_other_training_data_is_another_run(
+    train: Callable[..., RunResult], interactions: pd.DataFrame, make_dataset: Any, tmp_path: Path
+) -> None:
+    """The targets are the same, an early item of one user is not."""
+    ordered = interactions.sort_values(["user_id", "timestamp", "item_id"]).reset_index(drop=True)
+    ordered.loc[ordered.index[ordered["user_id"] == "u39"][0], "item_id"] = "i29"
+    make_dataset(tmp_path / "other/tiny", ordered)
+    first, second = train("Pop"), train("Pop", data_path=str(tmp_path / "other"))
+    assert first.record["split"] == second.record["split"]
+    assert first.path != second.path
+
+
+def test_features_are_part_of_a_run_that_reads_them(
+    train: Callable[..., RunResult], interactions: pd.DataFrame, make_dataset: Any, tmp_path: Path
+) -> None:
+    from recbole_hellm.data.features.store import save_features
+
+    make_dataset(tmp_path / "other/tiny", interactions)
+    items = sorted(interactions["item_id"].unique())
+    save_features(tmp_path / "other/tiny", "text", "toy", items, np.eye(30))
+    data = {"data_path": str(tmp_path / "other")}
+    assert train("Pop").path == train("Pop", **data).path
+    small = {"epochs": 1, "knn_k": 3}
+    assert train("HeLLMPre", **small).path != train("HeLLMPre", **small, **data).path
+
+
+def test_a_run_is_known_by_the_files_content(
+    exported: tuple[RunResult, dict[str, str]],
+    make_config: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    _, files = exported
+
+    def path(**options: Any) -> Path:
+        config = make_config("HeLLM", **options)
+        return run_path(config, create_dataset(config))
+
+    first = path(**files)
+    renamed = tmp_path / "renamed.pt"
+    shutil.copy(files["graph_embeddings"], renamed)
+    assert path(**files | {"graph_embeddings": str(renamed)}) == first
+    torch.save(torch.load(renamed, weights_only=True) + 1, renamed)
+    assert path(**files | {"graph_embeddings": str(renamed)}) != first
+    assert path() != first
+    assert path(graph_embeddings=None, sequence_embeddings=None) == path()
 
 
 if __name__ == "__main__":

@@ -54,13 +54,13 @@ def test_the_best_unseen_items_of_the_models_own_scores(
     sizes = {"HeLLM": small_model, "SASRec": {"MAX_ITEM_LIST_LENGTH": 6}}.get(model, {})
     result = train(model, **sizes, eval_users=7)
     known = histories(interactions)
-    found = recommend(result, "all", topk=5)
+    recommended = recommend(result, "all", topk=5)
     seen_too = recommend(result.path, list(known), topk=5, exclude_seen=False)
-    assert list(found) == ["user", "rank", "item", "title", "categories", "score"]
-    assert set(found["user"]) == set(known)
+    assert list(recommended) == ["user", "rank", "item", "title", "categories", "score"]
+    assert set(recommended["user"]) == set(known)
     opened = result.reopen()
     order = {str(token): place for place, token in enumerate(opened.dataset.item_tokens)}
-    for frame, drop in ((found, True), (seen_too, False)):
+    for frame, drop in ((recommended, True), (seen_too, False)):
         for user, rows in frame.groupby("user"):
             scores = own_scores(opened, user, known[user], 6)
             left = [item for item in scores if not (drop and item in known[user])]
@@ -117,10 +117,10 @@ def test_other_columns_of_histories_are_those_of_the_interactions(
 def test_users_come_as_asked_for_each_once(train: Callable[..., RunResult]) -> None:
     result = train("SASRec", eval_users=2)
     wanted = ["u30", "u00", "u17", "u30"]  # u00 and u17 have one interaction
-    found = recommend(result, wanted, topk=2)
-    assert found["user"].tolist() == ["u30", "u30", "u00", "u00", "u17", "u17"]
+    recommended = recommend(result, wanted, topk=2)
+    assert recommended["user"].tolist() == ["u30", "u30", "u00", "u00", "u17", "u17"]
     pd.testing.assert_frame_equal(
-        recommend(result, "u00", topk=2), found[2:4].reset_index(drop=True), rtol=1e-5
+        recommend(result, "u00", topk=2), recommended[2:4].reset_index(drop=True), rtol=1e-5
     )
 
 
@@ -146,10 +146,10 @@ def test_mistakes_are_told(train: Callable[..., RunResult], tmp_path: Path) -> N
 
     fails("no user 'u0O' .did you mean u", DataError, ["u01", "u0O"])
     fails("topk=0 must be at least 1", ConfigError, "u01", topk=0)
-    fails("Give either users or a history", ConfigError)
-    fails("Give either users or a history", ConfigError, "u01", history=["i01"])
-    fails("There are no users", ConfigError, [])
-    fails("BPR scores users that it was trained on", ConfigError, history=["i01"])
+    fails("Set either users or history", ConfigError)
+    fails("Set either users or history", ConfigError, "u01", history=["i01"])
+    fails("users is empty; name at least one", ConfigError, [])
+    fails("BPR scores only the users that it was trained on", ConfigError, history=["i01"])
     fails("holds no finished run", RunError, "u01", run=tmp_path)
     sequential = train("SASRec")
     fails("no item 'i31' .did you mean i", DataError, run=sequential, history=["i01", "i31"])
@@ -159,11 +159,11 @@ def test_mistakes_are_told(train: Callable[..., RunResult], tmp_path: Path) -> N
 def test_models_that_read_more_than_items_say_what(train: Callable[..., RunResult]) -> None:
     result = train("HGN", epochs=1)  # has vectors of users
     assert len(recommend(result, ["u01", "u00"], topk=3)) == 6
-    with pytest.raises(ConfigError, match="HGN reads 'user_id', which is not known of this hist"):
+    with pytest.raises(ConfigError, match="HGN reads 'user_id', which this history lacks"):
         recommend(result, history=["i01", "i02"])
     drawn = train("DIEN", epochs=1)  # reads items drawn beside each history
     assert len(recommend(drawn, ["u01", "u05"], topk=3)) == 6
-    with pytest.raises(ConfigError, match=r"DIEN reads '.*', which is not known"):
+    with pytest.raises(ConfigError, match=r"DIEN reads '.*', which this history lacks"):
         recommend(drawn, history=["i01", "i02"])
 
 

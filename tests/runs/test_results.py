@@ -1,148 +1,19 @@
-"""Finished runs opened again: same metrics, and one sentence where something is amiss."""
+"""Finished runs: loading, moving and scoring again."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
-import yaml
-from transformers import LlamaConfig, LlamaModel
 
-from recbole_hellm import load_run, run
-from recbole_hellm.benchmark.records import keep
-from recbole_hellm.benchmark.users import TestUsers
-from recbole_hellm.config.resolution import HellmConfig
-from recbole_hellm.data.interactions.dataset import create_dataset
-from recbole_hellm.errors import ConfigError, DataError, HellmError, RunError
-from recbole_hellm.runs.directory import RunDirectory
-from recbole_hellm.runs.identity import run_path
-from recbole_hellm.runs.results import RunResult
-
-SCORE = """
-import json, sys
 from recbole_hellm import load_run
-result = load_run(sys.argv[1])
-found = result.evaluate("test", *sys.argv[2:])
-valid = result.evaluate("valid", *sys.argv[2:])
-print(json.dumps([found, valid]))
-"""
-
-
-@pytest.fixture
-def train(quick: dict[str, Any]) -> Callable[..., RunResult]:
-    return lambda model, **options: run(model, "tiny", **quick | {"learning_rate": 0.01} | options)
-
-
-@pytest.fixture
-def llama(tmp_path: Path) -> str:
-    torch.manual_seed(0)
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
-    LlamaModel(LlamaConfig(**shape, **heads, vocab_size=9)).save_pretrained(tmp_path / "llama")
-    return str(tmp_path / "llama")
-
-
-def scored_elsewhere(result: RunResult, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Metrics of both splits, computed by a process that knows the run's directory alone."""
-    command = [sys.executable, "-c", SCORE, str(result.path), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
-    assert done.returncode == 0, done.stderr
-    test, valid = json.loads(done.stdout.splitlines()[-1])
-    return test, valid
-
-
-def assert_same(result: RunResult, found: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    record = json.loads((result.path / "metrics.json").read_text())
-    assert found[0] == record["test"]
-    own = record["masking"]
-    assert found[1][own] == record["valid"][own]
-
-
-# A fresh process ---------------------------------------------------------------------------------
-
-
-def test_a_tiny_run_is_restored_without_its_stages(
-    train: Callable[..., RunResult], small_model: dict[str, Any], tmp_path: Path
-) -> None:
-    options = {"topk": [3, 10], "metrics": ["NDCG", "ItemCoverage"], "mask_history": "none"}
-    result = train("HeLLM", **small_model, **options, eval_users=7)
-    for stage in result.stages:
-        shutil.rmtree(stage.path)
-    for name in ("best.pt", "last.pt"):
-        (result.path / name).unlink()
-    moved = tmp_path / "moved"
-    shutil.move(result.path, moved)
-    found = load_run(moved)
-    assert found.stages == ()
-    assert_same(found, scored_elsewhere(found))
-
-
-def test_a_frozen_backbone_with_adapters_is_restored(
-    train: Callable[..., RunResult],
-    small_model: dict[str, Any],
-    llama: str,
-    tmp_path: Path,
-    quick: dict[str, Any],
-) -> None:
-    options = {"backbone": llama, "prompt": "none", "learning_rate": 0.01}
-    result = train("HeLLM", **small_model | options)
-    for stage in result.stages:
-        shutil.rmtree(stage.path)
-    assert_same(result, scored_elsewhere(result))
-    # Everything in another place.
-    moved = [tmp_path / "elsewhere", tmp_path / "data"]
-    shutil.move(llama, moved[0])
-    shutil.copytree(quick["data_path"], moved[1])
-    path = result.path / "config.yaml"
-    path.write_text(path.read_text().replace(quick["data_path"], str(tmp_path / "nowhere")))
-    assert result.evaluate("test", str(moved[1]), str(moved[0])) == result.record["test"]
-
-
-@pytest.mark.parametrize("model", ["SASRec", "LightGCN"])
-def test_other_models_are_restored_from_their_checkpoint(
-    train: Callable[..., RunResult], model: str
-) -> None:
-    result = train(model, MAX_ITEM_LIST_LENGTH=6)
-    assert_same(result, scored_elsewhere(result))
-
-
-# In this process, since what a fresh one does is the same ----------------------------------------
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        *("CoLLM", "LLaRA", "HeLLM-wo-GNN_PEFT", "HeLLMPre", "HeLLMPre-wo-U2U"),
-        *("Pop", "ItemKNN", "GRU4Rec", "MultiVAE", "FPMC", "DIN"),
-    ],
-)
-def test_any_run_is_restored(
-    train: Callable[..., RunResult],
-    small_variant: Callable[[str], dict[str, Any]],
-    quick: dict[str, Any],
-    model: str,
-) -> None:
-    sizes = small_variant(model) if model in ("CoLLM", "LLaRA", "HeLLM-wo-GNN_PEFT") else {}
-    result = train(model, **sizes | {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 6})
-    torch.manual_seed(1)
-    reopened = result.reopen()
-    assert reopened.evaluate() == result.record["test"]
-    assert not reopened.model.training
-    # The rebuilt configuration is that of the run; only its stages are not known.
-    recorded = json.loads((result.path / "identity.json").read_text())["settings"]
-    rebuilt = json.loads(json.dumps(reopened.config.identifying_settings(), default=str))
-    assert rebuilt == recorded
-    if not sizes:
-        assert Path(run_path(reopened.config, reopened.dataset)).name == result.path.name
+from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.runs.results import RunResult
 
 
 def test_restore_gives_the_model(train: Callable[..., RunResult]) -> None:
@@ -154,280 +25,9 @@ def test_restore_gives_the_model(train: Callable[..., RunResult]) -> None:
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
-def test_values_that_defaults_no_longer_have_are_the_runs(
-    train: Callable[..., RunResult], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run keeps its sizes and its chunks of users when the packaged files change."""
-    result = train("LightGCN", epochs=1)
-    from recbole_hellm.config import resolution
-
-    original = resolution.packaged
-
-    def changed(*parts: str) -> dict[str, Any]:
-        values = original(*parts)
-        if parts == ("model", "LightGCN.yaml"):
-            values |= {"embedding_size": 3, "eval_users": 5, "learning_rate": 0.5, "topk": [1]}
-        return values
-
-    monkeypatch.setattr(resolution, "packaged", changed)
-    assert load_run(result.path).evaluate() == result.record["test"]
-
-
-# What is amiss -----------------------------------------------------------------------------------
-
-
-def sentence(error: pytest.ExceptionInfo[HellmError]) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    assert text.endswith(".")
-    return text
-
-
-def test_other_data_are_refused(
-    train: Callable[..., RunResult], interactions: pd.DataFrame, make_dataset: Any, tmp_path: Path
-) -> None:
-    result = train("BPR")
-    other = interactions[interactions["user_id"] != "u39"]
-    make_dataset(tmp_path / "other/tiny", other)
-    with pytest.raises(RunError, match="holds other interactions than those") as error:
-        result.restore(data_path=tmp_path / "other")
-    sentence(error)
-    with pytest.raises(DataError, match=r"needs .*nowhere/tiny/tiny.inter|nowhere"):
-        result.restore(data_path=tmp_path / "nowhere")
-
-
-def test_other_features_are_refused_where_they_are_read(
-    train: Callable[..., RunResult],
-    small_model: dict[str, Any],
-    interactions: pd.DataFrame,
-    make_dataset: Any,
-    tmp_path: Path,
-) -> None:
-    from recbole_hellm.data.features.store import save_features
-
-    result = train("HeLLM", **small_model, epochs=1)
-    make_dataset(tmp_path / "other/tiny", interactions)
-    items = sorted(interactions["item_id"].unique())
-    save_features(tmp_path / "other/tiny", "text", "toy", items, torch.eye(30).numpy())
-    with pytest.raises(RunError, match="holds other item features than those"):
-        result.stages[0].restore(data_path=tmp_path / "other")
-    shutil.rmtree(tmp_path / "other/tiny/features")
-    assert result.evaluate(data_path=tmp_path / "other") == result.record["test"]
-
-
-def test_artefacts_of_other_items_are_refused(
-    train: Callable[..., RunResult], small_model: dict[str, Any]
-) -> None:
-    result = train("HeLLM", **small_model, epochs=1)
-    path = result.path / "model/items.json"
-    path.write_text(path.read_text().replace("i07", "i77"))
-    with pytest.raises(RunError, match="was trained on other items than the dataset's") as error:
-        result.restore()
-    sentence(error)
-
-
-def test_artefacts_in_another_order_are_put_in_order(
-    train: Callable[..., RunResult], small_model: dict[str, Any]
-) -> None:
-    from safetensors.torch import load_file, save_file
-
-    result = train("HeLLM", **small_model, epochs=1)
-    folder = result.path / "model"
-    items = json.loads((folder / "items.json").read_text())
-    (folder / "items.json").write_text(json.dumps(items[::-1]))
-    held = load_file(folder / "item_tokens.safetensors")
-    by_item = {name for name in held if "tables" in name or "vectors" in name}
-    held |= {name: held[name].flip(0).contiguous() for name in by_item}
-    save_file(held, folder / "item_tokens.safetensors")
-    assert result.evaluate() == result.record["test"]
-
-
-@pytest.mark.parametrize(
-    ("name", "match"),
-    [
-        ("model/item_head.safetensors", "item_head.safetensors is missing"),
-        ("model", "has no folder 'model'"),
-        ("config.yaml", "config.yaml or identity.json beside it is missing"),
-        ("identity.json", r"identity.json cannot be read"),
-    ],
-)
-def test_missing_files_of_a_fine_tuned_run_are_told(
-    train: Callable[..., RunResult], small_model: dict[str, Any], name: str, match: str
-) -> None:
-    result = train("HeLLM", **small_model, epochs=1)
-    path = result.path / name
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(RunError, match=match):
-        result.restore()
-
-
-def test_checkpoints_that_cannot_be_used_are_told(train: Callable[..., RunResult]) -> None:
-    result, other = train("BPR"), train("BPR", embedding_size=8)
-    best = result.path / "best.pt"
-    shutil.copy(other.path / "best.pt", best)
-    with pytest.raises(RunError, match="does not hold the weights of this model") as error:
-        result.restore()
-    sentence(error)
-    best.write_bytes(best.read_bytes()[:1000])
-    with pytest.raises(RunError, match=r"best.pt is damaged"):
-        result.restore()
-    best.unlink()
-    with pytest.raises(RunError, match=r"best.pt is missing, and with it the weights"):
-        result.restore()
-
-
-def test_a_kept_record_has_no_model(
-    train: Callable[..., RunResult], quick: dict[str, Any], tmp_path: Path
-) -> None:
-    test_users = TestUsers.open(HellmConfig("BPR", "tiny", quick))
-    kept = keep(train("BPR", epochs=1), tmp_path / "records", test_users)
-    with pytest.raises(
-        RunError, match=f"^{kept.path} is a kept record, which holds no mo"
-    ) as error:
-        load_run(kept.path).restore()
-    sentence(error)
-
-
-def test_settings_that_this_version_lacks_are_told(train: Callable[..., RunResult]) -> None:
-    result = train("BPR")
-    path = result.path / "identity.json"
-    content = json.loads(path.read_text())
-    content["settings"]["gone"] = 1
-    path.write_text(json.dumps(content))
-    with pytest.raises(RunError, match=r"recbole-hellm 0.1.0 and does not suit .*'gone'") as error:
-        result.restore()
-    sentence(error)
-    del content["settings"]["gone"], content["settings"]["learning_rate"]
-    path.write_text(json.dumps(content))
-    settings = yaml.safe_load((result.path / "config.yaml").read_text())
-    (result.path / "config.yaml").write_text(yaml.safe_dump(settings | {"learning_rate": 0.3}))
-    with pytest.raises(RunError, match=r"where learning_rate was None and not 0.3 as it would be"):
-        result.restore()
-
-
 def test_only_two_splits_can_be_scored(train: Callable[..., RunResult]) -> None:
     with pytest.raises(ConfigError, match="phase='train' is not allowed; use one of valid, test"):
         train("BPR").evaluate("train")
-
-
-# Embeddings from files ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def exported(
-    train: Callable[..., RunResult], small_model: dict[str, Any], tmp_path: Path
-) -> tuple[RunResult, dict[str, str]]:
-    """A run with both stages, and their item embeddings in raw-id order as files."""
-    result = train("HeLLM", **small_model, mask_history="train")
-    files = {}
-    for role, stage in zip(("graph", "sequence"), result.stages, strict=True):
-        tokens = json.loads((stage.path / "embeddings.json").read_text())["tokens"]["item"]
-        directory, split = RunDirectory(stage.path), result.record["split"]
-        table = directory.read_embeddings("item", sorted(tokens), split)  # type: ignore[arg-type]
-        if role == "sequence":  # with a row of padding, as SASRec's table is released
-            table = torch.cat([torch.zeros(1, table.shape[1]), table])
-        path = tmp_path / f"{stage.record['model']}_item_embeddings.pt"
-        torch.save(table, path)
-        files[f"{role}_embeddings"] = str(path)
-    return result, files
-
-
-def own_keys(small_model: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in small_model.items() if "." not in key}
-
-
-def test_a_stages_table_from_a_file_gives_the_run_of_the_stage(
-    exported: tuple[RunResult, dict[str, str]],
-    train: Callable[..., RunResult],
-    small_model: dict[str, Any],
-    tmp_path: Path,
-    interactions: pd.DataFrame,
-    make_dataset: Any,
-) -> None:
-    result, files = exported
-    # Neither stages nor features are needed.
-    make_dataset(tmp_path / "bare/tiny", interactions)
-    shutil.rmtree(tmp_path / "bare/tiny/features")
-    fresh = {"runs_dir": str(tmp_path / "fresh"), "data_path": str(tmp_path / "bare")}
-    small = own_keys(small_model)
-    found = train("HeLLM", **small, **files, **fresh, mask_history="train")
-    for key in ("test", "valid", "best_epoch", "split"):
-        assert found.record[key] == result.record[key]
-    assert found.stages == ()
-    assert found.record["stages"] == {}
-    assert set(found.record["imported"]) == {"graph", "sequence"}
-    assert found.record["imported"]["graph"]["file"] == "HeLLMPre_item_embeddings.pt"
-    assert [path.name for path in (tmp_path / "fresh/tiny").iterdir()] == ["HeLLM"]
-    # Restored without the files.
-    for path in files.values():
-        Path(path).unlink()
-    assert found.evaluate() == result.record["test"]
-
-
-def test_one_stage_may_come_from_a_file(
-    exported: tuple[RunResult, dict[str, str]],
-    train: Callable[..., RunResult],
-    small_model: dict[str, Any],
-) -> None:
-    result, files = exported
-    small = {key: value for key, value in small_model.items() if "HeLLMPre." not in key}
-    given = {"graph_embeddings": files["graph_embeddings"], "mask_history": "train"}
-    found = train("HeLLM", **small, **given)
-    assert found.record["test"] == result.record["test"]
-    assert [stage.path for stage in found.stages] == [result.stages[1].path]
-    assert list(found.record["imported"]) == ["graph"]
-    # What the stage would have been makes no difference.
-    for model in ("LightGCN", None):
-        assert train("HeLLM", **small, **given, graph_model=model).path == found.path
-
-
-def test_a_run_is_known_by_the_files_content(
-    exported: tuple[RunResult, dict[str, str]],
-    make_config: Callable[..., Any],
-    tmp_path: Path,
-) -> None:
-    _, files = exported
-
-    def path(**options: Any) -> Path:
-        config = make_config("HeLLM", **options)
-        return run_path(config, create_dataset(config))
-
-    first = path(**files)
-    renamed = tmp_path / "renamed.pt"
-    shutil.copy(files["graph_embeddings"], renamed)
-    assert path(**files | {"graph_embeddings": str(renamed)}) == first
-    torch.save(torch.load(renamed, weights_only=True) + 1, renamed)
-    assert path(**files | {"graph_embeddings": str(renamed)}) != first
-    assert path() != first
-    assert path(graph_embeddings=None, sequence_embeddings=None) == path()
-
-
-def test_files_that_cannot_be_used_are_told_before_training(
-    exported: tuple[RunResult, dict[str, str]],
-    train: Callable[..., RunResult],
-    small_model: dict[str, Any],
-    tmp_path: Path,
-) -> None:
-    small = {key: value for key, value in small_model.items() if "HeLLMPre." not in key}
-    wrong = tmp_path / "wrong.pt"
-    fresh = tmp_path / "fresh"
-
-    def fails(match: str, error: type[HellmError], **options: Any) -> None:
-        given = {"graph_embeddings": str(wrong), "runs_dir": str(fresh)}
-        with pytest.raises(error, match=match):
-            train("HeLLM", **small | given | options)
-        assert not list(fresh.rglob("best.pt"))
-
-    fails("graph_embeddings=.* cannot be read", DataError)
-    torch.save(torch.ones(30, 5), wrong)
-    fails("gives 5-wide item embeddings and graph_dim is 8; set --graph_dim=5", ConfigError)
-    torch.save(torch.ones(29, 8), wrong)
-    fails("has 29 rows, and 30 items need 30, or 31 with padding first", DataError)
-    torch.save(torch.ones(30, 8), wrong)
-    unused = {"prefix": "none", "item_inputs": ["sequence"]}
-    fails("graph_embeddings is given, and HeLLM makes no use of graph", ConfigError, **unused)
-    fails("is for a model that is not run here", ConfigError, **{"HeLLMPre.tau": 0.3})
-    fails("graph_embeddings=3 must be of type str", ConfigError, graph_embeddings=3)
 
 
 def test_a_folder_of_runs_stands_for_the_newest(
@@ -444,3 +44,20 @@ def test_a_folder_of_runs_stands_for_the_newest(
     assert load_run(first.path.parent).path == first.path
     with pytest.raises(RunError, match="holds no finished run"):
         load_run(first.path.parent.parent)  # models, not runs
+
+
+def test_a_folder_of_runs_can_be_moved(
+    train: Callable[..., RunResult], small_model: dict[str, Any], tmp_path: Path
+) -> None:
+    first = tmp_path / "first"
+    result = train("HeLLM", **small_model, epochs=1, runs_dir=str(first))
+    shutil.move(first, tmp_path / "moved")
+    path = tmp_path / "moved" / result.path.relative_to(first)
+    moved = load_run(path)
+    assert [stage.record["model"] for stage in moved.stages] == ["HeLLMPre", "SASRec"]
+    assert moved.record == result.record
+
+
+def test_unfinished_runs_are_told(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"holds no finished run \(metrics.json is missing\)"):
+        load_run(tmp_path)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from tensorboard import default
 from tensorboard.backend import application
 from tensorboard.backend.event_processing.data_ingester import LocalDataIngester
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboard.program import TensorBoard
 from werkzeug.test import Client
@@ -84,11 +85,11 @@ def results(
     options = {"runs_dir": str(tmp_path_factory.mktemp("board") / "runs"), "data_path": str(shop)}
     options |= {"show_progress": False, "use_gpu": False, "threads": 1, "epochs": 2}
     llm = run("HeLLM", "tiny", **options, **small_model)
-    found = {"HeLLM": llm} | {stage.record["model"]: stage for stage in llm.stages}
-    found["Pop"] = run("Pop", "tiny", **options)
+    by_model = {"HeLLM": llm} | {stage.record["model"]: stage for stage in llm.stages}
+    by_model["Pop"] = run("Pop", "tiny", **options)
     for width in (4, 8):
-        found[f"BPR-{width}"] = run("BPR", "tiny", **options, embedding_size=width)
-    return found
+        by_model[f"BPR-{width}"] = run("BPR", "tiny", **options, embedding_size=width)
+    return by_model
 
 
 @pytest.fixture(scope="module")
@@ -259,9 +260,9 @@ def test_there_is_one_run_for_each_run(
     tags = site.get("/data/plugin/scalars/tags").json
     assert set(tags) == names
     for model in ("HeLLMPre", "SASRec", "HeLLM"):
-        found = set(tags[name(results[model], runs)])
+        scalar_tags = set(tags[name(results[model], runs)])
         wanted = {"loss/total", "valid/ndcg@10", "cost/seconds_per_epoch", "test-none/ndcg@20"}
-        assert found > wanted, model
+        assert scalar_tags > wanted, model
     assert {"loss/bpr", "loss/reg"} < set(tags[name(results["HeLLMPre"], runs)])
 
 
@@ -306,8 +307,8 @@ def test_any_values_are_served(write: Callable[..., Path], value: float) -> None
     (path / "events.out.tfevents.0").write_bytes(b"")
     query = {"run": ".", "name": "BPR items"}
     served = serve(path).get("/data/plugin/projector/tensor", query_string=query)
-    found = np.frombuffer(served.data, dtype="<f4")
-    assert np.allclose(found, value, rtol=2e-4, atol=1e-30)
+    values = np.frombuffer(served.data, dtype="<f4")
+    assert np.allclose(values, value, rtol=2e-4, atol=1e-30)
 
 
 def test_a_moved_run_keeps_its_projector(results: dict[str, RunResult], tmp_path: Path) -> None:
@@ -362,3 +363,29 @@ def test_a_run_without_a_test_has_its_row(
     tags = {value["name"]["tag"] for value in row["metricValues"]}
     assert "valid/ndcg@10" in tags
     assert not any(tag.startswith("test") for tag in tags)
+
+
+def test_tensorboard_shows_training_validation_test_cost_and_settings(bpr: RunResult) -> None:
+    events = EventAccumulator(str(bpr.path))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert tags >= {
+        "loss/total",
+        "valid/ndcg@10",
+        "valid/recall@20",
+        "test-seen/ndcg@10",
+        "test-train/ndcg@10",
+        "test-none/recall@20",
+        "optimisation/learning_rate",
+        "cost/seconds_per_epoch",
+        "cost/batches_per_second",
+        "cost/peak_memory_mb",
+    }
+    assert [event.step for event in events.Scalars("loss/total")] == [0, 1, 2]
+    assert [event.step for event in events.Scalars("valid/ndcg@10")] == [1, 2]
+    (test,) = events.Scalars("test-seen/ndcg@10")
+    assert test.value == pytest.approx(bpr.metrics()["ndcg@10"])
+    session = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    for name in (b"embedding_size", b"learning_rate", b"mask_history", b"seed"):
+        assert name in session
+    assert b"runs_dir" not in session

@@ -82,8 +82,8 @@ def test_a_batch_that_fits_keeps_its_order() -> None:
 
 
 def test_a_row_over_the_limit_stands_alone() -> None:
-    found = [part.rows.tolist() for part in plan(np.array([2, 50, 2, 60]), 10)]
-    assert found == [[3], [1], [0, 2]]
+    parts = [part.rows.tolist() for part in plan(np.array([2, 50, 2, 60]), 10)]
+    assert parts == [[3], [1], [0, 2]]
 
 
 def test_processes_without_rows_idle() -> None:
@@ -136,10 +136,10 @@ def test_processes_take_all_parts_between_them() -> None:
     seen, shares, counts = [], 0.0, []
     for rank in range(3):
         micro_batcher = MicroBatcher(model, fields, 10, rank, 3)
-        found = micro_batcher.split(batch)
-        assert len(found) == 2
-        seen += [length for part, share in found if share for length in part["length"].tolist()]
-        shares += sum(share for _, share in found)
+        parts = micro_batcher.split(batch)
+        assert len(parts) == 2
+        seen += [length for part, share in parts if share for length in part["length"].tolist()]
+        shares += sum(share for _, share in parts)
         counts.append(micro_batcher.tokens)
     assert sorted(seen) == [1, 4, 7, 7, 9]
     assert shares == pytest.approx(1)

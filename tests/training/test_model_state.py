@@ -49,9 +49,9 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("form", ["csr", "csc", "coo", "lil", "dok"])
 def test_sparse_matrices_come_back(form: str) -> None:
     matrix = sp.random(6, 4, density=0.4, format=form, random_state=1)
-    found = unpack(through_a_file(pack({"w": matrix})))["w"]
-    assert found.shape == (6, 4)
-    assert np.array_equal(found.toarray(), matrix.toarray())
+    restored = unpack(through_a_file(pack({"w": matrix})))["w"]
+    assert restored.shape == (6, 4)
+    assert np.array_equal(restored.toarray(), matrix.toarray())
 
 
 def test_arrays_and_nested_values_come_back() -> None:
@@ -60,11 +60,11 @@ def test_arrays_and_nested_values_come_back() -> None:
         "sets": {3: [(torch.ones(2), 4, "x")], "none": None},
         "tensor": torch.arange(3),
     }
-    found = unpack(through_a_file(pack(value)))
-    assert np.array_equal(found["array"], value["array"])
-    assert isinstance(found["array"], np.ndarray)
-    assert torch.equal(found["sets"][3][0][0], torch.ones(2))
-    assert (found["sets"][3][0][1:], found["sets"]["none"]) == ((4, "x"), None)
+    restored = unpack(through_a_file(pack(value)))
+    assert np.array_equal(restored["array"], value["array"])
+    assert isinstance(restored["array"], np.ndarray)
+    assert torch.equal(restored["sets"][3][0][0], torch.ones(2))
+    assert (restored["sets"][3][0][1:], restored["sets"]["none"]) == ((4, "x"), None)
 
 
 def test_layers_among_the_extra_state_are_left_to_the_state_dict() -> None:
@@ -131,10 +131,10 @@ class TableModel(nn.Module):
 def test_embeddings_are_those_that_score() -> None:
     assert embedding_tables(Exporting().train())["item"].shape == (3, 2)
     graph = GraphModel()
-    found = embedding_tables(graph)
-    assert torch.equal(found["user"], 2 * graph.user_embedding.weight)
-    assert torch.equal(found["item"], 3 * graph.item_embedding.weight)
-    assert not found["item"].requires_grad
+    tables = embedding_tables(graph)
+    assert torch.equal(tables["user"], 2 * graph.user_embedding.weight)
+    assert torch.equal(tables["item"], 3 * graph.item_embedding.weight)
+    assert not tables["item"].requires_grad
     view = ViewModel()
     assert embedding_tables(view) == {}
     view.restore_user_e, view.restore_item_e = torch.zeros(3, 2), torch.ones(4, 2)
@@ -151,8 +151,8 @@ class Reading(nn.Module):
 
 def test_items_are_shown_by_their_table_or_as_a_language_model_reads_them() -> None:
     weights, tables = {"w": torch.ones(3, 4)}, {"item": torch.zeros(3, 2)}
-    found = item_vectors(Reading(), tables, weights)
-    assert found is not None and torch.equal(found, torch.full((3, 4), 2.0))
+    vectors = item_vectors(Reading(), tables, weights)
+    assert vectors is not None and torch.equal(vectors, torch.full((3, 4), 2.0))
     assert item_vectors(TableModel(), tables, weights) is tables["item"]
     assert item_vectors(TableModel(), {}, weights) is None
 

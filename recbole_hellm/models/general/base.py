@@ -1,4 +1,4 @@
-"""What this package's general recommenders share: inputs, scoring and RecBole's interface."""
+"""Base classes of this package's general recommenders: inputs, scoring, RecBole's interface."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recbole_hellm.graph.bipartite import BipartiteGraph, interaction_matrix
 
 
 class GeneralSettings(Settings):
-    """Settings that every baseline over the user-item graph has."""
+    """Settings of every baseline over the user-item graph."""
 
     embedding_size: int = setting(64, "Width d of the embeddings.", ge=1)
     sampling: Literal["interactions", "users"] = setting(
@@ -45,22 +45,22 @@ class EmbeddingNetwork(nn.Module):
         Parameters
         ----------
         *rows : Tensor of int64, shape [B] each
-            Row numbers from 0 of users, of their items and, where the model asks for negatives, of
+            Row numbers from 0 of users, of their items and, for models with negatives, of
             items without interaction.
 
         Returns
         -------
         dict of str to Tensor
-            Scalars by the names that overrides give.
+            Scalars by name.
         """
         raise NotImplementedError
 
     def start_epoch(self) -> None:
-        """Redraw or rebuild what stays fixed during an epoch; nothing by default."""
+        """Redraw or rebuild what is fixed during an epoch; does nothing by default."""
 
 
 class LightGCNNetwork(EmbeddingNetwork):
-    """A network with tables of users and items, and the training graph to propagate them over.
+    """A network with user and item tables and the training graph for their propagation.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class LightGCNNetwork(EmbeddingNetwork):
     ----------
     graph : BipartiteGraph
     user_table, item_table : Parameter, shapes [M, d] and [N, d]
-        Xavier-uniform at first.
+        Initialised Xavier-uniform.
     """
 
     def __init__(self, interactions: sp.csr_array, embedding_size: int) -> None:
@@ -91,8 +91,8 @@ class LightGCNNetwork(EmbeddingNetwork):
 class EmbeddingRecommender(GeneralRecommender):
     """A general recommender around an :class:`EmbeddingNetwork`.
 
-    Subclasses name their settings in ``settings_classes`` and make their network in :meth:`build`.
-    ``input_type`` is ``PAIRWISE`` where the loss needs negatives and ``POINTWISE`` where not.
+    Subclasses name their settings in ``settings_classes`` and build their network in :meth:`build`.
+    ``input_type`` is ``PAIRWISE`` if the loss needs negatives, else ``POINTWISE``.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class EmbeddingRecommender(GeneralRecommender):
         RecBole's configuration with the keys of the model's settings.
     dataset : Dataset
         The training split: ``inter_feat`` with its user and item ids, and ``item_features()``
-        giving, by modality, features whose ``matrix`` [N, D] has a row for each item 1..N.
+        with features by modality, whose ``matrix`` [N, D] has a row for each item 1..N.
 
     Raises
     ------
@@ -117,11 +117,12 @@ class EmbeddingRecommender(GeneralRecommender):
         super().__init__(config, dataset)
         self.settings: Any = self.settings_classes[0].from_config(config)
         if self.input_type == InputType.POINTWISE and "train_neg_sample_args" in config:
-            drawn = config["train_neg_sample_args"] or {"distribution": "none"}
-            # RecBole would mix drawn items among the positives.
+            sampling = config["train_neg_sample_args"] or {"distribution": "none"}
+            # RecBole would mix sampled items with the positives.
             require(
-                drawn["distribution"] == "none",
-                f"{type(self).__name__} draws no negatives; remove train_neg_sample_args={drawn}.",
+                sampling["distribution"] == "none",
+                f"{type(self).__name__} draws no negatives; remove "
+                f"train_neg_sample_args={sampling}.",
             )
         users, items = (
             np.asarray(dataset.inter_feat[field]) - 1 for field in (self.USER_ID, self.ITEM_ID)
@@ -140,7 +141,7 @@ class EmbeddingRecommender(GeneralRecommender):
         interactions : csr_array, shape [M, N]
             Binary training interactions.
         dataset : Dataset
-            Where features come from.
+            The training split with its item features.
         """
         raise NotImplementedError
 
@@ -154,7 +155,7 @@ class EmbeddingRecommender(GeneralRecommender):
         self.network.start_epoch()
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """Sum of the loss terms; the terms themselves, detached, are left in ``last_losses``."""
+        """Sum of the loss terms; ``last_losses`` holds the detached terms."""
         columns = [self.USER_ID, self.ITEM_ID]
         if self.input_type == InputType.PAIRWISE:
             columns.append(self.NEG_ITEM_ID)
@@ -163,14 +164,14 @@ class EmbeddingRecommender(GeneralRecommender):
         return torch.stack(list(terms.values())).sum()
 
     def train(self, mode: bool = True) -> EmbeddingRecommender:
-        """Switch between training and evaluation; vectors are computed anew."""
+        """Switch between training and evaluation; clears cached vectors."""
         self._vectors = None
         super().train(mode)
         return self
 
     @torch.no_grad()
     def predict(self, interaction: Any) -> Tensor:
-        """Scores of given pairs, shape [B]."""
+        """Scores of pairs, shape [B]."""
         user, item = self.vectors()
         rows = user[interaction[self.USER_ID] - 1], item[interaction[self.ITEM_ID] - 1]
         return (rows[0] * rows[1]).sum(1)
@@ -180,7 +181,7 @@ class EmbeddingRecommender(GeneralRecommender):
         """Scores of all items, shape [B, N + 1], with padding at minus infinity."""
         user, item = self.vectors()
         rows = user[interaction[self.USER_ID] - 1]
-        # Written in place: padding a product would copy the largest matrix there is.
+        # Written in place: padding the product would copy the largest matrix.
         scores = rows.new_empty(len(rows), len(item) + 1)
         scores[:, 0] = -torch.inf
         torch.mm(rows, item.T, out=scores[:, 1:])
@@ -193,7 +194,7 @@ class EmbeddingRecommender(GeneralRecommender):
         return {"user": F.pad(user, (0, 0, 1, 0)), "item": F.pad(item, (0, 0, 1, 0))}
 
     def vectors(self) -> tuple[Tensor, Tensor]:
-        """What the network's ``forward`` gives; kept in evaluation until weights change."""
+        """The network's output; cached in evaluation until weights change."""
         if self.training:
             return self.network()
         if self._vectors is None:
@@ -202,7 +203,7 @@ class EmbeddingRecommender(GeneralRecommender):
 
 
 def _forget(model: nn.Module, _: Any) -> None:
-    """Drop vectors computed from weights that were just replaced."""
+    """Drop vectors of replaced weights."""
     model._vectors = None  # type: ignore[assignment]
 
 
@@ -212,7 +213,7 @@ def xavier(rows: int, columns: int) -> nn.Parameter:
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear map with Xavier-uniform weights, whose bias starts at zero."""
+    """A linear map with Xavier-uniform weights and zero bias."""
     layer = nn.Linear(inputs, outputs)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -225,30 +226,32 @@ def check_features(model: str, features: Mapping[str, Tensor], n_items: int) -> 
     Raises
     ------
     FeatureError
-        If not; the sentence names the model.
+        If a check fails; the message names the model.
     """
     if not features:
-        raise FeatureError(f"{model} needs item features of at least one modality.")
+        raise FeatureError(
+            f"{model} needs item features of at least one modality; encode texts or images."
+        )
     for modality, table in features.items():
         if len(table) != n_items:
             raise FeatureError(
                 f"{model} needs features of {n_items} items; modality '{modality}' has features "
-                f"of {len(table)}."
+                f"of {len(table)}, so encode it again."
             )
 
 
 def register_features(module: nn.Module, name: str, table: Tensor, trained: bool) -> None:
-    """Give `module` raw item features by a name.
+    """Register raw item features with `module`.
 
     Parameters
     ----------
     module : Module
     name : str
-        Of the attribute.
+        Name of the attribute.
     table : Tensor, shape [N, D]
     trained : bool
-        Whether they are the first values of a parameter, or stay as they are; fixed ones are left
-        out of ``state_dict``, since they are read from files.
+        Whether the features initialise a parameter. Fixed features are a buffer outside
+        ``state_dict``, since they are read from files.
     """
     if trained:
         module.register_parameter(name, nn.Parameter(table.clone()))
@@ -259,7 +262,7 @@ def register_features(module: nn.Module, name: str, table: Tensor, trained: bool
 def modality_tables(dataset: Any) -> dict[str, Tensor]:
     """Raw item features by modality, each divided by its root mean square.
 
-    Encoders differ in the scale of their vectors; with one scale, no modality outweighs another
+    Encoders differ in the scale of their vectors. With one scale, no modality outweighs another,
     and one learning rate suits all. Cosines do not change.
 
     Returns

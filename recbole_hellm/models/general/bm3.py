@@ -71,8 +71,8 @@ class BootstrapEncoder(LightGCNNetwork):
         h_i = \frac{1}{L+1} \sum_{l=0}^{L} x_i^{(l)} + x_i^{(0)}, \qquad
         \hat y_{ui} = \langle f_p(h_u), f_p(h_i) \rangle
 
-    with one linear predictor :math:`f_p` for users, items and modalities. Features shape
-    :math:`h_i` in training; ranking needs none.
+    with one linear predictor :math:`f_p` for users, items and modalities. Features affect
+    :math:`h_i` in training; ranking does not read them.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class BootstrapEncoder(LightGCNNetwork):
         super().__init__(interactions, d)
         check_features("BM3", features, interactions.shape[1])
         self.settings = settings
-        # Sorted, so that a checkpoint fits whatever the order in which modalities are listed.
+        # Sorted, so that a checkpoint does not depend on the order of modalities.
         self.modalities = nn.ModuleList(
             Modality(features[name], settings) for name in sorted(features)
         )
@@ -111,7 +111,7 @@ class BootstrapEncoder(LightGCNNetwork):
         return user, item + self.item_table
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Predictor outputs of all users [M, d] and all items [N, d], whose products rank."""
+        """Predictor outputs of all users [M, d] and all items [N, d], whose inner products rank."""
         user, item = self.propagate()
         return self.predictor(user), self.predictor(item)
 

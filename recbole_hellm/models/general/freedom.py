@@ -70,7 +70,7 @@ class FREEDOMSettings(GeneralSettings):
 
 
 def mixing_weights(
-    modalities: Collection[str], given: Mapping[str, float] | None
+    modalities: Collection[str], chosen: Mapping[str, float] | None
 ) -> dict[str, float]:
     """Shares of the modalities in the item graph, summing to 1.
 
@@ -78,36 +78,36 @@ def mixing_weights(
     ----------
     modalities : collection of str
         Modalities of the item features.
-    given : Mapping of str to float, optional
-        Weights by modality. Those left out share equally what is missing to 1; if none is left
-        out, the weights are divided by their sum. None stands for the paper's choice wherever it
+    chosen : Mapping of str to float, optional
+        Weights by modality. Modalities without a weight share the remainder to 1 equally; if all
+        have one, the weights are divided by their sum. None means the paper's choice where it
         applies: 0.1 for ``image``.
 
     Raises
     ------
     ConfigError
-        If `given` names an unknown modality, or its weights leave others less than nothing or
-        everyone nothing.
+        If `chosen` names an unknown modality, its weights sum to more than 1 while others have
+        none, or all weights are 0.
     """
-    if given is None:
-        given = {name: weight for name, weight in PAPER_WEIGHTS.items() if name in modalities}
-    for name in given:
+    if chosen is None:
+        chosen = {name: weight for name, weight in PAPER_WEIGHTS.items() if name in modalities}
+    for name in chosen:
         require(
             name in modalities,
             f"modality_weights names {name!r}, but the item features are "
             f"{', '.join(modalities)}; use their names.",
         )
-    total = math.fsum(given.values())
-    others = [name for name in modalities if name not in given]
+    total = math.fsum(chosen.values())
+    others = [name for name in modalities if name not in chosen]
     if others and total > 1:
         raise ConfigError(
-            f"modality_weights={dict(given)} sum to {total:g} and leave less than nothing for "
+            f"modality_weights={dict(chosen)} sum to {total:g} and leave nothing for "
             f"{', '.join(others)}; let them sum to at most 1, or name every modality."
         )
     if others:
-        return {name: given.get(name, (1 - total) / len(others)) for name in modalities}
-    require(total > 0, f"modality_weights={dict(given)} must give some modality more than 0.")
-    return {name: given[name] / total for name in modalities}
+        return {name: chosen.get(name, (1 - total) / len(others)) for name in modalities}
+    require(total > 0, f"modality_weights={dict(chosen)} must give some modality more than 0.")
+    return {name: chosen[name] / total for name in modalities}
 
 
 def item_graph(
@@ -137,10 +137,10 @@ def item_graph(
     neighbours = knn_incidence(features, k)
     n = neighbours.shape[0]
     graph = sp.csr_array((n, n))
-    for place, name in enumerate(features):
-        own = neighbours[:, place * n : (place + 1) * n]
-        scale = sp.diags_array(inverse_power(own.sum(axis=1), 0.5))
-        graph = graph + weights[name] * (scale @ own @ scale)
+    for index, name in enumerate(features):
+        adjacency = neighbours[:, index * n : (index + 1) * n]
+        scale = sp.diags_array(inverse_power(adjacency.sum(axis=1), 0.5))
+        graph = graph + weights[name] * (scale @ adjacency @ scale)
     return graph
 
 
@@ -152,9 +152,9 @@ class TwoGraphEncoder(LightGCNNetwork):
         \hat e_u = \bar e_u, \qquad \hat e_i = \bar e_i + (S^L E_I)_i, \qquad
         \hat y_{ui} = \langle \hat e_u, \hat e_i \rangle
 
-    with :math:`\bar e` the mean over LightGCN's layers. In training these run over the graph that
-    :meth:`start_epoch` drew last, normalised by its own degrees (over the full one before the first
-    call), and in evaluation over the full graph.
+    with :math:`\bar e` the mean over LightGCN's layers. Training uses the graph of the last call of
+    :meth:`start_epoch`, normalised by its own degrees (before the first call, the full graph).
+    Evaluation uses the full graph.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ class TwoGraphEncoder(LightGCNNetwork):
         self.item_graph = SparseOperator(item_graph(features, weights, settings.knn_k))
         self.users, self.items = interactions.nonzero()
         self.pruned = self.graph
-        # No buffer: drawn on the CPU, an epoch's graph does not depend on the device.
+        # Not a buffer: drawing on the CPU makes an epoch's graph independent of the device.
         self.edge_weights = degree_weights(self.users, self.items)
         for name, table in features.items():
             register_features(self, f"{name}_features", table, settings.train_features)
@@ -206,9 +206,9 @@ class TwoGraphEncoder(LightGCNNetwork):
         edges = len(self.edge_weights)
         pruned = math.floor(self.settings.pruning_ratio * edges)
         if pruned:
-            kept = draw_without_replacement(self.edge_weights, edges - pruned).numpy()
+            drawn = draw_without_replacement(self.edge_weights, edges - pruned).numpy()
             sizes, table = (len(self.user_table), len(self.item_table)), self.item_table
-            graph = BipartiteGraph(self.users[kept], self.items[kept], *sizes, table.dtype)
+            graph = BipartiteGraph(self.users[drawn], self.items[drawn], *sizes, table.dtype)
             self.pruned = graph.to(table.device)
 
     def forward(self) -> tuple[Tensor, Tensor]:
@@ -221,7 +221,7 @@ class TwoGraphEncoder(LightGCNNetwork):
         return user, item + semantic
 
     def losses(self, *rows: Tensor) -> dict[str, Tensor]:
-        r"""The terms of the objective, with means over the batch for sums.
+        r"""The terms of the objective, as means over the batch instead of sums.
 
         .. math::
 
@@ -243,7 +243,7 @@ class TwoGraphEncoder(LightGCNNetwork):
         user = all_users.index_select(0, users)
         items = {"bpr": all_items.index_select(0, both)}
         for name in self.modalities:
-            # The paper's projection has a bias, which drops out of every difference of two items.
+            # The paper's projection has a bias, which cancels in the difference of two items.
             features = getattr(self, f"{name}_features").index_select(0, both)
             items[f"bpr_{name}"] = features @ getattr(self, f"{name}_projection")
         terms = {}

@@ -48,7 +48,7 @@ class GRCNSettings(GeneralSettings):
 
 
 class _Unit(torch.autograd.Function):
-    """Rows divided by their norms, with a third of ``F.normalize``'s passes over memory."""
+    """Rows divided by their norms, with a third of the memory passes of ``F.normalize``."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -67,12 +67,12 @@ class _Unit(torch.autograd.Function):
 
 
 def unit_rows(rows: Tensor) -> Tensor:
-    """Rows [n, d] divided by their norms; a row of zeros stays one and has no gradient."""
+    """Rows [n, d] divided by their norms; a row of zeros stays zero and has no gradient."""
     return _Unit.apply(rows)
 
 
 class Refined(NamedTuple):
-    """What one modality tells about nodes and edges.
+    """Node vectors and edge weights of one modality.
 
     Attributes
     ----------
@@ -127,8 +127,8 @@ class PrototypicalNetwork(nn.Module):
         self.weight = xavier(settings.embedding_size, features.shape[1])
         self.bias = nn.Parameter(torch.zeros(settings.embedding_size))
         self.preference = xavier(n_users, settings.embedding_size)
-        # Full confidence at first: from random signs, ReLU would cut the messages of the negative
-        # nodes before anything is learned, with no gradient to bring them back.
+        # Start with full confidence: with random signs, ReLU would cut the messages of nodes with
+        # negative confidence, without a gradient to restore them.
         self.user_confidence = nn.Parameter(torch.ones(n_users))
         self.item_confidence = nn.Parameter(torch.ones(len(features)))
 
@@ -161,8 +161,8 @@ class GraphRefinedNetwork(EmbeddingNetwork):
 
     A node's vector is :math:`\sum_{l=0}^{L} e^{(l)}` followed by its refined features of every
     modality; scores are inner products. :math:`e^{(0)}` are the tables' rows, of length 1 with
-    `normalise_ids`. c is the confidence that a modality has in the node which sends the message. An
-    edge that no modality trusts is cut; another is damped.
+    `normalise_ids`. c is a modality's confidence in the node that sends the message. An edge
+    that no modality trusts is cut; other edges are damped.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ class GraphRefinedNetwork(EmbeddingNetwork):
             tables = unit_rows(tables[0]), unit_rows(tables[1])
         user, item = tables
         for _ in range(self.settings.n_layers):
-            # Horner's scheme, x0 + W(x0 + W(x0 + ...)): no sum of layers is held or added up.
+            # Horner's scheme, x0 + W(x0 + W(x0 + ...)), needs no separate sum of layers.
             user, item = (
                 tables[0] + self.edges.to_left(to_users, item),
                 tables[1] + self.edges.to_right(to_items, user),
@@ -235,8 +235,8 @@ class GraphRefinedNetwork(EmbeddingNetwork):
               + \frac{\lambda}{2B} \sum_{(u,i,j)} \Big( \lVert e_u \rVert^2 + \lVert e_i \rVert^2
               + \lVert e_j \rVert^2 + \sum_m \lVert p^m_u \rVert^2 \Big)
 
-        with the tables' own e and p, before propagation and before any division by norms. As only
-        a preference's direction enters scores, its term does no more than keep it short.
+        with e and p from the tables, before propagation and normalisation. Scores depend only on a
+        preference's direction, so its term merely keeps it short.
 
         Returns
         -------
@@ -248,10 +248,10 @@ class GraphRefinedNetwork(EmbeddingNetwork):
         scores = []
         for user, item in self.parts():
             positive, negative = item.index_select(0, both).chunk(2)
-            own = user.index_select(0, users)
-            scores.append(torch.stack([(own * positive).sum(1), (own * negative).sum(1)]))
-        own_tables = [self.user_table, *(network.preference for network in self.networks())]
-        gathered = [table.index_select(0, users) for table in own_tables]
+            anchor = user.index_select(0, users)
+            scores.append(torch.stack([(anchor * positive).sum(1), (anchor * negative).sum(1)]))
+        user_tables = [self.user_table, *(network.preference for network in self.networks())]
+        gathered = [table.index_select(0, users) for table in user_tables]
         gathered.append(self.item_table.index_select(0, both))
         return {
             "bpr": losses.bpr_loss(*torch.stack(scores).sum(0)),

@@ -19,8 +19,9 @@ from recbole_hellm.models.general.base import EmbeddingRecommender, LightGCNNetw
 class HeLLMPreSettings(Settings):
     """Settings of :class:`HeLLMPre`.
 
-    Defaults are the paper's (section 4.1.4), or those of the authors' published training log on
-    Beauty; ``properties/dataset`` has what differs on Toys and Sports. The contrast's are ours.
+    Defaults are the paper's (section 4.1.4) or those of the authors' published training log on
+    Beauty; ``properties/dataset`` has other values for Toys and Sports. Those of the contrast are
+    this package's.
     """
 
     embedding_size: int = setting(64, "Width d of the embeddings.", ge=1)
@@ -66,32 +67,32 @@ class Nodes(NamedTuple):
 
     Attributes
     ----------
-    own : Tensor, shape [n, d]
+    light : Tensor, shape [n, d]
         LightGCN's vectors e.
     hyper : Tensor, shape [n, d], or None
         The hypergraph's vectors h; None without it.
     """
 
-    own: Tensor
+    light: Tensor
     hyper: Tensor | None
 
     def rows(self, index: Tensor) -> Nodes:
         """Some of the nodes."""
         hyper = None if self.hyper is None else self.hyper.index_select(0, index)
-        return Nodes(self.own.index_select(0, index), hyper)
+        return Nodes(self.light.index_select(0, index), hyper)
 
     def split(self, count: int) -> tuple[Nodes, Nodes]:
-        """The first `count` nodes, and the others."""
+        """The first `count` nodes, and the rest."""
         first, second = slice(None, count), slice(count, None)
         hyper = self.hyper
         return (
-            Nodes(self.own[first], None if hyper is None else hyper[first]),
-            Nodes(self.own[second], None if hyper is None else hyper[second]),
+            Nodes(self.light[first], None if hyper is None else hyper[first]),
+            Nodes(self.light[second], None if hyper is None else hyper[second]),
         )
 
     def fused(self) -> Tensor:
         """Equation 6."""
-        return self.own if self.hyper is None else self.own + F.normalize(self.hyper, dim=1)
+        return self.light if self.hyper is None else self.light + F.normalize(self.hyper, dim=1)
 
 
 class HypergraphEncoder(LightGCNNetwork):
@@ -104,7 +105,7 @@ class HypergraphEncoder(LightGCNNetwork):
         \hat y_{ui} = \langle \tilde e_u, \tilde e_i \rangle
 
     Users and items have separate tables for LightGCN and for their hypergraph. Rows are numbered
-    from 0: there is no padding row, so none can enter a denominator.
+    from 0; without a padding row, none can enter a denominator.
 
     Parameters
     ----------
@@ -177,18 +178,18 @@ class HypergraphEncoder(LightGCNNetwork):
 
     def _side(self, nodes: Nodes, batch: Tensor, weight: float) -> tuple[Tensor, Tensor | None]:
         """Fused vectors of a batch's users or items, and the weighted contrast of their side."""
-        s, count = self.settings, len(nodes.own)
+        s, count = self.settings, len(nodes.light)
         if not s.use_contrast or weight == 0 or nodes.hyper is None:
             return nodes.rows(batch).fused(), None
         if s.contrast == "all" or s.contrast_anchors >= count:
             return nodes.rows(batch).fused(), weight * self._contrast(nodes, None)
-        # Uniform for users too, whatever the batches are; positives would favour popular items.
-        anchors = torch.randperm(count, device=nodes.own.device)[: s.contrast_anchors]
+        # Uniform for users too, independent of batches; positives would favour popular items.
+        anchors = torch.randperm(count, device=nodes.light.device)[: s.contrast_anchors]
         if s.contrast_denominator == "all":
             return nodes.rows(batch).fused(), weight * self._contrast(nodes, anchors)
-        # Gathered at once: the gradient of each gather is as large as the table.
-        own, anchored = nodes.rows(torch.cat([batch, anchors])).split(len(batch))
-        return own.fused(), weight * self._contrast(anchored, None)
+        # One gather, since the gradient of each gather is as large as the table.
+        in_batch, anchored = nodes.rows(torch.cat([batch, anchors])).split(len(batch))
+        return in_batch.fused(), weight * self._contrast(anchored, None)
 
     def _contrast(self, nodes: Nodes, anchors: Tensor | None) -> Tensor:
         assert nodes.hyper is not None  # noqa: S101
@@ -207,7 +208,7 @@ class HeLLMPre(EmbeddingRecommender):
 
     @property
     def batches(self) -> str:
-        """Users are drawn uniformly (docs/method.md, Sampling of users)."""
+        """Batches of uniformly drawn users (docs/method.md, Sampling of users)."""
         return "user_uniform"
 
     def build(self, interactions: sp.csr_array, dataset: Any) -> HypergraphEncoder:

@@ -46,8 +46,8 @@ class LATTICESettings(GeneralSettings):
     )
     train_features: bool = setting(
         False,  # searched on Beauty: no difference; True in the authors' code
-        "Train the raw features behind the learned graph, too; the graph of the raw features stays "
-        "that of the features as they were given.",
+        "Train the raw features of the learned graph; the graph of the raw features itself stays "
+        "fixed.",
     )
 
 
@@ -59,9 +59,9 @@ class ModalityStructure(nn.Module):
         A = \lambda \tilde S + (1 - \lambda) \tilde A, \qquad \tilde e_i = W e_i + b
 
     with :math:`\tilde S` the similarity graph of the raw features :math:`e` and :math:`\tilde A`
-    that of :math:`\tilde e`. Which items are neighbours in :math:`\tilde A` is found at
-    construction and in :meth:`find_neighbours`; the weights follow :math:`W` and :math:`b` at every
-    step, with gradients.
+    that of :math:`\tilde e`. The neighbours in :math:`\tilde A` are found at construction and in
+    :meth:`find_neighbours`; the weights follow :math:`W` and :math:`b` at every step, with
+    gradients.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class ModalityStructure(nn.Module):
         return knn_graph(self.projection(self.features), self.k).indices
 
     def find_neighbours(self) -> None:
-        """Take the neighbours in the learned graph from the current projection."""
+        """Update the neighbours in the learned graph from the current projection."""
         if self.share < 1:
             self.learned.rewire(self._nearest())
 
@@ -103,18 +103,18 @@ class ModalityStructure(nn.Module):
         return graph.normalised(graph.similarities(self.projection(self.features)))
 
     def propagate(self, weights: Tensor | None, nodes: Tensor) -> Tensor:
-        """:math:`A X`, shapes [N, d] to [N, d], given the result of :meth:`weights`."""
+        """:math:`A X`, shapes [N, d] to [N, d], with the result of :meth:`weights`."""
         if weights is None:
             return self.initial(nodes)
         if self.share == 0:
             return self.learned.propagate(weights, nodes)
-        # The share divides N x K weights, and multiplies within the product, not N x d rows.
+        # Scale N x K weights, and multiply within the product, rather than scale N x d rows.
         learned = self.learned.propagate(weights * (1 / self.share - 1), nodes)
         return self.initial(nodes, plus=learned, scale=self.share)
 
 
 class LATTICENetwork(LightGCNNetwork):
-    r"""LightGCN whose items also carry what they get over a graph mined from their features.
+    r"""LightGCN with additional item vectors from a graph mined from item features.
 
     .. math::
 
@@ -157,7 +157,7 @@ class LATTICENetwork(LightGCNNetwork):
         self.importance = nn.Parameter(torch.zeros(len(features)))
 
     def start_epoch(self) -> None:
-        """Find the neighbours in the learned graphs anew."""
+        """Update the neighbours in the learned graphs."""
         for structure in self.structures:
             structure.find_neighbours()
 
@@ -184,7 +184,7 @@ class LATTICENetwork(LightGCNNetwork):
         Returns
         -------
         dict of str to Tensor
-            ``bpr``, the mean where the paper has a sum, and ``reg``.
+            ``bpr``, a mean instead of the paper's sum, and ``reg``.
         """
         users, positives, negatives = rows
         all_users, all_items, latent = self.propagate()

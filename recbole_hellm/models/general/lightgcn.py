@@ -1,4 +1,4 @@
-"""RecBole's LightGCN with a propagation that costs a fraction."""
+"""RecBole's LightGCN with faster propagation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recbole_hellm.graph.bipartite import BipartiteGraph
 
 
 class LightGCN(lightgcn.LightGCN):
-    """RecBole's LightGCN: its loss, initial weights and scores; only the products are others.
+    """RecBole's LightGCN with its loss, initial weights and scores; only the products differ.
 
     Answers lightgcn.py:125 and 146 of RecBole 1.2.1: a deprecated constructor, and products with a
     square COO matrix that autograd transposes and sorts again in every backward pass. Can go when

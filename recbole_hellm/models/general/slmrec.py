@@ -49,8 +49,8 @@ class StreamEncoder(LightGCNNetwork):
     with one user table :math:`P` for all streams, an item table :math:`Q^0`, and
     :math:`Q^s_i = W_s f^s_i / \lVert f^s_i \rVert + b_s` for modality s. Rows are numbered from 0.
 
-    Modalities are taken in the order of :func:`fine_to_coarse`. Propagated features are held, of
-    users and items: (M + N) x D_m numbers for a modality.
+    Modalities are in the order of :func:`fine_to_coarse`. The propagated features of users and
+    items are stored: (M + N) x D_m numbers per modality.
 
     Parameters
     ----------
@@ -85,8 +85,8 @@ class StreamEncoder(LightGCNNetwork):
         self.projections = nn.ModuleList()
         to_users, to_items = self.graph.to_users, self.graph.to_users.transposed
         for modality in self.modalities:
-            # Propagation is linear and features are fixed: they are propagated once, here, and
-            # projected by the batch. The column of ones carries the projection's bias along.
+            # Propagation is linear and features are fixed: propagate them once here, and project
+            # them per batch. The column of ones carries the projection's bias.
             table = F.pad(F.normalize(features[modality], dim=1), (0, 1), value=1.0)
             item, user = self._alternate(table, to_users, to_items)
             self.register_buffer(f"user_features_{len(self.projections)}", user, persistent=False)
@@ -103,20 +103,20 @@ class StreamEncoder(LightGCNNetwork):
         self.heads = nn.ModuleList(linear(d, space) for space in spaces)
 
     def _alternate(
-        self, first: Tensor, there: Callable[..., Tensor], back: Callable[..., Tensor]
+        self, first: Tensor, to_other: Callable[..., Tensor], to_same: Callable[..., Tensor]
     ) -> tuple[Tensor, Tensor]:
-        r"""What a table of one side gives both sides: :math:`\sum_l \hat A^l` on it, by side.
+        r"""Both sides' parts of :math:`\sum_l \hat A^l` applied to a table of one side.
 
-        Even powers come back to the table's side and odd ones end on the other, so that one product
-        a layer is enough.
+        Even powers end on the table's side and odd powers on the other side, so one product per
+        layer is enough.
         """
-        own, other = first, there(first)
+        same_side, other_side = first, to_other(first)
         for layer in range(1, self.settings.n_layers):
             if layer % 2:
-                own = back(other, first)
+                same_side = to_same(other_side, first)
             else:
-                other = there(own)
-        return own, other
+                other_side = to_other(same_side)
+        return same_side, other_side
 
     def streams(
         self, users: Tensor | None = None, items: Tensor | None = None
@@ -128,7 +128,7 @@ class StreamEncoder(LightGCNNetwork):
         users, items : Tensor of int64, shapes [m] and [n], optional
             Rows; all by default.
         """
-        # Streams share the user table, so that what comes from it is computed once.
+        # Streams share the user table, so compute its part once.
         to_users, to_items = self.graph.to_users, self.graph.to_users.transposed
         user_own, user_other = self._alternate(self.user_table, to_items, to_users)
         item_own, item_other = self._alternate(self.item_table, to_users, to_items)
@@ -157,8 +157,8 @@ class StreamEncoder(LightGCNNetwork):
             L = -\frac1B \sum_b \log \frac{\exp(\cos(u_b, v_b) / \tau)}
                 {\sum_{i \in N_b} \exp(\cos(u_b, v_i) / \tau)} + \alpha L_{FAC}
 
-        with :math:`N_b` the batch's distinct items, but not the other items the batch has of b's
-        user, which are no negatives. Counting items once and leaving those out is this package's.
+        with :math:`N_b` the batch's distinct items except other items of b's user in the batch,
+        which are not negatives. This package counts items once and leaves these out.
 
         Returns
         -------
@@ -167,15 +167,15 @@ class StreamEncoder(LightGCNNetwork):
         """
         users, positives = rows
         s = self.settings
-        items, place = positives.unique(return_inverse=True)
+        items, columns = positives.unique(return_inverse=True)
         user, item = self.streams(users, items)
         terms = {
             "main": info_nce(
                 self.fuse_user(user.flatten(1)),
                 self.fuse_item(item.flatten(1)),
                 s.tau,
-                positives=place,
-                left_out=_other_positives(users, place, len(items)),
+                positives=columns,
+                left_out=_other_positives(users, columns, len(items)),
             )
         }
         if s.ssl_weight:
@@ -218,18 +218,18 @@ class SLMRec(EmbeddingRecommender):
 
 
 def fine_to_coarse(modalities: Iterable[str]) -> list[str]:
-    """Modalities in the order in which they are aligned: by name, but texts last.
+    """Modalities in the order of their alignment: by name, with texts last.
 
-    The paper aligns ids with images first, then sound, and text in the coarsest space. A modality
-    alone shares the fine space with the ids, whatever it is.
+    The paper aligns ids with images first, then sound, and text in the coarsest space. A single
+    modality shares the fine space with the ids.
     """
     return sorted(modalities, key=lambda name: (name.startswith("text"), name))
 
 
 def _other_positives(users: Tensor, items: Tensor, n_items: int) -> Tensor:
-    """Which of `n_items` come with a row's user in other rows of the batch, shape [B, n_items]."""
-    found, numbers = users.unique(return_inverse=True)
-    together = torch.zeros(len(found), n_items, dtype=torch.bool, device=users.device)
+    """Items that other rows of the batch pair with a row's user, shape [B, n_items]."""
+    distinct, numbers = users.unique(return_inverse=True)
+    together = torch.zeros(len(distinct), n_items, dtype=torch.bool, device=users.device)
     together[numbers, items] = True
     return together[numbers].scatter_(1, items[:, None], False)
 
@@ -239,7 +239,7 @@ def _rows(table: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def _without_bias(inputs: int, outputs: int) -> nn.Linear:
-    """A linear map whose last input is 1, so that its last weight is the bias."""
+    """A linear map whose last input is 1; its last weight is the bias."""
     layer = nn.Linear(inputs, outputs, bias=False)
     nn.init.xavier_uniform_(layer.weight)
     with torch.no_grad():

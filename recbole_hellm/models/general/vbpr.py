@@ -41,8 +41,8 @@ class VisualFactors(EmbeddingNetwork):
 
     with :math:`f_i` the concatenated features of all modalities, divided by the root of their
     number and not trained. The paper's global offset :math:`\alpha` and user bias :math:`\beta_u`
-    are left out: they are the same for all items of a user, so that they neither rank nor enter
-    the loss.
+    are left out: they are equal for all items of a user and affect neither the ranking nor the
+    loss.
 
     Parameters
     ----------
@@ -66,9 +66,9 @@ class VisualFactors(EmbeddingNetwork):
         super().__init__()
         self.settings = settings
         d = settings.embedding_size
-        # Sorted, so that a checkpoint fits whatever the order in which modalities are listed.
+        # Sorted, so that a checkpoint does not depend on the order of modalities.
         table = torch.cat([features[name] for name in sorted(features)], dim=1)
-        # Rows of length about 1, however wide: one learning rate suits all encoders.
+        # Rows have length about 1 at any width, so one learning rate suits all encoders.
         table = table / math.sqrt(table.shape[1])
         self.register_buffer("features", table, persistent=False)
         self.gamma_user = xavier(n_users, d)
@@ -92,7 +92,7 @@ class VisualFactors(EmbeddingNetwork):
         return users, self._item_vectors(self.gamma_item, self.item_bias, self.features)
 
     def losses(self, *rows: Tensor) -> dict[str, Tensor]:
-        r"""BPR, and L2 terms over what the batch uses.
+        r"""BPR, and L2 terms over the batch's parameters.
 
         .. math::
 
@@ -102,8 +102,8 @@ class VisualFactors(EmbeddingNetwork):
               + \beta_i^2 + \beta_j^2 \big)
               + \frac{\lambda_E}{2} \big( \lVert E \rVert_F^2 + \lVert \beta' \rVert^2 \big)
 
-        The paper's steps shrink E and beta' once per triple, so that their mean over a batch has no
-        1 / B. Only the batch's features are projected.
+        The paper shrinks E and beta' once per triple, so their term has no 1 / B. Only the batch's
+        features are projected.
 
         Returns
         -------

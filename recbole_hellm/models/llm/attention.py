@@ -1,9 +1,9 @@
-"""Attention over a per-layer prefix, registered with transformers under a name of its own.
+"""Attention over a per-layer prefix, registered with transformers under its own name.
 
-A prefix of layer l is k keys and values which every query sees and which take no query position
-(paper, Eq. 11). It reaches the layers as the keyword argument ``prefix_context`` of the decoder's
-forward, so it works with gradient checkpointing, LoRA and any family whose attention goes through
-transformers' ``AttentionInterface``.
+The prefix of layer l consists of k keys and values that every query sees and that take no query
+position (paper, Eq. 11). It reaches the layers as the keyword argument ``prefix_context`` of the
+decoder's forward. It therefore works with gradient checkpointing, LoRA and any model family that
+uses transformers' ``AttentionInterface``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PrefixFactors:
     Attributes
     ----------
     static : Tensor
-        [k, H_kv, d_h], what all samples share.
+        [k, H_kv, d_h], shared by all samples.
     dynamic : Tensor, optional
         [B, Q, H_kv, d_h] with Q = 1 (one prefix per sample) or one per position.
     scale : Tensor, optional
@@ -66,39 +66,39 @@ class PrefixFactors:
 
 
 class PrefixSource(Protocol):
-    """Anything that knows the prefix of a layer."""
+    """An object that provides the prefix of each layer."""
 
     def layer(self, attention: nn.Module) -> tuple[PrefixFactors, PrefixFactors]:
         """Keys and values for the given attention module."""
 
 
 class AttentionContext:
-    """What one forward pass of the decoder hands to its attention layers.
+    """Inputs of one forward pass of the decoder to its attention layers.
 
     Parameters
     ----------
     prefix : PrefixSource, optional
         Prefix keys and values by layer.
     shared : AttentionContext, optional
-        The context of an earlier pass made with `keep` over tokens that stand before all
-        of this pass's tokens: their keys and values are read instead of computed again.
-    keep : Tensor, optional
-        [T], positions of this pass's tokens, to keep their keys and values for a later pass.
+        The context of an earlier pass with `cached_positions` over tokens before all of this
+        pass's tokens; their keys and values are reused.
+    cached_positions : Tensor, optional
+        [T], positions of this pass's tokens; caches their keys and values for a later pass.
     last_layer : int, optional
-        Index of the decoder's last layer if only the last position of a row will be read: there
-        the other positions are not attended from, and what stands at them has no meaning.
+        Index of the decoder's last layer if only the last position of a row will be read. That
+        layer computes no attention for the other positions, whose output is undefined.
     """
 
     def __init__(
         self,
         prefix: PrefixSource | None = None,
         shared: AttentionContext | None = None,
-        keep: Tensor | None = None,
+        cached_positions: Tensor | None = None,
         last_layer: int | None = None,
     ) -> None:
         self.prefix = prefix
-        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self.keep = keep
+        self.cache: dict[int, tuple[Tensor, Tensor]] = {}
+        self.cached_positions = cached_positions
         self.last_layer = last_layer
         self._shared = shared
         self._reached: set[int] = set()
@@ -106,26 +106,26 @@ class AttentionContext:
     @property
     def shared_positions(self) -> Tensor | None:
         """Positions of the shared tokens, [S]."""
-        return None if self._shared is None else self._shared.keep
+        return None if self._shared is None else self._shared.cached_positions
 
     def check_reached(self, n_layers: int) -> None:
-        """Raise :class:`BackboneError` unless every layer has asked for its share."""
+        """Raise :class:`BackboneError` unless every layer has used this context."""
         if len(self._reached) != n_layers:
             raise BackboneError(
-                f"Only {len(self._reached)} of the backbone's {n_layers} layers call the attention "
-                "function that transformers was given, so prefixes cannot reach them; use a "
+                f"Only {len(self._reached)} of the backbone's {n_layers} layers call the "
+                "registered attention function, so prefixes cannot reach the others; use a "
                 "decoder of the LLaMA, Mistral, Qwen or Gemma families."
             )
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Put the shared tokens' keys and values before this pass's, and count them."""
+        """Prepend the shared tokens' keys and values, and return their number."""
         self._reached.add(layer)
-        if self.keep is not None:
-            self.kept.setdefault(layer, (key, value))
+        if self.cached_positions is not None:
+            self.cache.setdefault(layer, (key, value))
         if self._shared is None:
             return key, value, 0
         batch = key.shape[0]
-        first_key, first_value = self._shared.kept[layer]
+        first_key, first_value = self._shared.cache[layer]
         key = torch.cat([first_key.expand(batch, -1, -1, -1), key], dim=2)
         value = torch.cat([first_value.expand(batch, -1, -1, -1), value], dim=2)
         return key, value, first_key.shape[2]
@@ -143,12 +143,12 @@ def prefix_attention(
     prefix_context: AttentionContext | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of transformers' interface, with the prefix of `prefix_context` if given.
+    """Attention of transformers' interface, with the prefix of `prefix_context` if set.
 
-    One prefix per sample is concatenated to keys and values and left to PyTorch's fused
-    attention, whose own causal mask would be aligned to the upper left and is never asked for:
-    there are more keys than queries. Prefixes that differ between the positions of a row are never
-    materialised per slot; their scores and values are computed from the factors.
+    One prefix per sample is concatenated to keys and values for PyTorch's fused attention. Its own
+    causal mask is not used: there are more keys than queries, and it would be aligned to the upper
+    left. Prefixes that differ between the positions of a row are never materialised per slot;
+    their scores and values are computed from the factors.
 
     Parameters
     ----------
@@ -159,17 +159,17 @@ def prefix_attention(
     key, value : Tensor
         [B, H_kv, T, d_h], the keys rotated.
     attention_mask : Tensor, optional
-        Boolean over all keys, as :func:`~recbole_hellm.models.llm.masks.layer_masks` makes it, or
-        [B, 1, T, T] over the pass's own tokens; ``None`` for plain causal attention.
+        Boolean over all keys, from :func:`~recbole_hellm.models.llm.masks.layer_masks`, or
+        [B, 1, T, T] over this pass's tokens; ``None`` for plain causal attention.
     scaling : float, optional
         Factor on the scores, 1/sqrt(d_h) by default.
     dropout : float
         Dropout on the attention weights.
     softcap : float, optional
-        c, where scores are c·tanh(score / c), as in Gemma 2. No fused attention of PyTorch knows
-        it, so the scores are formed.
+        c, where scores are c·tanh(score / c), as in Gemma 2. PyTorch's fused attention does not
+        support it, so the scores are materialised.
     prefix_context : AttentionContext, optional
-        What this forward pass hands to the layers.
+        This forward pass's inputs to the layers.
 
     Returns
     -------
@@ -189,12 +189,12 @@ def prefix_attention(
         before += keys.static.shape[0]
     mask = attention_mask
     if mask is not None and mask.shape[-1] == length:
-        # Made by transformers. Padded queries see themselves: without a key there is no softmax.
+        # A mask from transformers. Padded queries see themselves: softmax needs at least one key.
         mask = mask | torch.eye(length, dtype=torch.bool, device=mask.device)
         mask = F.pad(mask, (before, 0), value=True)
     last = layer == context.last_layer
     if last:
-        # Contiguous, since Inductor takes the strides of a view for constants (torch 2.13).
+        # Contiguous, since Inductor treats the strides of a view as constants (torch 2.13).
         query = query[:, :, -1:].contiguous()
         mask = None if mask is None else mask[..., -1:, :].contiguous()
     if softcap is not None or (keys is not None and keys.per_position):
@@ -218,7 +218,7 @@ def prefix_attention(
             output, _ = sdpa_attention_forward(
                 module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs
             )
-    # The layer expects its input's shape; what is expanded here, `LastPosition` drops again.
+    # The layer expects its input's shape; `LastPosition` drops the expanded positions again.
     return output.expand(-1, length, -1, -1), None
 
 
@@ -229,7 +229,7 @@ def _lower(length: int, before: int, device: torch.device) -> Tensor:
 
 
 def _float32_on_cpu(query: Tensor) -> Any:
-    """PyTorch's fused attention for CPUs is several times slower backward in half precision."""
+    """Disable autocast on CPUs, where the fused backward is several times slower in half."""
     return torch.autocast("cpu", enabled=False) if query.device.type == "cpu" else nullcontext()
 
 
@@ -240,7 +240,7 @@ def _at_least_float32(part: Tensor) -> Tensor:
 def _lower_right(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
 ) -> Tensor:
-    """Causal attention of T queries over more than T keys, without a mask: flash kernels do it."""
+    """Causal attention of T queries over more than T keys; needs no mask, so flash kernels run."""
     groups = query.shape[1] // key.shape[1]
     # Under autocast, rotated queries and keys are float32 and values are not.
     output = F.scaled_dot_product_attention(
@@ -268,7 +268,7 @@ def _factored(
     if keys is None or values is None:
         keys = values = PrefixFactors(key.new_zeros(0, *key.shape[1::2]))
     length, slots = query.shape[2], keys.static.shape[0]
-    # Query heads that share a key head are stacked along the rows, so nothing is repeated.
+    # Query heads that share a key head are stacked along the rows, so keys are not repeated.
     grouped = query.unflatten(1, (key.shape[1], -1))
     rows = (-1, length)
 

@@ -21,7 +21,7 @@ from recbole_hellm.models.llm.settings import LLMSettings
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A decoder trunk without its language-model head, and the facts others need.
+    """A decoder trunk without its language-model head, and its dimensions.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Backbone:
     embedding_dropout : float
         Dropout on item tokens.
     tokenizer : PreTrainedTokenizerBase, optional
-        ``None`` where no prompt needs one.
+        ``None`` if the prompt needs none.
     """
 
     model: PreTrainedModel
@@ -59,17 +59,17 @@ def build_backbone(
 ) -> Backbone:
     """Build or load the backbone that the settings name.
 
-    It is left on the CPU, unless it is quantised, which happens on the GPU.
+    The model stays on the CPU unless it is quantised, which happens on the GPU.
 
     Parameters
     ----------
     settings : LLMSettings
-        See there.
+        Settings of the network.
     device : torch.device or str, optional
-        Where the model will run, which decides the type of pre-trained weights under
-        ``backbone_dtype=auto``; by default a GPU if there is one.
+        Where the model will run; determines the type of pre-trained weights under
+        ``backbone_dtype=auto``. Default: a GPU if available.
     outline : bool
-        Leave pre-trained weights where they are; the backbone is on the meta device.
+        Build the backbone on the meta device without reading pre-trained weights.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def build_backbone(
     Raises
     ------
     BackboneError
-        If the model cannot be had or is no decoder that prefixes can reach.
+        If the model cannot be loaded, or is not a decoder that prefixes can reach.
     """
     settings = settings.resolved()
     tokenizer: PreTrainedTokenizerBase | None
@@ -95,28 +95,29 @@ def wrap_backbone(
     settings: LLMSettings,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Backbone:
-    """Make a decoder trunk fit for prefixes: attention function, freezing, LoRA, dropout.
+    """Prepare a decoder trunk for prefixes: attention function, freezing, LoRA, dropout.
 
     Parameters
     ----------
     model : PreTrainedModel
         A decoder-only trunk; changed in place.
     settings : LLMSettings
-        See there.
+        Settings of the network.
     tokenizer : PreTrainedTokenizerBase, optional
         Its tokenizer.
 
     Raises
     ------
     BackboneError
-        If the model is no decoder that prefixes can reach, or has none of the LoRA targets.
+        If the model is not a decoder that prefixes can reach, or has none of the LoRA targets.
     """
     settings = settings.resolved()
     name, config = settings.backbone, model.config
     layers = _attention_layers(model)
     heads, n_layers = getattr(config, "num_attention_heads", 0), len(layers)
     reachable = getattr(model, "_supports_attention_backend", False)
-    # Of what PyTorch's fused attention leaves out (attention sinks, say), capped scores are known.
+    # Features outside PyTorch's fused attention (such as attention sinks) are not supported, except
+    # capped scores.
     capped = getattr(config, "attn_logit_softcapping", None) is not None
     reachable = reachable and (capped or getattr(model, "_supports_sdpa", False))
     if not reachable or n_layers == 0 or n_layers != getattr(config, "num_hidden_layers", 0):
@@ -132,7 +133,7 @@ def wrap_backbone(
     else:
         _freeze(model, settings)
     if settings.prompt == "none":
-        # Without words the word embeddings are never used, and unused parameters stall DDP.
+        # Without a prompt, word embeddings are unused, and unused trained parameters stall DDP.
         model.get_input_embeddings().requires_grad_(False)
     if settings.tiny:
         _add_residual_dropout(model, settings.backbone_dropout)
@@ -155,18 +156,18 @@ def wrap_backbone(
 
 
 def omit_frozen_from_checkpoints(network: nn.Module, part: str) -> None:
-    """Leave frozen weights of a sub-module out of state dicts, and do not miss them on loading.
+    """Leave frozen weights of a sub-module out of state dicts, and accept their absence on load.
 
     Parameters
     ----------
     network : nn.Module
-        The module whose state dicts are concerned, also as a part of others.
+        The module whose state dicts omit them, also as a part of other modules.
     part : str
         Name of the sub-module.
     """
 
     def frozen() -> tuple[str, ...]:
-        # By key and not by parameter: quantised weights keep their scales beside them.
+        # By key rather than parameter: quantised weights store their scales under further keys.
         module = network.get_submodule(part)
         trained = {name for name, value in module.named_parameters() if value.requires_grad}
         return tuple(f"{part}.{key}" for key in module.state_dict() if key not in trained)
@@ -200,7 +201,7 @@ def _tiny_model(
         use_cache=False,
     )
     model = LlamaModel(config)
-    # transformers' own RMSNorm computes in float32 whatever the weights' type.
+    # transformers' RMSNorm always computes in float32.
     for name, _ in list(model.named_modules()):
         if name.rpartition(".")[2] in ("norm", "input_layernorm", "post_attention_layernorm"):
             model.set_submodule(name, nn.RMSNorm(config.hidden_size, config.rms_norm_eps))
@@ -220,7 +221,7 @@ def _dropped(rate: float, module: nn.Module, _inputs: Any, output: Tensor) -> Te
 def _freeze(model: PreTrainedModel, settings: LLMSettings) -> None:
     model.requires_grad_(False)
     if not settings.tiny:
-        # A frozen trunk runs as in evaluation, though its adapters train: drop nothing in it.
+        # A frozen trunk runs as in evaluation while its adapters train: disable its dropout.
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
@@ -259,9 +260,9 @@ def _attention_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def _require_scaled_words(model: PreTrainedModel, name: str) -> None:
-    """Word embeddings must come out as the first layer takes them, beside item tokens.
+    """Refuse decoders that scale word embeddings themselves: they would scale item tokens too.
 
-    Gemma scales them. Early releases of transformers 5 do so in the decoder, item tokens included.
+    Gemma scales its words. Early releases of transformers 5 do so in the decoder.
     """
     families = ("gemma", "gemma2")
     if model.config.model_type in families and not hasattr(

@@ -1,4 +1,4 @@
-"""What is read at the last position of a row alone need not be computed at the others."""
+"""Computing the end of a decoder only for the last position of each row."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 
 class LastPosition:
-    """Runs the end of a decoder for the last position of each row alone.
+    """Runs the end of a decoder only for the last position of each row.
 
-    In the last layer the other positions matter through their keys and values only. So the output
-    projection of its attention, its MLP and the final norm are given the last position, which is
-    exact there; the residual sums in between are broadcast, and what they leave at the other
-    positions is never read. A pass asks for it through
-    :attr:`~recbole_hellm.models.llm.attention.AttentionContext.last_layer`, which also spares the
+    In the last layer, other positions matter only through their keys and values. The output
+    projection of its attention, its MLP and the final norm therefore receive the last position
+    alone, for which the result is exact. The residual sums in between are broadcast; their values
+    at other positions are never read. A pass enables this by
+    :attr:`~recbole_hellm.models.llm.attention.AttentionContext.last_layer`, which also skips the
     other positions' attention.
 
     Parameters
@@ -29,19 +29,19 @@ class LastPosition:
         self.index = int(attention.layer_idx)  # type: ignore[arg-type]
         self._active = False
         layer = next(part for part in model.modules() if attention in part.children())
-        # Set inside the layer, so that recomputing it in the backward pass sets it again.
-        attention.register_forward_pre_hook(self._look, with_kwargs=True)
-        model.register_forward_hook(self._end)
+        # Set inside the layer, so that recomputation in the backward pass sets it again.
+        attention.register_forward_pre_hook(self._activate, with_kwargs=True)
+        model.register_forward_hook(self._deactivate)
         for owner, name in ((attention, "o_proj"), (layer, "mlp"), (model, "norm")):
             part = getattr(owner, name, None)
             if isinstance(part, nn.Module):
                 part.register_forward_pre_hook(self._cut)
 
-    def _look(self, _attention: nn.Module, _inputs: Any, keywords: dict[str, Any]) -> None:
+    def _activate(self, _attention: nn.Module, _inputs: Any, keywords: dict[str, Any]) -> None:
         context = keywords.get("prefix_context")
         self._active = context is not None and context.last_layer == self.index
 
-    def _end(self, _model: nn.Module, _inputs: Any, _output: Any) -> None:
+    def _deactivate(self, _model: nn.Module, _inputs: Any, _output: Any) -> None:
         self._active = False
 
     def _cut(self, _part: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

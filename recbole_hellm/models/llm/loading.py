@@ -1,6 +1,4 @@
-"""Pre-trained backbones by Hugging Face name or folder: precision, quantisation, and what to do
-where a model cannot be had.
-"""
+"""Loading of pre-trained backbones by Hugging Face name or folder: precision and quantisation."""
 
 from __future__ import annotations
 
@@ -42,12 +40,12 @@ def load_pretrained(
     Parameters
     ----------
     settings : LLMSettings
-        See there.
+        Settings of the network.
     device : torch.device or str, optional
-        Where the model will run; by default a GPU if there is one. A quantised model is put
-        there, any other one is left on the CPU.
+        Where the model will run; by default a GPU if available. A quantised model is placed
+        there; any other model stays on the CPU.
     outline : bool
-        Make the trunk on the meta device, from its configuration alone: no weights are read.
+        Build the trunk on the meta device from its configuration, without reading weights.
 
     Returns
     -------
@@ -57,8 +55,8 @@ def load_pretrained(
     Raises
     ------
     BackboneError
-        If the model or the tokenizer cannot be had, the model is an encoder-decoder, or it is to
-        be quantised and cannot be.
+        If the model or its tokenizer cannot be loaded, the model is an encoder-decoder, or it
+        cannot be quantised.
     """
     settings = settings.resolved()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -79,7 +77,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises
     ------
     BackboneError
-        If there is none that knows the prompt's words.
+        If no tokenizer knows the prompt's words.
     """
     advice = "which prompt=alpaca needs; put its tokenizer files into the folder or use "
     try:
@@ -103,16 +101,16 @@ def weight_dtype(
 ) -> torch.dtype:
     """The type of a pre-trained backbone's weights.
 
-    Weights that are trained are float32. ``backbone_dtype=auto`` is float32 on a CPU; on a GPU it
-    is the checkpoint's own half precision, or for a checkpoint in float32 bfloat16, which has
-    float32's range. A GPU that does not compute in bfloat16 gets float16 for either.
+    Trained weights are float32. ``backbone_dtype=auto`` means float32 on a CPU. On a GPU it means
+    the checkpoint's half precision, or bfloat16 for a float32 checkpoint, since it has float32's
+    range. A GPU without bfloat16 uses float16 instead of bfloat16.
 
     Parameters
     ----------
     settings : LLMSettings
-        See there.
+        Settings of the network.
     checkpoint : torch.dtype, optional
-        The type in which the weights were saved.
+        The type of the saved weights.
     device : torch.device
         Where the model will run.
     """
@@ -129,19 +127,19 @@ def weight_dtype(
 
 
 def quantisation(settings: LLMSettings, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """How bitsandbytes is to pack the weights: 4-bit NF4 with double quantisation, or 8-bit.
+    """Configuration of bitsandbytes: 4-bit NF4 with double quantisation, or 8-bit.
 
     Parameters
     ----------
     settings : LLMSettings
-        See there.
+        Settings of the network.
     dtype : torch.dtype
-        Type in which 4-bit layers compute.
+        Compute type of 4-bit layers.
 
     Returns
     -------
     BitsAndBytesConfig or None
-        ``None`` where the settings ask for no quantisation.
+        ``None`` without quantisation.
     """
     if settings.load_in_4bit:
         return BitsAndBytesConfig(
@@ -157,8 +155,8 @@ def _require_quantisation(settings: LLMSettings, device: torch.device) -> None:
     key = "load_in_4bit" if settings.load_in_4bit else "load_in_8bit"
     if device.type == "cpu":
         raise BackboneError(
-            f"{key}=True needs a GPU, and the model is to run on the CPU; leave it out there, "
-            "where --backbone_dtype=bfloat16 halves the memory."
+            f"{key}=True needs a GPU, but the model runs on the CPU; leave it out and halve the "
+            "memory by --backbone_dtype=bfloat16."
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise BackboneError(
@@ -176,8 +174,8 @@ def _load_model(settings: LLMSettings, device: torch.device, outline: bool) -> P
         config = AutoConfig.from_pretrained(source, **NO_CODE)
         if getattr(config, "is_encoder_decoder", False):
             raise BackboneError(
-                f"backbone={name} ({config.model_type}) is an encoder-decoder, and HeLLM needs a "
-                "decoder-only model, for example Qwen/Qwen3-0.6B."
+                f"backbone={name} ({config.model_type}) is an encoder-decoder; name a decoder-only "
+                "model, for example Qwen/Qwen3-0.6B."
             )
         dtype = weight_dtype(settings, getattr(config, "dtype", None), device)
         if outline:
@@ -197,11 +195,11 @@ def _load_model(settings: LLMSettings, device: torch.device, outline: bool) -> P
 
 
 def _trunk(model: PreTrainedModel) -> PreTrainedModel:
-    """The text decoder inside a model, or the model if it is one."""
+    """The text decoder inside a model, or the model itself if it is one."""
     decoder = model.get_decoder()
     if not isinstance(decoder, PreTrainedModel):
         return model
-    # Adapters ask the trunk, which may be a part of the model that was loaded.
+    # peft reads these attributes from the trunk, which may be a part of the loaded model.
     for fact in ("is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method"):
         if hasattr(model, fact):
             setattr(decoder, fact, getattr(model, fact))

@@ -1,4 +1,4 @@
-"""Who sees whom: one boolean mask for each kind of attention layer, made once per pass."""
+"""Attention masks: one boolean mask for each kind of attention layer, built once per pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Masks = Tensor | dict[str, Tensor]
 
 
 def causal(keys: Tensor) -> Tensor:
-    """[B, T, T] from [B, T] real tokens: each position sees the real ones up to itself."""
+    """[B, T, T] from [B, T] real tokens: each position sees the real tokens up to itself."""
     length = keys.shape[1]
     lower = torch.ones(length, length, dtype=torch.bool, device=keys.device).tril()
     return keys.unsqueeze(1) & lower
@@ -22,28 +22,28 @@ def causal(keys: Tensor) -> Tensor:
 def layer_masks(
     config: Any, visible: Tensor, positions: Tensor, shared: Tensor | None, prefix: int
 ) -> Masks:
-    """Masks in the form that transformers' decoders take as they are.
+    """Masks in the form that transformers' decoders use unchanged.
 
-    Prefixes are seen by all, whatever the distance. A sliding window counts positions, not columns,
-    so that neither padding nor other sequences of a row take room in it.
+    All queries see the prefixes at any distance. A sliding window counts positions rather than
+    columns, so padding and other sequences of a row do not take up space in it.
 
     Parameters
     ----------
     config : PreTrainedConfig
-        The decoder's, which names its kinds of layers.
+        The decoder's configuration, which names its kinds of layers.
     visible : Tensor
         Boolean [B, T, T], True where a query may see a key of its row.
     positions : Tensor
         [B, T], positions of the row's tokens.
     shared : Tensor, optional
-        [S], positions of tokens that stand before all rows.
+        [S], positions of the tokens before all rows.
     prefix : int
-        Number of prefixes, which stand before those.
+        Number of prefixes before these tokens.
 
     Returns
     -------
     Tensor or dict of str to Tensor
-        [B, 1, T, prefix + S + T], or one by kind of layer where there are several.
+        [B, 1, T, prefix + S + T], or a mask per kind of layer if there are several kinds.
     """
     if shared is not None:
         visible = F.pad(visible, (len(shared), 0), value=True)
@@ -62,7 +62,7 @@ def layer_masks(
 
 def _extended(visible: Tensor, prefix: int) -> Tensor:
     queries, keys = visible.shape[1:]
-    # Padded queries see themselves: a row without any key has no softmax.
-    own = torch.ones(queries, keys, dtype=torch.bool, device=visible.device)
-    own = own.tril(keys - queries).triu(keys - queries)
-    return F.pad(visible | own, (prefix, 0), value=True).unsqueeze(1)
+    # Padded queries see themselves: softmax needs at least one key per row.
+    self_visible = torch.ones(queries, keys, dtype=torch.bool, device=visible.device)
+    self_visible = self_visible.tril(keys - queries).triu(keys - queries)
+    return F.pad(visible | self_visible, (prefix, 0), value=True).unsqueeze(1)

@@ -15,7 +15,7 @@ PAPER = "HeLLM (Guo et al.)"
 
 @dataclasses.dataclass(frozen=True)
 class CardFacts:
-    """What a model card tells that the model does not know.
+    """Facts of a model card that the network does not know.
 
     Attributes
     ----------
@@ -24,9 +24,9 @@ class CardFacts:
     split : str
         Fingerprint of the leave-one-out split.
     masking : str
-        ``mask_history`` of the run: which masking its numbers are reported under.
+        ``mask_history`` of the run; the masking of its reported metrics.
     metrics : Mapping
-        masking -> metric -> value, as measured on the test split.
+        masking -> metric -> value on the test split.
     training : Mapping
         Settings of the training, seed and epoch included.
     versions : Mapping
@@ -52,7 +52,7 @@ def model_card(settings: LLMSettings, adapted: bool, facts: CardFacts | None) ->
     adapted : bool
         Whether the folder holds LoRA adapters.
     facts : CardFacts, optional
-        Without them the card tells neither data nor metrics.
+        Without them the card has neither data nor metrics.
     """
     name = facts.model if facts else "HeLLM"
     data = ModelCardData(
@@ -62,7 +62,7 @@ def model_card(settings: LLMSettings, adapted: bool, facts: CardFacts | None) ->
         tags=["recommendation", "sequential-recommendation", "recbole", "hellm"]
         + (["lora"] if adapted else []),
     )
-    sections = [f"---\n{data.to_yaml()}\n---", _what(name, settings, adapted)]
+    sections = [f"---\n{data.to_yaml()}\n---", _description(name, settings, adapted)]
     if facts:
         sections += [_measured(facts), _training(facts)]
     sections += [_loading(settings, adapted)]
@@ -74,13 +74,13 @@ def model_card(settings: LLMSettings, adapted: bool, facts: CardFacts | None) ->
     return "\n\n".join([*sections, _licence(settings)]) + "\n"
 
 
-def _what(name: str, settings: LLMSettings, adapted: bool) -> str:
+def _description(name: str, settings: LLMSettings, adapted: bool) -> str:
     trunk = "a small LLaMA from random weights" if settings.tiny else f"`{settings.backbone}`"
-    way = "frozen, with LoRA adapters" if adapted else "frozen"
-    way = "trained whole" if settings.train_backbone else way
+    training = "frozen, with LoRA adapters" if adapted else "frozen"
+    training = "trained whole" if settings.train_backbone else training
     return (
         f"# {name}\n\n"
-        f"A sequential recommender: {trunk} ({way}) reads a user's history as item tokens"
+        f"A sequential recommender: {trunk} ({training}) reads a user's history as item tokens"
         f"{' under a prefix of every layer' if settings.prefix != 'none' else ''} and scores all "
         f"items at its last hidden state, as in {PAPER}. It scores the items in `items.json` and "
         "no others."
@@ -133,9 +133,9 @@ def _licence(settings: LLMSettings) -> str:
     if settings.tiny:
         return (
             "## Licence\n\nThe backbone was trained from random weights on the dataset named here, "
-            "whose terms apply to what is made of it."
+            "whose terms apply to works derived from it."
         )
     return (
         f"## Licence\n\nThe backbone `{settings.backbone}` keeps its own licence, which applies to "
-        "what is derived from it, this folder included; so do the terms of the dataset."
+        "works derived from it, such as this folder; the terms of the dataset apply too."
     )

@@ -1,4 +1,4 @@
-"""Where tokens stand when several sequences share a row, and which of them see which."""
+"""Layout of tokens if several sequences share a row, and their visibility."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Several sequences in one row, so that rows hold little padding.
+    """Several sequences per row, to keep padding small.
 
     Attributes
     ----------
     index : Tensor
-        [n], slot (row · capacity + column) of every token, sequence after sequence.
+        [n], slot (row · capacity + column) of each token, sequence after sequence.
     segments : Tensor
-        [R, C], 1 + number of the sequence that a slot belongs to, 0 where a slot is empty.
+        [R, C], 1 + the number of a slot's sequence; 0 for an empty slot.
     positions : Tensor
         [R, C], position of a slot's token within its sequence.
     """
@@ -33,30 +33,30 @@ class Packing:
         return same.tril() & (self.segments > 0).unsqueeze(1)
 
     def scatter(self, tokens: Tensor) -> Tensor:
-        """Set [n, ...] tokens into their slots, [R, C, ...], zeros elsewhere."""
+        """Write tokens [n, ...] into their slots [R, C, ...]; zeros elsewhere."""
         slots = tokens.new_zeros(self.segments.numel(), *tokens.shape[1:])
         return slots.index_copy(0, self.index, tokens).unflatten(0, self.segments.shape)
 
     def gather(self, slots: Tensor) -> Tensor:
-        """Take the tokens back out of their slots, [n, ...]."""
+        """Read the tokens [n, ...] from their slots."""
         return slots.flatten(0, 1)[self.index]
 
 
 MIN_CAPACITY = 32
-"""Tokens that a row of a packing has room for, at least."""
+"""Smallest capacity of a row, in tokens."""
 
 
 def pack(lengths: list[int], device: torch.device, min_capacity: int = MIN_CAPACITY) -> Packing:
-    """Pack sequences into rows, longest first, each into the row that it fills best.
+    """Pack sequences into rows by best fit, longest first.
 
     Parameters
     ----------
     lengths : list of int
         Length of each sequence, at least 1.
     device : torch.device
-        Where the result lives.
+        Device of the result.
     min_capacity : int
-        Rows hold at least this many tokens, in whole multiples of the longest sequence.
+        Smallest capacity of a row; capacities are multiples of the longest sequence.
     """
     longest = max(lengths)
     capacity = longest * -(-min_capacity // longest)
@@ -86,26 +86,26 @@ def pack(lengths: list[int], device: torch.device, min_capacity: int = MIN_CAPAC
 
 @dataclasses.dataclass(frozen=True)
 class Branches:
-    """Sequences of items with a response segment branching off after each target's history.
+    """Sequences of items with a response segment that branches off after each target's history.
 
-    Items see the items before them; a response sees the items up to where it branches off, and
-    itself. So every target is read as if its history stood alone, behind positions that follow it.
+    Items see the items before them. A response sees the items up to its branching point, and
+    itself. Each target is therefore read as if its history were alone.
 
     Attributes
     ----------
     packing : Packing
-        Of all tokens: sequence after sequence, in each the items and then the responses.
+        Of all tokens, sequence after sequence; in each sequence the items, then the responses.
     item_mask : Tensor
         [B, T], True at items that are read.
     item_slots : Tensor
-        [items], where they stand among all tokens.
+        [items], indices of the items among all tokens.
     response_slots : Tensor
-        [targets, R], where the responses' tokens stand.
+        [targets, R], indices of the responses' tokens.
     read_slots : Tensor
-        [targets], the token at which each target is read: its response's last one, or the last
-        item of its history where there are no responses.
+        [targets], index of the token at which a target is read: the last one of its response, or
+        the last item of its history without responses.
     positions : Tensor
-        [tokens], number of tokens before a token in what it sees of its sequence.
+        [tokens], number of earlier tokens of the sequence that a token sees.
     visible : Tensor
         [rows, C, C], True where a slot sees another.
     targets : tuple of Tensor
@@ -123,18 +123,18 @@ class Branches:
 
 
 def branch(sizes: Tensor, first: Tensor, response: int, device: torch.device) -> Branches:
-    """Lay out the tokens of sequences whose every item from the `first`-th on has a target.
+    """Lay out the tokens of sequences in which each item from the `first`-th on has a target.
 
     Parameters
     ----------
     sizes : Tensor
-        [B] on the CPU, items that are read of each sequence; the last target is not read.
+        [B] on the CPU, number of items read of each sequence, without the last target.
     first : Tensor
-        [B] on the CPU, items before the first target, from 1 to `sizes`.
+        [B] on the CPU, number of items before the first target, from 1 to `sizes`.
     response : int
-        R, tokens of a response.
+        R, number of tokens of a response.
     device : torch.device
-        Where the result lives.
+        Device of the result.
     """
     counts = sizes - first + 1
     lengths = sizes + response * counts
@@ -157,7 +157,7 @@ def branch(sizes: Tensor, first: Tensor, response: int, device: torch.device) ->
 
     times, owners = packing.scatter(time.to(device)), packing.scatter(branches.to(device))
     before = (owners == 0).unsqueeze(1) & (times.unsqueeze(1) <= times.unsqueeze(2))
-    own = (owners.unsqueeze(1) == owners.unsqueeze(2)) & (owners > 0).unsqueeze(1)
+    same_response = (owners.unsqueeze(1) == owners.unsqueeze(2)) & (owners > 0).unsqueeze(1)
     longest = torch.arange(int(sizes.max()))
     return Branches(
         packing,
@@ -166,12 +166,12 @@ def branch(sizes: Tensor, first: Tensor, response: int, device: torch.device) ->
         response_slots.to(device),
         (base + response - 1 if response else starts[row] + read - 1).to(device),
         positions.to(device),
-        packing.visible & (before | own),
+        packing.visible & (before | same_response),
         (row.to(device), read.to(device)),
     )
 
 
 def _ragged(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and place within it of each element of rows with the given numbers of elements."""
+    """Row, and index within the row, of each element of rows with `counts` elements."""
     rows = torch.repeat_interleave(torch.arange(len(counts)), counts)
     return rows, torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]

@@ -16,10 +16,10 @@ class SecondOrderPooling(nn.Module):
     dim : int
         d, width of the graph embeddings.
     bilinear_size : int, optional
-        d'; ``None`` leaves out W, as the released code does.
+        d'; ``None`` omits W, as the released code does.
     pad_bug : bool
-        While training, let padded slots take part as if they held the item given as `pad`
-        (released code). A sample's vector then depends on how much the batch pads it.
+        In training, let padded slots count as the item `pad` (released code). A sample's vector
+        then depends on the batch's padding.
     """
 
     def __init__(self, dim: int, bilinear_size: int | None, pad_bug: bool = False) -> None:
@@ -38,7 +38,7 @@ class SecondOrderPooling(nn.Module):
         mask : Tensor
             [B, T], True at real items.
         pad : Tensor, optional
-            [d], what padded slots hold under `pad_bug`.
+            [d], value of padded slots under `pad_bug`.
 
         Returns
         -------
@@ -53,19 +53,19 @@ class SecondOrderPooling(nn.Module):
         return (projected.transpose(1, 2) @ projected).flatten(1)
 
     def running(self, embeddings: Tensor, visible: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Pool, for every position, the items it may see, and map the result linearly.
+        r"""Pool the visible items of every position, and map the result linearly.
 
-        With :math:`G_t = \sum_{s\,visible} W^\top g_s g_s^\top W`, gives
-        :math:`A\,\mathrm{vec}(G_t)` without forming :math:`G_t`: the map is applied to each
-        item's own outer product, of which the upper triangle suffices, and the sum comes after.
+        With :math:`G_t = \sum_{s\,visible} W^\top g_s g_s^\top W`, computes
+        :math:`A\,\mathrm{vec}(G_t)` without forming :math:`G_t`: the map is applied to the upper
+        triangle of each item's outer product, and the results are summed.
 
         Parameters
         ----------
         embeddings : Tensor
             [B, T, d].
         visible : Tensor
-            [B, T, T], True at (t, s) where position t sees item s. With s <= t it gives the
-            running sum over a sequence; blocks let several sequences share a row.
+            [B, T, T], True at (t, s) where position t sees item s. s <= t gives the running sum
+            over a sequence; blocks allow several sequences per row.
         weight : Tensor
             [m, d'^2], the map A.
 
@@ -81,10 +81,10 @@ class SecondOrderPooling(nn.Module):
         rows = projected.flatten(0, 1).T.contiguous()
         products = torch.cat([row * rows[i:] for i, row in enumerate(rows.unbind())])
         i, j = torch.triu_indices(size, size, device=weight.device)
-        # An entry off the diagonal stands for its mirror image, too.
+        # An entry off the diagonal also represents its mirror image.
         both = weight.index_select(1, i * size + j) + weight.index_select(1, j * size + i)
         folded = torch.where(i == j, 0.5, 1.0).to(weight.dtype) * both
-        # A product with 0/1 instead of a difference of running sums: no cancellation.
+        # A product with 0/1 avoids the cancellation of differences of running sums.
         sees = visible.to(projected.dtype)
         mapped = sees @ (folded @ products).T.unflatten(0, visible.shape[:2])
         squares = (projected @ projected.mT).square()

@@ -1,7 +1,7 @@
 """Graph-enhanced prefixes: from pooled graph embeddings to keys and values of every layer.
 
-Paper, Eqs. 10 and 11. The released code normalises elsewhere and passes the prefix through each
-layer's own projections; both choices are options here.
+Paper, Eqs. 10 and 11. The released code normalises at another point and passes the prefix through
+each layer's projections; both choices are options here.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ EPS = 1e-5
 
 
 class PrefixMLP(nn.Module):
-    """Two linear layers, GELU and dropout between them and, if `closed`, after them.
+    """Two linear layers with GELU and dropout between them and, if `closed`, after them.
 
-    The first one stands apart, since it can be applied before a running sum is taken.
+    The first layer is separate, since it can be applied before a running sum.
 
     Parameters
     ----------
@@ -54,9 +54,9 @@ class PrefixMLP(nn.Module):
 class PrefixSide(nn.Module):
     r"""The keys' (or the values') prefix of all layers.
 
-    With the vector g = MLP(·) of a user and the learned p of layer l and slot k:
+    With a user's vector g = MLP(·) and the learned p of layer l and slot k:
 
-    - ``norm="before"``: :math:`P_{lk} = p_{lk} + g`, g made from normalised pooling (Eq. 10).
+    - ``norm="before"``: :math:`P_{lk} = p_{lk} + g`, with g from normalised pooling (Eq. 10).
     - ``norm="after"``: :math:`P_{lk} = RMS_2(p_{lk} + RMS_1(g))`, the released code.
 
     Parameters
@@ -68,7 +68,7 @@ class PrefixSide(nn.Module):
     init_std : float
         Standard deviation of p at the start.
     mlp : PrefixMLP, optional
-        Maps the pooled embeddings to g; ``None`` drops g.
+        Maps the pooled embeddings to g; ``None`` omits g.
     """
 
     def __init__(
@@ -135,22 +135,24 @@ class BoundSide:
         layer: int,
         head_dim: int,
         projection: nn.Module | None,
-        kept: dict[Any, Tensor] | None = None,
+        cache: dict[Any, Tensor] | None = None,
     ) -> PrefixFactors:
-        """One layer's factors by head, passed through `projection` if given.
+        """One layer's factors by head, passed through `projection` if set.
 
-        What all users share is looked up in `kept`, or left there.
+        The static factors, which all users share, are cached in `cache`.
         """
         static, dynamic, bias = self.static[layer], self.dynamic, None
         if projection is not None:
-            # A projection is linear: it maps the factors, once each, instead of every slot.
+            # A projection is linear: map each factor once instead of every slot.
             base = _base(projection)
-            if kept is None or torch.compiler.is_compiling():
+            if cache is None or torch.compiler.is_compiling():
                 static = _mapped(base, static)
             else:
                 stamp = (base.weight.data_ptr(), base.weight._version)
                 key = (projection, torch.is_autocast_enabled(static.device.type), stamp)
-                static = kept[key] if key in kept else kept.setdefault(key, _mapped(base, static))
+                static = (
+                    cache[key] if key in cache else cache.setdefault(key, _mapped(base, static))
+                )
             dynamic = None if dynamic is None else _mapped(base, dynamic)
             bias = None if base.bias is None else base.bias.unflatten(-1, (-1, head_dim))
         return PrefixFactors(
@@ -163,22 +165,22 @@ class BoundSide:
 
 @dataclasses.dataclass(frozen=True)
 class BoundPrefix:
-    """The prefix of a batch, asked for by the attention layers."""
+    """The prefix of a batch for the attention layers."""
 
     keys: BoundSide
     values: BoundSide
     head_dim: int
     projected: bool
-    kept: dict[Any, Tensor] | None = None
+    cache: dict[Any, Tensor] | None = None
 
     def layer(self, attention: nn.Module) -> tuple[PrefixFactors, PrefixFactors]:
-        """Prefix keys and values of the given attention module."""
+        """Prefix keys and values of an attention module."""
         index = int(attention.layer_idx)  # type: ignore[arg-type]
         key_projection = attention.get_submodule("k_proj") if self.projected else None
         value_projection = attention.get_submodule("v_proj") if self.projected else None
         return (
-            self.keys.factors(index, self.head_dim, key_projection, self.kept),
-            self.values.factors(index, self.head_dim, value_projection, self.kept),
+            self.keys.factors(index, self.head_dim, key_projection, self.cache),
+            self.values.factors(index, self.head_dim, value_projection, self.cache),
         )
 
 
@@ -198,11 +200,11 @@ class GraphPrefix(nn.Module):
     pooled_size : int, optional
         d'^2; ``None`` makes the prefix static.
     norm : {"before", "after"}
-        Where to normalise; ``after`` also ends the MLPs with an activation and dropout, as the
-        released code does.
+        Where to normalise; ``after`` also ends the MLPs with an activation and dropout (released
+        code).
     projection : {"direct", "frozen"}
-        Whether prefixes are keys and values themselves or pass each layer's own projections
-        (without its input norm, key norm and rotary positions).
+        Whether prefixes are keys and values themselves, or pass each layer's projections (without
+        its input norm, key norm and rotary positions).
     mlp_hidden : int
         Width of the MLPs' hidden layer.
     dropout : float
@@ -212,7 +214,7 @@ class GraphPrefix(nn.Module):
     """
 
     _stamp: list[Any]
-    _kept: dict[Any, Tensor]
+    _cache: dict[Any, Tensor]
 
     def __init__(
         self,
@@ -253,12 +255,12 @@ class GraphPrefix(nn.Module):
         Parameters
         ----------
         pooled : Tensor or None
-            [B, Q, d'^2], as :class:`SecondOrderPooling` gives it; ``None`` for a static prefix.
+            [B, Q, d'^2], from :class:`SecondOrderPooling`; ``None`` for a static prefix.
 
         Returns
         -------
         BoundPrefix
-            What :class:`AttentionContext` takes as its prefix.
+            The prefix for an :class:`AttentionContext`.
         """
         if self.norm is not None and pooled is not None:
             pooled = self.norm(pooled)
@@ -271,14 +273,13 @@ class GraphPrefix(nn.Module):
     def running(
         self, pooling: SecondOrderPooling, embeddings: Tensor, visible: Tensor
     ) -> BoundPrefix:
-        """Bind the prefix to a batch whose every position pools the items it sees.
+        """Bind the prefix to a batch in which every position pools its visible items.
 
-        Equal to pooling for every position and calling the module on [B, T, d'^2].
+        Equal to pooling at every position and calling the module on [B, T, d'^2].
 
         Parameters
         ----------
         pooling : SecondOrderPooling
-            How to pool.
         embeddings : Tensor
             [B, T, d], graph embeddings.
         visible : Tensor
@@ -290,7 +291,7 @@ class GraphPrefix(nn.Module):
             weight = weight * self.norm.weight
         mapped, square_norm = pooling.running(embeddings, visible, weight)
         if self.norm is not None:
-            # RMSNorm divides by a number per position, so it may follow the linear map.
+            # RMSNorm divides by one number per position, so it can follow the linear map.
             mapped = mapped * torch.rsqrt(square_norm / pooling.size + EPS).unsqueeze(-1)
         keys, values = (
             mlp.rest(part + mlp.first.bias)
@@ -303,42 +304,42 @@ class GraphPrefix(nn.Module):
         return BoundPrefix(keys_side, values_side, self.head_dim, self.projected, self._shared())
 
     def _shared(self) -> dict[Any, Tensor] | None:
-        """At inference, the projections of what all users share, as long as nothing changes."""
+        """The cache of static projections at inference, valid while no weight changes."""
         busy = self.training or torch.is_grad_enabled()
         if busy or torch.is_inference_mode_enabled() or self.keys.static.is_inference():
             return None
         stamp = [(value.data_ptr(), value._version) for value in self.parameters()]
         if stamp != self._stamp:
-            self._stamp, self._kept = stamp, {}
-        return self._kept
+            self._stamp, self._cache = stamp, {}
+        return self._cache
 
     def train(self, mode: bool = True) -> GraphPrefix:
-        """Enter training or evaluation; what was kept for the latter is forgotten."""
+        """Switch between training and evaluation; clears the cache."""
         self._forget()
         return super().train(mode)
 
     def _forget(self, *_: Any) -> None:
-        self._stamp, self._kept = [], {}
+        self._stamp, self._cache = [], {}
 
 
 def build_prefix(
     settings: LLMSettings, backbone: Backbone, graph_table: Tensor | None
 ) -> tuple[SecondOrderPooling | None, GraphPrefix | None]:
-    """Pooling and prefix for a backbone; ``None`` for what the settings leave out.
+    """Pooling and prefix for a backbone; ``None`` for parts that the settings omit.
 
     Parameters
     ----------
     settings : LLMSettings
         Resolved settings.
     backbone : Backbone
-        What the prefix is for.
+        The decoder that reads the prefix.
     graph_table : Tensor or None
         [N+1, d], needed for ``prefix=graph``.
 
     Raises
     ------
     BackboneError
-        If the prefix is to pass projections that the backbone does not have.
+        If the prefix needs projections that the backbone does not have.
     """
     if settings.prefix == "none":
         return None, None
@@ -365,7 +366,7 @@ def build_prefix(
 
 
 def check_projections(attention_layers: list[nn.Module], name: str) -> None:
-    """Raise :class:`BackboneError` unless every layer has key and value projections of its own."""
+    """Raise :class:`BackboneError` unless every layer has its own key and value projections."""
     for module in attention_layers:
         for key in ("k_proj", "v_proj"):
             if not isinstance(_base(getattr(module, key, None)), nn.Linear):
@@ -376,7 +377,7 @@ def check_projections(attention_layers: list[nn.Module], name: str) -> None:
 
 
 def _base(projection: Any) -> Any:
-    """The layer inside an adapter, which is passed by: a prefix is defined by frozen weights."""
+    """The layer inside an adapter; frozen weights alone define a prefix."""
     return getattr(projection, "base_layer", projection)
 
 
@@ -384,6 +385,6 @@ def _mapped(layer: Any, inputs: Tensor) -> Tensor:
     """The linear map of a layer, without its bias."""
     if type(layer) is nn.Linear:
         return F.linear(inputs, layer.weight)
-    # The weights of a quantised layer are packed; only the layer itself knows how to read them.
+    # Only a quantised layer itself can read its packed weights.
     outputs: Tensor = layer(inputs)
     return outputs if layer.bias is None else outputs - layer.bias

@@ -1,4 +1,4 @@
-"""The words around the items, and which side of them is padded."""
+"""The prompt around the items, and the alignment of padded histories."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from recbole_hellm.errors import BackboneError, DataError
 
 @dataclasses.dataclass(frozen=True)
 class PromptTemplate:
-    """The Alpaca prompt with an input, into which item tokens are set (paper, Fig. 2).
+    """The Alpaca prompt with an input, which holds the item tokens (paper, Fig. 2).
 
     Attributes
     ----------
     instruction : str
         Text before the items.
     response : str
-        Text after the items, ending where the answer begins.
+        Text after the items, up to the answer.
     """
 
     instruction: str = (
@@ -46,7 +46,7 @@ class PromptTemplate:
         Returns
         -------
         PromptTokens
-            A BOS (where the tokenizer has one) opens the instruction.
+            The instruction begins with a BOS if the tokenizer has one.
         """
         bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
         before = tokenizer.encode(self.instruction, add_special_tokens=False)
@@ -60,7 +60,7 @@ class PromptTokens(nn.Module):
     Parameters
     ----------
     instruction, response : list of int
-        Token ids; empty lists leave the items alone.
+        Token ids; empty lists mean no prompt.
     """
 
     instruction: Tensor
@@ -69,14 +69,14 @@ class PromptTokens(nn.Module):
     def __init__(self, instruction: list[int], response: list[int]) -> None:
         super().__init__()
         for name, ids in (("instruction", instruction), ("response", response)):
-            # They follow from the tokenizer, so checkpoints need not hold them.
+            # Derived from the tokenizer, so checkpoints do not need them.
             self.register_buffer(name, torch.tensor(ids, dtype=torch.long), persistent=False)
 
 
 def template_tokenizer(template: PromptTemplate | None = None) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer that knows the words of the template and no others.
+    """A word-level tokenizer that knows only the words of the template.
 
-    For a randomly initialised backbone, which brings no tokenizer of its own.
+    It serves randomly initialised backbones, which have no tokenizer.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -93,7 +93,7 @@ def template_tokenizer(template: PromptTemplate | None = None) -> PreTrainedToke
 
 
 def require_tokenizer(tokenizer: PreTrainedTokenizerBase | None, name: str) -> Any:
-    """Return `tokenizer`, or raise :class:`BackboneError` where there is none."""
+    """Return `tokenizer`, or raise :class:`BackboneError` if it is None."""
     if tokenizer is None:
         raise BackboneError(
             f"backbone={name} has no tokenizer beside its weights, which prompt=alpaca needs; "
@@ -103,7 +103,7 @@ def require_tokenizer(tokenizer: PreTrainedTokenizerBase | None, name: str) -> A
 
 
 def trim(item_ids: Tensor, lengths: Tensor) -> tuple[Tensor, list[int]]:
-    """Cut right-padded histories to the longest one, and give the lengths as numbers.
+    """Trim right-padded histories to the longest one, and return their lengths as numbers.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How histories are read: passes of the decoder over ``[instruction][items][response]``."""
+"""Passes of the decoder over histories: ``[instruction][items][response]``."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from recbole_hellm.models.llm.prefix import BoundPrefix, GraphPrefix
 from recbole_hellm.models.llm.prompt import PromptTokens, align_right, trim
 from recbole_hellm.models.llm.settings import LLMSettings
 
-# What Dynamo must be told to trace the decoder whole: what layers note down about a pass need not
-# be noted again when checkpointing runs them again; and training, evaluation and the shared
-# instruction are variants of one code.
+# Dynamo options for tracing the full decoder: side effects of layers on the context need not be
+# repeated when checkpointing recomputes them; training, evaluation and the shared instruction are
+# variants of one graph.
 DYNAMO = {"skip_fwd_side_effects_in_bwd_under_checkpoint": True, "recompile_limit": 32}
 
 
 class HistoryReader(nn.Module):
     r"""Hidden states of a decoder that reads item tokens under a prefix.
 
-    Three passes give the same states wherever two of them apply:
+    There are three passes, which agree wherever several of them apply:
 
-    - :meth:`read_last`: one row per history, under the history's own prefix, read at the last
-      token. It is the paper's, and the only one for a graph prefix behind a response segment,
-      where every target of a user changes every token.
-    - :meth:`read_every`: whole sequences, read at every item, under prefixes that run along.
-    - :meth:`read_targets`: whole sequences with a response segment for each target, which sees
-      the items before it; for prefixes that are the same for all.
+    - :meth:`read_last`: one row per history under the history's own prefix, read at the last
+      token. This is the paper's pass, and the only one for a graph prefix with a response segment,
+      since there each target of a user changes every token.
+    - :meth:`read_every`: full sequences, read at every item, with a prefix per position.
+    - :meth:`read_targets`: full sequences with a response segment for each target, which sees the
+      items before it; for prefixes that are equal for all users.
 
-    The latter two read the instruction once for all rows. In training it then has one dropout mask
-    for all, which leaves the expected loss of each target what it was.
+    The latter two read the instruction once for all rows. In training, all rows then share one
+    dropout mask for it, which does not change the expected loss of a target.
     """
 
     settings: LLMSettings
@@ -53,14 +53,14 @@ class HistoryReader(nn.Module):
     offset: int
 
     def set_up_passes(self, model: nn.Module) -> None:
-        """Choose the type of products and what is read; to be called once all parts are there."""
+        """Choose the compute type and the positions to read; call it after building all parts."""
         settings = self.settings
         stored = next(p.dtype for p in model.parameters() if p.is_floating_point())
-        own = stored if stored in HALVES else None
-        self.products = own if settings.autocast == "auto" else DTYPES[settings.autocast]
+        stored_half = stored if stored in HALVES else None
+        self.products = stored_half if settings.autocast == "auto" else DTYPES[settings.autocast]
         self.loss_scaling = self.products == torch.float16
         LastPosition(model, self.backbone.attention_layers[-1])
-        # A pass reads the last position where no padding can stand behind it.
+        # A pass reads the last position of a row if no padding can follow the items.
         self.ends_rows = settings.padding_side == "left" or len(self.prompt.response) > 0
         self.last_layer = self.backbone.n_layers - 1 if self.ends_rows else None
         self.compiled = False
@@ -68,7 +68,7 @@ class HistoryReader(nn.Module):
     # ---------------------------------------------------------------- passes
 
     def read_last(self, item_ids: Tensor, lengths: Tensor, table: Tensor | None = None) -> Tensor:
-        """One prefix per history, read at the last token (paper): [B, hidden_size].
+        """Read each history at its last token under its own prefix (paper): [B, hidden_size].
 
         Parameters
         ----------
@@ -77,15 +77,15 @@ class HistoryReader(nn.Module):
         lengths : Tensor
             [B] numbers of items.
         table : Tensor, optional
-            [N+1, hidden_size], all item tokens, where they have been computed.
+            [N+1, hidden_size], all item tokens, if already computed.
         """
         item_ids, sizes = trim(item_ids, lengths)
         mask = torch.arange(item_ids.shape[1], device=item_ids.device) < lengths.unsqueeze(1)
         if self.settings.padding_side == "left":
             item_ids, mask = align_right(item_ids, lengths), mask.flip(1)
         batch = len(item_ids)
-        # The instruction is the same for all where no user's graph reaches it. Not in training,
-        # where each sample draws its own dropout.
+        # Without a graph prefix the instruction is equal for all users. In training, however, each
+        # sample draws its own dropout.
         share = not self.training and self.settings.prefix != "graph"
         shared = self._instruction() if share else None
         before = self.prompt.instruction if shared is None else self.prompt.instruction[:0]
@@ -109,9 +109,16 @@ class HistoryReader(nn.Module):
     def read_every(
         self, item_ids: Tensor, lengths: Tensor, table: Tensor | None = None
     ) -> tuple[Tensor, list[int]]:
-        """Every position's own prefix: states [sum of lengths, hidden_size] and the lengths."""
+        """Read every position under its own prefix.
+
+        Returns
+        -------
+        states : Tensor
+            [sum of lengths, hidden_size].
+        lengths : list of int
+        """
         if self.settings.targets != "every":
-            raise ConfigError("Scores at every position need targets=every.")
+            raise ConfigError("Scores at every position need targets=every; set it.")
         item_ids, sizes = trim(item_ids, lengths)
         mask = torch.arange(item_ids.shape[1], device=item_ids.device) < lengths.unsqueeze(1)
         packing = pack(sizes, item_ids.device)
@@ -126,7 +133,7 @@ class HistoryReader(nn.Module):
     def read_targets(
         self, item_ids: Tensor, branches: Branches, table: Tensor | None = None
     ) -> Tensor:
-        """A response for each target behind the items of its row: [targets, hidden_size].
+        """Read a response for each target after the items of its row: [targets, hidden_size].
 
         Equal to :meth:`read_last` on every shorter history, in one pass.
 
@@ -135,7 +142,7 @@ class HistoryReader(nn.Module):
         item_ids : Tensor
             [B, T] sequences, right-padded with 0.
         branches : Branches
-            Where items and responses stand, and after which items they branch off.
+            The layout of items and responses.
         table : Tensor, optional
             As in :meth:`read_last`.
         """
@@ -158,7 +165,7 @@ class HistoryReader(nn.Module):
         if len(words) == 0:
             return None
         positions = torch.arange(len(words), device=words.device) + self.offset
-        context = AttentionContext(self._static_prefix(), keep=positions)
+        context = AttentionContext(self._static_prefix(), cached_positions=positions)
         self._run(self._words(words), None, positions.unsqueeze(0), context)
         return context
 
@@ -170,14 +177,14 @@ class HistoryReader(nn.Module):
         config = self.backbone.model.config
         window = getattr(config, "sliding_window", None)
         masks: Masks | None = None
-        # Without a mask the fastest kernels serve; compiled code has no such choice.
+        # Eager code is fastest without a mask; compiled code always takes one.
         if visible is None and (self.settings.compile or window is not None):
             visible = causal(torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device))
         if visible is not None:
             slots = 0 if self.prefix is None else self.settings.prefix_length
             masks = layer_masks(config, visible, positions, context.shared_positions, slots)
-        # Half-precision weights meet float32 tokens: products in half precision, the residual
-        # stream in float32.
+        # With half-precision weights and float32 tokens, products run in half precision and the
+        # residual stream stays in float32.
         kind = inputs.device.type
         autocast = torch.autocast(kind, dtype=self.products) if self.products else nullcontext()
         with autocast, _traceable() if self.compiled else nullcontext():
@@ -193,7 +200,7 @@ class HistoryReader(nn.Module):
         return hidden.to(inputs.dtype)
 
     def _compile(self, device: torch.device) -> None:
-        # Inductor draws random numbers one by one on a CPU; PyTorch's own are vectorised there.
+        # On a CPU, Inductor draws random numbers one by one; PyTorch's generator is vectorised.
         options = {"fallback_random": True} if device.type == "cpu" else None
         self.backbone.model.compile(dynamic=True, options=options)
         self.compiled = True
@@ -222,14 +229,14 @@ class HistoryReader(nn.Module):
         return self.prefix.running(self.pooling, self._pooled_items(packed), packing.visible)
 
     def _pooled_items(self, item_ids: Tensor) -> Tensor:
-        """Graph embeddings to pool; in training, items are left out at random."""
+        """Graph embeddings to pool; training drops items at random."""
         embeddings: Tensor = self.tokens.table("graph")(item_ids)
         rate = self.settings.pooling_dropout or 0.0
         if not self.training or rate == 0:
             return embeddings
-        # Gram matrices are of second order, so the root keeps their expectation.
-        kept = F.dropout(embeddings.new_ones(*item_ids.shape, 1), rate).sqrt()
-        return embeddings * kept
+        # Gram matrices are of second order, so the root of the mask keeps their expectation.
+        scale = F.dropout(embeddings.new_ones(*item_ids.shape, 1), rate).sqrt()
+        return embeddings * scale
 
     def _static_prefix(self) -> BoundPrefix | None:
         """The prefix of a user without items."""

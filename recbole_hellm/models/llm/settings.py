@@ -12,8 +12,8 @@ TINY = "tiny"
 class LLMSettings(Settings):
     """Settings of the LLM stage (paper, section 3.5).
 
-    Those that are ``None`` follow `variant` (the paper's equations, or what its released code does)
-    or `backbone` (``tiny``, a small LLaMA trained whole, or a pre-trained model, frozen);
+    Settings that are ``None`` follow `variant` (the paper's equations, or its released code) or
+    `backbone` (``tiny``, a small LLaMA trained whole, or a frozen pre-trained model);
     :meth:`resolved` fills them in.
     """
 
@@ -218,8 +218,8 @@ class LLMSettings(Settings):
     def resolved(self) -> LLMSettings:
         """The settings with every ``None`` that depends on `variant` or `backbone` filled in.
 
-        `prefix_mlp_hidden` and `item_mlp_hidden` stay ``None`` where they follow the backbone's
-        hidden size, which is known only once it is built.
+        `prefix_mlp_hidden` and `item_mlp_hidden` may stay ``None``: they follow the backbone's
+        hidden size, which is known only after it is built.
         """
         paper = self.variant == "paper"
         projection = self.prefix_projection or ("direct" if paper else "frozen")

@@ -142,8 +142,8 @@ def literal_draw(ratio: float) -> list[tuple[int, int]]:
         ]
         weights.append(1 / (math.sqrt(degrees[0]) * math.sqrt(degrees[1])))
     size = len(EDGES) - math.floor(ratio * len(EDGES))
-    kept = draw_without_replacement(torch.tensor(weights, dtype=torch.float64), size)
-    return [EDGES[index] for index in kept]
+    drawn = draw_without_replacement(torch.tensor(weights, dtype=torch.float64), size)
+    return [EDGES[index] for index in drawn]
 
 
 CASES: list[tuple[tuple[str, ...], dict[str, Any]]] = [
@@ -167,11 +167,11 @@ def test_losses_gradients_and_scores_are_the_equations(
 ) -> None:
     model, blank = build(*modalities, **settings), settings.get("blank")
     torch.manual_seed(4)
-    kept = literal_draw(model.settings.pruning_ratio)
+    drawn = literal_draw(model.settings.pruning_ratio)
     torch.manual_seed(4)
     model.start_epoch()
-    own = assert_losses(model, BATCH, dense_losses(model, kept, blank))
-    assert len(own) == 2 + (1 + model.settings.train_features) * len(modalities)
+    gradients = assert_losses(model, BATCH, dense_losses(model, drawn, blank))
+    assert len(gradients) == 2 + (1 + model.settings.train_features) * len(modalities)
 
     user, item = dense_vectors(model, EDGES, blank)
     assert_scores(model, user @ item.T)
@@ -197,12 +197,12 @@ def test_nodes_without_kept_interactions_get_their_own_vectors_only(
     model = build("text", n_layers_ui=2, pruning_ratio=0.85)
     network = network_of(model)
     torch.manual_seed(1)
-    kept = literal_draw(0.85)
+    drawn = literal_draw(0.85)
     torch.manual_seed(1)
     model.start_epoch()
     with torch.no_grad():
         user, table = network()[0], network.user_table
-        alone = [u for u in range(1, M + 1) if all(u != pair[0] for pair in kept)]
+        alone = [u for u in range(1, M + 1) if all(u != pair[0] for pair in drawn)]
         assert set(alone) > {6}  # pruning isolates more than user 6
         for u in alone:
             torch.testing.assert_close(user[u - 1], table[u - 1] / 3)

@@ -154,8 +154,8 @@ def test_losses_gradients_and_scores_are_the_equations(
 ) -> None:
     model = build(modalities, **settings)
     arguments = {"allow_unused": True, "materialize_grads": True}
-    own = assert_losses(model, BATCH, literal_losses(model), **arguments)
-    assert len(own) == 2 + 5 * len(modalities)
+    gradients = assert_losses(model, BATCH, literal_losses(model), **arguments)
+    assert len(gradients) == 2 + 5 * len(modalities)
 
     user, item = literal_vectors(model)
     assert_scores(model, user @ item.T)
@@ -174,9 +174,9 @@ def test_the_toy_graph_has_kept_and_pruned_edges_in_both_directions(
         torch.stack([one.to_users for one in refined]),
         torch.stack([one.to_items for one in refined]),
     ):
-        kept = weights.amax(0) > 0
-        assert kept.any() and not kept.all()
-        assert len(set(weights.argmax(0)[kept].tolist())) == 2
+        trusted = weights.amax(0) > 0
+        assert trusted.any() and not trusted.all()
+        assert len(set(weights.argmax(0)[trusted].tolist())) == 2
 
 
 def test_routing_moves_prototypes_of_users_with_items_only(build: Callable[..., GRCN]) -> None:

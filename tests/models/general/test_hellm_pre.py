@@ -158,8 +158,8 @@ def test_losses_gradients_and_scores_are_the_equations(
     settings: dict[str, Any],
 ) -> None:
     model = build(**settings)
-    own = assert_losses(model, BATCH, dense_losses(model))
-    assert len(own) == 2 + settings.get("use_u2u", True) + settings.get("use_i2i", True)
+    gradients = assert_losses(model, BATCH, dense_losses(model))
+    assert len(gradients) == 2 + settings.get("use_u2u", True) + settings.get("use_i2i", True)
     vectors = dense_vectors(model)
     assert_scores(model, vectors["user"] @ vectors["item"].T)
 

@@ -61,12 +61,12 @@ def build(build_model: Any, toy_dataset: Any) -> Callable[..., LATTICE]:
 def structure(rows: Tensor, k: int, neighbours: list[list[int]] | None = None) -> Tensor:
     """Equations 2 to 4: cosine, negative entries to zero, top K of each row, normalisation."""
     cosine = (rows @ rows.T) / (rows.norm(dim=1)[:, None] * rows.norm(dim=1)[None])
-    kept = torch.zeros(N, N)
+    mask = torch.zeros(N, N)
     for i in range(N):
         best = np.argsort(-cosine[i].detach().numpy())[:k].tolist()
         for j in neighbours[i] if neighbours else best:
-            kept[i, j] = 1.0
-    sparse = torch.where(cosine > 0, cosine, 0.0) * kept
+            mask[i, j] = 1.0
+    sparse = torch.where(cosine > 0, cosine, 0.0) * mask
     degree = sparse.sum(1)
     return sparse / (degree[:, None] * degree[None]).sqrt()
 
@@ -143,10 +143,10 @@ def test_losses_gradients_and_scores_are_the_equations(
     settings: dict[str, Any],
 ) -> None:
     model = build(modalities, **settings)
-    own = assert_losses(model, BATCH, dense_losses(model))
+    gradients = assert_losses(model, BATCH, dense_losses(model))
     learned = model.settings.lambda_coeff < 1
-    assert len(own) == 3 + (2 + model.settings.train_features) * len(modalities) * learned
-    for name, gradient in own.items():
+    assert len(gradients) == 3 + (2 + model.settings.train_features) * len(modalities) * learned
+    for name, gradient in gradients.items():
         alone = name.endswith("importance") and len(modalities) == 1
         assert bool(gradient.abs().sum() > 1e-9) != alone, name
 

@@ -151,9 +151,9 @@ def test_losses_gradients_and_scores_are_the_equations(
     model = build(modalities, **settings)
     unused = settings.get("ssl_weight") == 0
     terms = dense_losses(model, modalities)
-    own = assert_losses(model, BATCH, terms, allow_unused=unused)
-    without = {name for name, gradient in own.items() if gradient is None}
-    parts = {name for name in own if name.split(".")[1] in ("steps", "heads")}
+    gradients = assert_losses(model, BATCH, terms, allow_unused=unused)
+    without = {name for name, gradient in gradients.items() if gradient is None}
+    parts = {name for name in gradients if name.split(".")[1] in ("steps", "heads")}
     assert len(parts) == 4 * modalities
     assert without == (parts if unused else set())
 

@@ -309,7 +309,7 @@ def test_shared_tokens_are_read_instead_of_computed_again() -> None:
     shape = (2, SLOTS, 2, 8)
     prefix = Fixed(random(*shape).detach(), random(*shape, seed=1).detach())
     whole = call(network, inputs_embeds=tokens, prefix_context=AttentionContext(prefix))
-    first = AttentionContext(prefix, keep=torch.arange(3))
+    first = AttentionContext(prefix, cached_positions=torch.arange(3))
     call(network, inputs_embeds=tokens[:1, :3], prefix_context=first)
     rest = call(
         network,

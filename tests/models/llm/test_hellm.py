@@ -608,10 +608,10 @@ def test_what_users_share_of_a_prefix_is_projected_once_for_all_batches(folder: 
         expected = network.hidden_states(*padded(HISTORIES)).detach()
     torch.testing.assert_close(scores(), expected)
     stamp = (projection.weight.data_ptr(), projection.weight._version)
-    assert network.prefix._kept[projection, False, stamp].shape[0] == slots
-    kept = dict(network.prefix._kept)
+    assert network.prefix._cache[projection, False, stamp].shape[0] == slots
+    kept = dict(network.prefix._cache)
     torch.testing.assert_close(scores(), expected)
-    assert all(network.prefix._kept[key] is value for key, value in kept.items())
+    assert all(network.prefix._cache[key] is value for key, value in kept.items())
     # A change of weights is seen, however it comes.
     state = {name: value.clone() for name, value in network.state_dict().items()}
     with torch.no_grad():
@@ -622,7 +622,7 @@ def test_what_users_share_of_a_prefix_is_projected_once_for_all_batches(folder: 
     with torch.no_grad():
         projection.weight.neg_()
     assert not torch.allclose(scores(), expected, atol=1e-3)
-    assert network.train().prefix._kept == {}
+    assert network.train().prefix._cache == {}
 
 
 def test_the_last_layer_works_on_the_last_position_alone(folder: Path) -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from recbole_hellm.errors import ConfigError
@@ -46,9 +44,7 @@ def test_explicit_choices_outlive_resolution_and_it_is_idempotent() -> None:
     assert resolved.bilinear == "linear"
     assert resolved.train_head is True
     assert resolved.resolved() is resolved
-    open_fields = {
-        f.name for f in dataclasses.fields(resolved) if getattr(resolved, f.name) is None
-    }
+    open_fields = {key for key, value in resolved.to_dict().items() if value is None}
     assert open_fields == {"prefix_mlp_hidden", "item_mlp_hidden"}
 
 

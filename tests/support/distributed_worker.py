@@ -1,4 +1,4 @@
-"""One of several processes that run what a file tells; started by test_distributed.py.
+"""One of several processes that run what a file tells; started by processes.py.
 
 Usage: distributed_worker.py PLAN.json, where the plan lists steps ``{"model", "options"}``: runs,
 or kills where ``"dies_in"`` names the epoch, or copies of a folder where ``"copy"`` names two.

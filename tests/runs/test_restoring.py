@@ -1,0 +1,279 @@
+"""Finished runs that are restored: same metrics, and one sentence for each mistake."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from transformers import LlamaConfig, LlamaModel
+
+from recbole_hellm import load_run
+from recbole_hellm.benchmark.records import write_record
+from recbole_hellm.benchmark.users import TestUsers
+from recbole_hellm.config.resolution import HellmConfig
+from recbole_hellm.errors import DataError, HellmError, RunError
+from recbole_hellm.runs.identity import run_path
+from recbole_hellm.runs.results import RunResult
+
+SCORE = """
+import json, sys
+from recbole_hellm import load_run
+result = load_run(sys.argv[1])
+found = result.evaluate("test", *sys.argv[2:])
+valid = result.evaluate("valid", *sys.argv[2:])
+print(json.dumps([found, valid]))
+"""
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> str:
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    LlamaModel(LlamaConfig(**shape, **heads, vocab_size=9)).save_pretrained(tmp_path / "llama")
+    return str(tmp_path / "llama")
+
+
+def scored_elsewhere(result: RunResult, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metrics of both splits, computed by a process that knows the run's directory alone."""
+    command = [sys.executable, "-c", SCORE, str(result.path), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    test, valid = json.loads(done.stdout.splitlines()[-1])
+    return test, valid
+
+
+def assert_same(result: RunResult, found: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    record = json.loads((result.path / "metrics.json").read_text())
+    assert found[0] == record["test"]
+    masking = record["masking"]
+    assert found[1][masking] == record["valid"][masking]
+
+
+def test_a_tiny_run_is_restored_without_its_stages(
+    train: Callable[..., RunResult], small_model: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {"topk": [3, 10], "metrics": ["NDCG", "ItemCoverage"], "mask_history": "none"}
+    result = train("HeLLM", **small_model, **options, eval_users=7)
+    for stage in result.stages:
+        shutil.rmtree(stage.path)
+    for name in ("best.pt", "last.pt"):
+        (result.path / name).unlink()
+    moved = tmp_path / "moved"
+    shutil.move(result.path, moved)
+    restored = load_run(moved)
+    assert restored.stages == ()
+    assert_same(restored, scored_elsewhere(restored))
+
+
+def test_a_frozen_backbone_with_adapters_is_restored(
+    train: Callable[..., RunResult],
+    small_model: dict[str, Any],
+    llama: str,
+    tmp_path: Path,
+    quick: dict[str, Any],
+) -> None:
+    options = {"backbone": llama, "prompt": "none", "learning_rate": 0.01}
+    result = train("HeLLM", **small_model | options)
+    for stage in result.stages:
+        shutil.rmtree(stage.path)
+    assert_same(result, scored_elsewhere(result))
+    # Everything in another place.
+    moved = [tmp_path / "elsewhere", tmp_path / "data"]
+    shutil.move(llama, moved[0])
+    shutil.copytree(quick["data_path"], moved[1])
+    path = result.path / "config.yaml"
+    path.write_text(path.read_text().replace(quick["data_path"], str(tmp_path / "nowhere")))
+    assert result.evaluate("test", str(moved[1]), str(moved[0])) == result.record["test"]
+
+
+@pytest.mark.parametrize("model", ["SASRec", "LightGCN"])
+def test_other_models_are_restored_from_their_checkpoint(
+    train: Callable[..., RunResult], model: str
+) -> None:
+    result = train(model, MAX_ITEM_LIST_LENGTH=6)
+    assert_same(result, scored_elsewhere(result))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("CoLLM", "LLaRA", "HeLLM-wo-GNN_PEFT", "HeLLMPre", "HeLLMPre-wo-U2U"),
+        *("Pop", "ItemKNN", "GRU4Rec", "MultiVAE", "FPMC", "DIN"),
+    ],
+)
+def test_any_run_is_restored(
+    train: Callable[..., RunResult],
+    small_variant: Callable[[str], dict[str, Any]],
+    quick: dict[str, Any],
+    model: str,
+) -> None:
+    sizes = small_variant(model) if model in ("CoLLM", "LLaRA", "HeLLM-wo-GNN_PEFT") else {}
+    result = train(model, **sizes | {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 6})
+    torch.manual_seed(1)
+    reopened = result.reopen()
+    assert reopened.evaluate() == result.record["test"]
+    assert not reopened.model.training
+    # The rebuilt configuration is that of the run; only its stages are not known.
+    recorded = json.loads((result.path / "identity.json").read_text())["settings"]
+    rebuilt = json.loads(json.dumps(reopened.config.identifying_settings(), default=str))
+    assert rebuilt == recorded
+    if not sizes:
+        assert Path(run_path(reopened.config, reopened.dataset)).name == result.path.name
+
+
+def test_values_that_defaults_no_longer_have_are_the_runs(
+    train: Callable[..., RunResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run keeps its sizes and its chunks of users when the packaged files change."""
+    result = train("LightGCN", epochs=1)
+    from recbole_hellm.config import resolution
+
+    original = resolution.packaged
+
+    def changed(*parts: str) -> dict[str, Any]:
+        values = original(*parts)
+        if parts == ("model", "LightGCN.yaml"):
+            values |= {"embedding_size": 3, "eval_users": 5, "learning_rate": 0.5, "topk": [1]}
+        return values
+
+    monkeypatch.setattr(resolution, "packaged", changed)
+    assert load_run(result.path).evaluate() == result.record["test"]
+
+
+def sentence(error: pytest.ExceptionInfo[HellmError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    assert text.endswith(".")
+    return text
+
+
+def test_other_data_are_refused(
+    train: Callable[..., RunResult], interactions: pd.DataFrame, make_dataset: Any, tmp_path: Path
+) -> None:
+    result = train("BPR")
+    other = interactions[interactions["user_id"] != "u39"]
+    make_dataset(tmp_path / "other/tiny", other)
+    with pytest.raises(RunError, match="holds other interactions than those") as error:
+        result.restore(data_path=tmp_path / "other")
+    sentence(error)
+    with pytest.raises(DataError, match=r"needs .*nowhere/tiny/tiny.inter|nowhere"):
+        result.restore(data_path=tmp_path / "nowhere")
+
+
+def test_other_features_are_refused_where_they_are_read(
+    train: Callable[..., RunResult],
+    small_model: dict[str, Any],
+    interactions: pd.DataFrame,
+    make_dataset: Any,
+    tmp_path: Path,
+) -> None:
+    from recbole_hellm.data.features.store import save_features
+
+    result = train("HeLLM", **small_model, epochs=1)
+    make_dataset(tmp_path / "other/tiny", interactions)
+    items = sorted(interactions["item_id"].unique())
+    save_features(tmp_path / "other/tiny", "text", "toy", items, torch.eye(30).numpy())
+    with pytest.raises(RunError, match="holds other item features than those"):
+        result.stages[0].restore(data_path=tmp_path / "other")
+    shutil.rmtree(tmp_path / "other/tiny/features")
+    assert result.evaluate(data_path=tmp_path / "other") == result.record["test"]
+
+
+def test_artefacts_of_other_items_are_refused(
+    train: Callable[..., RunResult], small_model: dict[str, Any]
+) -> None:
+    result = train("HeLLM", **small_model, epochs=1)
+    path = result.path / "model/items.json"
+    path.write_text(path.read_text().replace("i07", "i77"))
+    with pytest.raises(RunError, match="was trained on other items than the dataset's") as error:
+        result.restore()
+    sentence(error)
+
+
+def test_artefacts_in_another_order_are_put_in_order(
+    train: Callable[..., RunResult], small_model: dict[str, Any]
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    result = train("HeLLM", **small_model, epochs=1)
+    folder = result.path / "model"
+    items = json.loads((folder / "items.json").read_text())
+    (folder / "items.json").write_text(json.dumps(items[::-1]))
+    held = load_file(folder / "item_tokens.safetensors")
+    by_item = {name for name in held if "tables" in name or "vectors" in name}
+    held |= {name: held[name].flip(0).contiguous() for name in by_item}
+    save_file(held, folder / "item_tokens.safetensors")
+    assert result.evaluate() == result.record["test"]
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("model/item_head.safetensors", "item_head.safetensors is missing"),
+        ("model", "has no folder 'model'"),
+        ("config.yaml", "config.yaml or identity.json beside it is missing"),
+        ("identity.json", r"identity.json cannot be read"),
+    ],
+)
+def test_missing_files_of_a_fine_tuned_run_are_told(
+    train: Callable[..., RunResult], small_model: dict[str, Any], name: str, match: str
+) -> None:
+    result = train("HeLLM", **small_model, epochs=1)
+    path = result.path / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(RunError, match=match):
+        result.restore()
+
+
+def test_checkpoints_that_cannot_be_used_are_told(train: Callable[..., RunResult]) -> None:
+    result, other = train("BPR"), train("BPR", embedding_size=8)
+    best = result.path / "best.pt"
+    shutil.copy(other.path / "best.pt", best)
+    with pytest.raises(RunError, match="does not hold the weights of this model") as error:
+        result.restore()
+    sentence(error)
+    best.write_bytes(best.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"best.pt is damaged"):
+        result.restore()
+    best.unlink()
+    with pytest.raises(RunError, match=r"best.pt is missing, which holds the weights"):
+        result.restore()
+
+
+def test_a_kept_record_has_no_model(
+    train: Callable[..., RunResult], quick: dict[str, Any], tmp_path: Path
+) -> None:
+    test_users = TestUsers.open(HellmConfig("BPR", "tiny", quick))
+    record = write_record(train("BPR", epochs=1), tmp_path / "records", test_users)
+    with pytest.raises(
+        RunError, match=f"^{record.path} is a record, which holds no model"
+    ) as error:
+        load_run(record.path).restore()
+    sentence(error)
+
+
+def test_settings_that_this_version_lacks_are_told(train: Callable[..., RunResult]) -> None:
+    result = train("BPR")
+    path = result.path / "identity.json"
+    content = json.loads(path.read_text())
+    content["settings"]["gone"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"recbole-hellm 0.1.0 and does not fit .*'gone'") as error:
+        result.restore()
+    sentence(error)
+    del content["settings"]["gone"], content["settings"]["learning_rate"]
+    path.write_text(json.dumps(content))
+    settings = yaml.safe_load((result.path / "config.yaml").read_text())
+    (result.path / "config.yaml").write_text(yaml.safe_dump(settings | {"learning_rate": 0.3}))
+    with pytest.raises(RunError, match=r"where learning_rate was None rather than 0.3; use that"):
+        result.restore()
