@@ -89,7 +89,7 @@ class Comparison:
             _, addressed, key = setting.partition(".")
             if addressed and key in fixed:
                 raise ConfigError(
-                    f"{setting} would hold in every run of {self.plan.name}, which differ in "
+                    f"{setting} would apply to every run of {self.plan.name}, which differ in "
                     f"{key}; leave it out."
                 )
 
@@ -329,7 +329,7 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
+class ComparisonReport:
     """What a comparison shows: the tables as a text, and what went wrong, by job or dataset."""
 
     text: str
@@ -338,7 +338,7 @@ class Shown:
 
 def compare(
     settings: CompareSettings, overrides: Mapping[str, Any], files: Sequence[Path] = ()
-) -> Shown:
+) -> ComparisonReport:
     """Run what is missing of a benchmark on each dataset, and tell what the records show.
 
     Parameters
@@ -351,7 +351,7 @@ def compare(
 
     Returns
     -------
-    Shown
+    ComparisonReport
 
     Raises
     ------
@@ -382,7 +382,7 @@ def compare(
             blocks.append(f"Files: {', '.join(map(str, written))}")
     if not blocks:
         raise RunError(" ".join(failed.values()))
-    return Shown("\n\n".join(blocks), failed)
+    return ComparisonReport("\n\n".join(blocks), failed)
 
 
 def _make_folder(key: str, path: str | None) -> None:
@@ -393,5 +393,5 @@ def _make_folder(key: str, path: str | None) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"{key}={path} is no folder and cannot be made one ({error.strerror}); name another."
+            f"{key}={path} is not a folder and cannot be created ({error.strerror}); name another."
         ) from error

@@ -301,7 +301,7 @@ def read_records(
             first, second = (one.record.get(key) for one in (other, run))
             if first and second and first != second:
                 raise RunError(
-                    f"{other.path} and {run.path} are of the same settings and of different data "
+                    f"{other.path} and {run.path} have the same settings and different data "
                     f"({key}); take one of them out."
                 )
     return by_recipe

@@ -58,9 +58,10 @@ class TestUsers:
         """
         for key, value in (("split", self.split), ("candidates", self.dataset.candidates_hash)):
             if record[key] != value:
+                folder = self.dataset.config.dataset_directory
                 raise RunError(
-                    f"{run} and the dataset in {self.dataset.config.dataset_directory} differ in {key}; "
-                    "name the data it was trained on with --data_path."
+                    f"{run} and the dataset in {folder} differ in {key}; name the data it was trained "
+                    "on with --data_path."
                 )
 
     @property

@@ -197,7 +197,7 @@ def test_records_of_one_recipe_and_different_data_are_told(
     shutil.copytree(kept.path, kept.path.with_name("other"))
     other = kept.path.with_name("other") / "metrics.json"
     other.write_text(json.dumps(kept.record | {"split": "t" * 64}))
-    with pytest.raises(RunError, match=r"of the same settings and of different data \(split\)"):
+    with pytest.raises(RunError, match=r"the same settings and different data \(split\)"):
         read_records(tmp_path / "records", "tiny")
     here: Any = SimpleNamespace(split="t" * 64, encoders={"text": "toy"})
     found = read_records(tmp_path / "records", "tiny", here)
@@ -215,7 +215,7 @@ def test_records_of_other_item_features_are_passed_over_or_told(
         here: Any = SimpleNamespace(split="s" * 64, encoders=encoders)
         found = read_records(tmp_path / "records", "tiny", here)
         assert {run.path for run in found.values()} == {path or other.parent, plain.path}
-    with pytest.raises(RunError, match=r"of the same settings and of different data \(features\)"):
+    with pytest.raises(RunError, match=r"the same settings and different data \(features\)"):
         read_records(tmp_path / "records", "tiny")
 
 

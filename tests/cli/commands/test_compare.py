@@ -6,7 +6,7 @@ import pytest
 
 from recbole_hellm.benchmark import comparing
 from recbole_hellm.benchmark.compare_settings import CompareSettings
-from recbole_hellm.benchmark.comparing import Shown
+from recbole_hellm.benchmark.comparing import ComparisonReport
 from recbole_hellm.cli.main import main, parse_options
 from recbole_hellm.errors import ConfigError
 
@@ -31,7 +31,7 @@ def test_settings_of_the_compared_models_are_read_as_declared() -> None:
 def test_a_comparison_that_is_not_complete_is_shown_and_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = Shown("the tables", {"Toys": "no data"})
+    shown = ComparisonReport("the tables", {"Toys": "no data"})
     monkeypatch.setattr(comparing, "compare", lambda *_: shown)
     assert main(["compare", "--models=Pop"]) == 2
     captured = capsys.readouterr()
