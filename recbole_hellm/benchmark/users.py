@@ -60,8 +60,8 @@ class TestUsers:
             if record[key] != value:
                 folder = self.dataset.config.dataset_directory
                 raise RunError(
-                    f"{run} and the dataset in {folder} differ in {key}; name the data it was trained "
-                    "on with --data_path."
+                    f"{run} and the dataset in {folder} differ in {key}; name the data that it was "
+                    "trained on with --data_path."
                 )
 
     @property
