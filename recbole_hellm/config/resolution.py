@@ -380,6 +380,6 @@ def check_addressed(configs: Iterable[HellmConfig]) -> None:
         if owner not in models:
             registry.describe(owner)  # raises with the nearest names if it is misspelt
             raise ConfigError(
-                f"Option '{key}' is for a model that is not run here; remove it, or address one of "
-                f"{', '.join(models)}."
+                f"Option '{key}' is for a model that is not run here; {', '.join(models)} "
+                f"{'is' if len(models) == 1 else 'are'}."
             )
