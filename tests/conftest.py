@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from recbole_hellm import compat
-from recbole_hellm.benchmark.record_ranks import compress_ranks, in_token_order, write_kept_ranks
+from recbole_hellm.benchmark.record_ranks import compress_ranks, in_token_order, write_record_ranks
 from recbole_hellm.benchmark.records import SLICED, Record, read_records
 from recbole_hellm.data.features.store import save_features
 from recbole_hellm.evaluation.ranking import Ranks
@@ -283,7 +283,7 @@ def make_kept(tmp_path: Path) -> Callable[..., Record]:
             "features": {"text": "toy"},
             "recipe": recipe,
         } | fields
-        write_kept_ranks(folder / "ranks.parquet", compress_ranks(in_token_order(ranks, USERS)))
+        write_record_ranks(folder / "ranks.parquet", compress_ranks(in_token_order(ranks, USERS)))
         rows = [
             metrics_by_slice(of, groups(), SLICED).assign(masking=name)
             for name, of in ranks.items()

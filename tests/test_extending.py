@@ -40,7 +40,7 @@ def test_a_model_of_ones_own(example: Example, tmp_path: Path) -> None:
     recommended = hellm(recommend)
     assert "User U0001" in recommended
     table = hellm([*compare, *QUICK])
-    assert "MeanTaste" in table
+    assert "MeanTaste" in table and "my_models:" not in table
     assert len(list((tmp_path / "records/sample/MeanTaste").iterdir())) == 1
 
 

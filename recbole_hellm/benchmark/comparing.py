@@ -96,7 +96,9 @@ class Comparison:
     def _seeds(self) -> list[int]:
         seeds = self.settings.seeds
         first = int(
-            HellmConfig(self.settings.chosen[0], self.dataset, self._settings_with({}))["seed"]
+            HellmConfig(self._path(self.settings.chosen[0]), self.dataset, self._settings_with({}))[
+                "seed"
+            ]
         )
         return [first + n for n in range(seeds)] if isinstance(seeds, int) else list(seeds)
 
@@ -129,7 +131,7 @@ class Comparison:
         plan = self.plan
         if isinstance(plan, Table):
             return [
-                self._planned_run(seed, name, name, plan.settings.get(name, {}))
+                self._planned_run(seed, name, self._path(name), plan.settings.get(name, {}))
                 for name in self.settings.chosen
             ]
         planned = []
@@ -139,6 +141,10 @@ class Comparison:
                 run = self._planned_run(seed, label, plan.model, plan.exemptions(point), point)
                 planned.append(dataclasses.replace(run, point={"panel": panel.title, **point}))
         return planned
+
+    def _path(self, name: str) -> str:
+        """What configurations call the model of that name."""
+        return self.plan.paths.get(name, name) if isinstance(self.plan, Table) else name
 
     def _planned_run(
         self,

@@ -60,6 +60,8 @@ class Table:
         What a reader must know of that.
     asked : mapping of str to Metric
         Metrics that the user wants to see beside the table's, by ``name@k``.
+    paths : mapping of str to str
+        Import paths of models outside this package, by the name in the table.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Table:
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     asked: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
+    paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -269,5 +272,19 @@ def ad_hoc(models: tuple[str, ...], reference: str | None) -> Table:
     """A table of methods that somebody names; the last one is the reference by default."""
     if not models:
         raise ConfigError("--models names no model; `recbole-hellm models` lists them.")
-    family = Family(reference or models[-1], models)
-    return Table(short_name(models), "Comparison", (family,), printed={**TABLE_3, **TABLE_1})
+    paths = {model_name(model): model for model in models}
+    if len(paths) < len(set(models)):
+        raise ConfigError(
+            f"Two of the models {', '.join(models)} have the same name; rename a class or compare "
+            "them one by one."
+        )
+    names = tuple(map(model_name, models))
+    family = Family(model_name(reference or models[-1]), names)
+    outside = {name: path for name, path in paths.items() if name != path}
+    printed = {**TABLE_3, **TABLE_1}
+    return Table(short_name(names), "Comparison", (family,), printed=printed, paths=outside)
+
+
+def model_name(model: str) -> str:
+    """The name of a model in tables: of ``package.module:Class`` the class."""
+    return model.rpartition(":")[2]

@@ -100,12 +100,12 @@ def compress_ranks(ranks_by_masking: Mapping[str, Ranks]) -> pd.DataFrame:
     return pd.DataFrame(columns).astype(kinds)
 
 
-def write_kept_ranks(path: Path, frame: pd.DataFrame) -> None:
+def write_record_ranks(path: Path, frame: pd.DataFrame) -> None:
     """Write what :func:`compress_ranks` made, as compressed Parquet, atomically."""
     RunDirectory(path.parent).write_table(path.name, frame, compression="zstd")
 
 
-def read_kept_ranks(path: Path) -> dict[str, Ranks]:
+def read_record_ranks(path: Path) -> dict[str, Ranks]:
     """Kept ranks by masking, users numbered 0..U-1 by ascending token.
 
     Metrics at a k up to :data:`CLIP` are those of the full ranks. What is not kept is not there:

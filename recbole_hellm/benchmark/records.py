@@ -27,9 +27,9 @@ import pandas as pd
 
 from recbole_hellm.benchmark.record_ranks import (
     compress_ranks,
-    read_kept_ranks,
+    read_record_ranks,
     read_run_ranks,
-    write_kept_ranks,
+    write_record_ranks,
 )
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.yaml_files import read_yaml
@@ -105,7 +105,7 @@ class Record:
         RunError
             If there are none.
         """
-        return read_kept_ranks(self.path / RANKS)
+        return read_record_ranks(self.path / RANKS)
 
     @functools.cached_property
     def user_values(self) -> dict[tuple[str, str], np.ndarray]:
@@ -191,13 +191,13 @@ def write_record(
     identity = _portable(source.read_json("identity.json"))
     recipe = content_hash(recipe_of(identity))
     settings = identity.pop("settings")
-    kept = RunDirectory(folder / record["dataset"] / record["model"] / run.path.name)
-    kept.clear()
-    kept.write_yaml("config.yaml", settings)
-    kept.write_json("identity.json", identity)
-    kept.write_json("environment.json", _without_paths(source.read_json("environment.json")))
+    directory = RunDirectory(folder / record["dataset"] / record["model"] / run.path.name)
+    directory.clear()
+    directory.write_yaml("config.yaml", settings)
+    directory.write_json("identity.json", identity)
+    directory.write_json("environment.json", _without_paths(source.read_json("environment.json")))
     if details:
-        _write_details(run, kept, test_users, asked)
+        _write_details(run, directory, test_users, asked)
     stages = [stage.record["cost"] for stage in run.stages]
     cost = record["cost"]
     with_stages = {
@@ -210,8 +210,8 @@ def write_record(
         "features": test_users.encoders if identity["features"] else None,
         "cost_with_stages": with_stages,
     }
-    kept.write_json("metrics.json", metrics)
-    return Record(kept.path, metrics, recipe)
+    directory.write_json("metrics.json", metrics)
+    return Record(directory.path, metrics, recipe)
 
 
 def _portable(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def _write_details(
     run: RunResult, kept: RunDirectory, test_users: TestUsers, asked: MetricSet
 ) -> None:
     ranks_by_masking = read_run_ranks(run.path)
-    write_kept_ranks(kept.file(RANKS), compress_ranks(ranks_by_masking))
+    write_record_ranks(kept.file(RANKS), compress_ranks(ranks_by_masking))
     lists, run_masking = test_users.lists_of(run), run.record["masking"]
     frames: list[pd.DataFrame] = []
     columns: dict[str, np.ndarray] = {}

@@ -28,7 +28,7 @@ class SettingsCommand(click.Command):
     callback : callable
         Does the work with the options that are given, and returns the text to print. Its docstring
         is the help.
-    own : sequence of SettingOption
+    extra : sequence of SettingOption
         Options that no settings class declares.
     settings : callable, optional
         Returns the settings class of the command. It is imported only when it is needed.
@@ -50,7 +50,7 @@ class SettingsCommand(click.Command):
         self,
         callback: Callable[..., str],
         *,
-        own: Sequence[SettingOption] = (),
+        extra: Sequence[SettingOption] = (),
         settings: Callable[[], type[Settings]] | None = None,
         group: str = "Options",
         shared: Sequence[str] = (),
@@ -64,7 +64,7 @@ class SettingsCommand(click.Command):
             context_settings={"help_option_names": list(HELP_NAMES), "max_content_width": 100},
             options_metavar="[--KEY=VALUE ...]",
         )
-        self.own = own
+        self.extra = extra
         self.settings = settings
         self.group = group
         self.shared = shared
@@ -80,7 +80,7 @@ class SettingsCommand(click.Command):
             declarations += [RunSettings.declarations()[key] for key in self.shared]
         if self.settings:
             declarations += self.settings().declarations().values()
-        options = [*self.own]
+        options = [*self.extra]
         for declaration in declarations:
             aliases = [self.aliases[key] for key in [declaration.key] if key in self.aliases]
             options.append(
@@ -103,8 +103,8 @@ class SettingsCommand(click.Command):
         ConfigError
             If a word is no option, a key is given twice, a text is missing or a value is not YAML.
         """
-        own = {option.key: option for option in self.options()}
-        keys = {alias: option.key for option in own.values() for alias in option.aliases}
+        declared = {option.key: option for option in self.options()}
+        keys = {alias: option.key for option in declared.values() for alias in option.aliases}
         texts: dict[str, tuple[str, str | None]] = {}
         plain: list[str] = []
         for written, text in split_arguments(words):
@@ -115,10 +115,10 @@ class SettingsCommand(click.Command):
             if key in texts:
                 raise ConfigError(_given_twice(written, texts[key][0]))
             texts[key] = written, text
-        values = {key: own[key].reader.read(*texts[key]) for key in texts if key in own}
+        values = {key: declared[key].reader.read(*texts[key]) for key in texts if key in declared}
         # Keys of one model come last, since other keys may name the model.
         for key in sorted(texts, key=lambda key: "." in key):
-            if key not in own:
+            if key not in declared:
                 reader = self.further_reader(key, values) if further else None
                 values[key] = reader.read(*texts[key]) if reader else None
         if self.positional and plain:

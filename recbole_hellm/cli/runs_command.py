@@ -97,10 +97,10 @@ class RunsCommand(SettingsCommand):
 
     def callback_arguments(self, options: dict[str, Any]) -> dict[str, Any]:
         """Divide the options; a configuration checks the settings of runs later."""
-        own = {option.key for option in self.options()}
+        command_keys = {option.key for option in self.options()}
         return {
-            "options": {key: value for key, value in options.items() if key in own},
-            "overrides": {key: value for key, value in options.items() if key not in own},
+            "options": {key: value for key, value in options.items() if key in command_keys},
+            "overrides": {key: value for key, value in options.items() if key not in command_keys},
         }
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -118,8 +118,12 @@ class RunsCommand(SettingsCommand):
     def shown_default(self, ctx: click.Context, option: SettingOption) -> Any:
         """The default; where a model is named, as its files and the dataset's set it."""
         models = self.named_models(ctx.obj or {})
-        own = {one.key for one in self.options()}
-        if option.key in own or not models or (len(models) > 1 and option.group not in models):
+        command_keys = {one.key for one in self.options()}
+        if (
+            option.key in command_keys
+            or not models
+            or (len(models) > 1 and option.group not in models)
+        ):
             return option.default
         model = option.group if option.group in models else models[0]
         dataset = str((ctx.obj or {}).get("dataset", "sample"))

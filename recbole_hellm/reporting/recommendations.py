@@ -64,7 +64,7 @@ class RecommendSettings(Settings):
         return SUFFIXES.get(Path(self.output).suffix.lower(), "table")  # type: ignore[return-value]
 
 
-def listing(run: str | Path, wanted: RecommendSettings) -> str:
+def listing(run: str | Path, settings: RecommendSettings) -> str:
     """Recommendations of a run as text, or, with ``output``, the name of the file they are in.
 
     Raises
@@ -72,20 +72,20 @@ def listing(run: str | Path, wanted: RecommendSettings) -> str:
     HellmError
         For every mistake a user can make, in one sentence.
     """
-    recommender = Recommender.open(run, wanted.data_path, wanted.backbone)
-    if wanted.history is not None:
-        given = _split(wanted.history)
-        frame = recommender.for_history(given, wanted.topk, wanted.exclude_seen)
-        recent = {"": given[::-1][: wanted.recent]}
+    recommender = Recommender.open(run, settings.data_path, settings.backbone)
+    if settings.history is not None:
+        history = _split(settings.history)
+        frame = recommender.for_history(history, settings.topk, settings.exclude_seen)
+        recent = {"": history[::-1][: settings.recent]}
     else:
-        users = _users(recommender, wanted)
-        progress = wanted.output is not None
-        frame = recommender.for_users(users, wanted.topk, wanted.exclude_seen, progress)
-        recent = {user: recommender.recent(user, wanted.recent) for user in dict.fromkeys(users)}
-    kind, metadata = wanted.chosen_format, recommender.metadata
-    if not wanted.output:
+        users = _users(recommender, settings)
+        progress = settings.output is not None
+        frame = recommender.for_users(users, settings.topk, settings.exclude_seen, progress)
+        recent = {user: recommender.recent(user, settings.recent) for user in dict.fromkeys(users)}
+    kind, metadata = settings.chosen_format, recommender.metadata
+    if not settings.output:
         return _TEXTS[kind](frame, recent, metadata)
-    path = Path(wanted.output)
+    path = Path(settings.output)
     try:
         if kind == "parquet":
             with atomic_path(path) as temporary:
@@ -97,27 +97,27 @@ def listing(run: str | Path, wanted: RecommendSettings) -> str:
     return f"{path}: {len(frame):,} recommendations for {len(recent):,} users"
 
 
-def _users(recommender: Recommender, wanted: RecommendSettings) -> list[str]:
-    if wanted.all_users:
+def _users(recommender: Recommender, settings: RecommendSettings) -> list[str]:
+    if settings.all_users:
         return [str(token) for token in recommender.dataset.user_tokens]
-    if wanted.user is not None:
-        return _split(wanted.user)
-    path = Path(str(wanted.users))
+    if settings.user is not None:
+        return _split(settings.user)
+    path = Path(str(settings.users))
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"users={path} cannot be read; give a text file with a user token per line."
         ) from error
-    found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    for number, token in found:
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    for number, token in numbered:
         try:
             recommender.ids("user", [token])
         except DataError as error:
             raise DataError(f"{path}, line {number}: {error}") from error
-    if not found:
+    if not numbered:
         raise DataError(f"users={path} holds no user tokens; write one on each line.")
-    return [token for _, token in found]
+    return [token for _, token in numbered]
 
 
 def _split(text: str) -> list[str]:

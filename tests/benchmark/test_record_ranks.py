@@ -10,9 +10,9 @@ from recbole_hellm.benchmark.record_ranks import (
     CLIP,
     compress_ranks,
     in_token_order,
-    read_kept_ranks,
+    read_record_ranks,
     read_run_ranks,
-    write_kept_ranks,
+    write_record_ranks,
 )
 from recbole_hellm.errors import DataError, RunError
 from recbole_hellm.evaluation.rank_metrics import RANK_METRICS
@@ -57,8 +57,8 @@ def assert_same(found: dict[str, Ranks], wanted: dict[str, Ranks]) -> None:
 def test_metrics_of_kept_ranks_are_exact(
     ranks: dict[str, Ranks], tokens: list[str], tmp_path: Path
 ) -> None:
-    write_kept_ranks(tmp_path / "ranks.parquet", compress_ranks(in_token_order(ranks, tokens)))
-    kept = read_kept_ranks(tmp_path / "ranks.parquet")
+    write_record_ranks(tmp_path / "ranks.parquet", compress_ranks(in_token_order(ranks, tokens)))
+    kept = read_record_ranks(tmp_path / "ranks.parquet")
     assert tuple(kept) == MASKINGS
     order = sorted(range(400), key=lambda row: tokens[row])
     for masking in MASKINGS:
@@ -73,8 +73,8 @@ def test_what_is_not_kept(tmp_path: Path) -> None:
     ranks = Ranks(
         *(np.array(values) for values in ([1, 2], [900, 254], [7, 70_000], [999, 99_999]))
     )
-    write_kept_ranks(tmp_path / "a" / "r.parquet", compress_ranks({"none": ranks}))
-    kept = read_kept_ranks(tmp_path / "a" / "r.parquet")["none"]
+    write_record_ranks(tmp_path / "a" / "r.parquet", compress_ranks({"none": ranks}))
+    kept = read_record_ranks(tmp_path / "a" / "r.parquet")["none"]
     assert kept.higher.tolist() == [255, 254]
     assert kept.tied.tolist() == [0, 70_000]
     assert kept.candidates.tolist() == [0, 0]
@@ -113,7 +113,7 @@ def test_nothing_names_users_or_items(
     frame = compress_ranks(in_token_order(ranks, tokens))
     assert {str(kind) for kind in frame.dtypes} == {"uint8", "uint32"}
     assert list(frame)[:2] == ["seen.higher", "seen.tied"]
-    write_kept_ranks(tmp_path / "ranks.parquet", frame)
+    write_record_ranks(tmp_path / "ranks.parquet", frame)
     content = (tmp_path / "ranks.parquet").read_bytes()
     assert not any(token.encode() in content for token in tokens if len(token) > 3)
 
@@ -122,7 +122,7 @@ def test_files_are_small(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     higher = np.exp(rng.normal(6.5, 2.3, 22_363)).astype(np.int64)  # half are above 600
     ranks = Ranks(np.arange(22_363), higher, np.zeros_like(higher), higher + 9)
-    write_kept_ranks(tmp_path / "r.parquet", compress_ranks({"seen": ranks}))
+    write_record_ranks(tmp_path / "r.parquet", compress_ranks({"seen": ranks}))
     assert (tmp_path / "r.parquet").stat().st_size < 30_000
 
 
@@ -136,11 +136,11 @@ def test_mistakes(ranks: dict[str, Ranks], tokens: list[str], tmp_path: Path) ->
     with pytest.raises(RunError, match="different users"):
         read_run_ranks(tmp_path)
     with pytest.raises(RunError, match="cannot be read"):
-        read_kept_ranks(tmp_path / "absent.parquet")
+        read_record_ranks(tmp_path / "absent.parquet")
     (tmp_path / "ranks-seen.parquet").write_bytes(b"PAR1 and nothing")
     with pytest.raises(RunError, match=r"ranks-seen\.parquet cannot be read"):
         read_run_ranks(tmp_path)
     for frame in (pd.DataFrame({"seen.higher": [1]}), pd.DataFrame({"a": [1]}), pd.DataFrame()):
         RunDirectory(tmp_path).write_table("other.parquet", frame)
         with pytest.raises(RunError, match="holds no kept ranks"):
-            read_kept_ranks(tmp_path / "other.parquet")
+            read_record_ranks(tmp_path / "other.parquet")

@@ -30,7 +30,7 @@ def work(options: dict[str, Any]) -> str:
 def command() -> SettingsCommand:
     return SettingsCommand(
         work,
-        own=[SettingOption("name", "A name.", "NAME", reader=TEXT)],
+        extra=[SettingOption("name", "A name.", "NAME", reader=TEXT)],
         settings=lambda: Sample,
         shared=["runs_dir"],
         aliases={"files": "file"},

@@ -45,12 +45,14 @@ def _settings() -> type[CompareSettings]:
 
 def _models(options: Mapping[str, Any]) -> tuple[str, ...]:
     """The methods that are compared, of a benchmark or as named."""
-    return _settings().from_config(options).chosen
+    settings = _settings().from_config(options)
+    paths: Mapping[str, str] = getattr(settings.plan, "paths", {})
+    return tuple(paths.get(name, name) for name in settings.chosen)
 
 
 command = RunsCommand(
     compare,
-    own=[CONFIG],
+    extra=[CONFIG],
     settings=_settings,
     group="Comparison",
     aliases={"datasets": "dataset", "models": "model"},

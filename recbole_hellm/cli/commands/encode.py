@@ -34,4 +34,4 @@ def _settings() -> type[EncodeSettings]:
     return EncodeSettings
 
 
-command = SettingsCommand(encode, own=[DATASET], shared=["data_path"], settings=_settings)
+command = SettingsCommand(encode, extra=[DATASET], shared=["data_path"], settings=_settings)

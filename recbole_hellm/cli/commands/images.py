@@ -33,4 +33,4 @@ def _settings() -> type[ImageSettings]:
     return ImageSettings
 
 
-command = SettingsCommand(images, own=[DATASET], shared=["data_path"], settings=_settings)
+command = SettingsCommand(images, extra=[DATASET], shared=["data_path"], settings=_settings)

@@ -34,4 +34,4 @@ def _settings() -> type[ImportSettings]:
     return ImportSettings
 
 
-command = SettingsCommand(import_, own=[DATASET], shared=["data_path"], settings=_settings)
+command = SettingsCommand(import_, extra=[DATASET], shared=["data_path"], settings=_settings)

@@ -36,8 +36,8 @@ def _outside_models() -> str:
 
     lines = [f"  {name}: {path}" for name, path in sorted(installed(registry.GROUP).items())]
     title = "Models of other installed packages" if lines else "No other package offers models"
-    own = "A model of your own is named my_package.my_module:MyModel"
-    return "\n".join([title, *lines, "", own])
+    hint = "A model of your own is named my_package.my_module:MyModel"
+    return "\n".join([title, *lines, "", hint])
 
 
-command = SettingsCommand(models, own=[MODEL, DATASET])
+command = SettingsCommand(models, extra=[MODEL, DATASET])

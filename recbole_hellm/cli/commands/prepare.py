@@ -41,4 +41,4 @@ def _settings() -> type[PrepareSettings]:
     return PrepareSettings
 
 
-command = SettingsCommand(prepare, own=[DATASET], shared=["data_path"], settings=_settings)
+command = SettingsCommand(prepare, extra=[DATASET], shared=["data_path"], settings=_settings)

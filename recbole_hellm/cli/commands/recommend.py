@@ -41,4 +41,4 @@ def _settings() -> type[RecommendSettings]:
     return RecommendSettings
 
 
-command = SettingsCommand(recommend, own=[RUN], settings=_settings)
+command = SettingsCommand(recommend, extra=[RUN], settings=_settings)

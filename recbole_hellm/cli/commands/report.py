@@ -44,4 +44,4 @@ def _settings() -> type[ReportSettings]:
     return ReportSettings
 
 
-command = SettingsCommand(report, own=[RUNS], settings=_settings, positional="runs")
+command = SettingsCommand(report, extra=[RUNS], settings=_settings, positional="runs")

@@ -65,4 +65,4 @@ class _Run(RunsCommand):
     continues_with = "--resume"
 
 
-command = _Run(run, own=[MODEL, DATASET, CONFIG, DRY_RUN], models=_models)
+command = _Run(run, extra=[MODEL, DATASET, CONFIG, DRY_RUN], models=_models)

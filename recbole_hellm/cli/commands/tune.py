@@ -46,4 +46,4 @@ def _settings() -> type[TuningSettings]:
     return TuningSettings
 
 
-command = RunsCommand(tune, own=[MODEL, DATASET, CONFIG], settings=_settings, group="Search")
+command = RunsCommand(tune, extra=[MODEL, DATASET, CONFIG], settings=_settings, group="Search")

@@ -103,9 +103,9 @@ def import_features(name: str, directory: Path, settings: ImportSettings) -> lis
     """
     items = dataset_items(name, directory)
     source = Path(settings.features).expanduser()
-    found = _sources(source, settings.modality)
+    sources = _sources(source, settings.modality)
     encoder = settings.encoder or ("mmrec" if source.is_dir() else "imported")
-    for modality in found:
+    for modality in sources:
         path = feature_path(directory, modality, encoder)
         if path.exists() and not settings.force:
             raise FeatureError(
@@ -113,7 +113,7 @@ def import_features(name: str, directory: Path, settings: ImportSettings) -> lis
                 "another name with --encoder=NAME."
             )
     files = {
-        modality: ItemTableFile.find("features", str(path)) for modality, path in found.items()
+        modality: ItemTableFile.find("features", str(path)) for modality, path in sources.items()
     }
     rows = _rows_told(source, settings.tokens, items)
     return [
@@ -233,25 +233,25 @@ def _sources(source: Path, modality: str | None) -> dict[str, Path]:
     if not source.is_dir():
         named = source.stem.endswith(FOLDER_MARK)
         return {modality or (source.stem.removesuffix(FOLDER_MARK) if named else "image"): source}
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(source.iterdir()):
         if path.suffix not in SUFFIXES or not path.stem.endswith(FOLDER_MARK):
             continue
         name = path.stem.removesuffix(FOLDER_MARK)
         if modality not in (None, name):
             continue
-        if name in found:
+        if name in files:
             raise FeatureError(
-                f"{source} has {found[name].name} and {path.name} for the one modality {name}; "
+                f"{source} has {files[name].name} and {path.name} for the one modality {name}; "
                 "keep one of them."
             )
-        found[name] = path
-    if not found:
+        files[name] = path
+    if not files:
         raise FeatureError(
             f"{source} has no {modality or 'image'}{FOLDER_MARK}.npy"
             f"{'' if modality else ', text_feat.npy'} or the like; name a file with --features."
         )
-    return found
+    return files
 
 
 def _rows_told(source: Path, tokens: str | None, items: Sequence[str]) -> Rows | None:
@@ -259,21 +259,21 @@ def _rows_told(source: Path, tokens: str | None, items: Sequence[str]) -> Rows |
     if tokens is not None:
         return read_rows(Path(tokens).expanduser())
     path = (source if source.is_dir() else source.parent) / FOLDER_ROWS
-    told = _read_mapping(path) if path.is_file() else None
-    if told is not None and any(item in told.of for item in items):
-        return told
+    mapping = _read_mapping(path) if path.is_file() else None
+    if mapping is not None and any(item in mapping.of for item in items):
+        return mapping
     numbers = all(item.isdecimal() and str(int(item)) == item for item in items)
     # MMRec's own interactions name items by the numbers of their rows.
-    if numbers and (told is not None or source.is_dir()):
+    if numbers and (mapping is not None or source.is_dir()):
         return Rows({item: int(item) for item in items}, "whole numbers")
-    if told is None and (numbers or source.is_dir()):
+    if mapping is None and (numbers or source.is_dir()):
         logger.warning(
             "No %s tells whose the rows of %s are, so they are taken for those of item tokens "
             "sorted as texts; --tokens=FILE tells it.",
             FOLDER_ROWS,
             source,
         )
-    return told
+    return mapping
 
 
 def _import_one(

@@ -92,8 +92,8 @@ class ItemMetadata:
         tokens = frame["item_id"].tolist()
 
         def column(names: Iterable[str]) -> dict[str, str]:
-            found = next((key for key in names if key in frame), None)
-            cells = [] if found is None else map(_joined, frame[found])
+            column_name = next((key for key in names if key in frame), None)
+            cells = [] if column_name is None else map(_joined, frame[column_name])
             return dict(zip(tokens, cells, strict=False))
 
         return cls(column(TITLE_COLUMNS), column(CATEGORY_COLUMNS), folders, column(IMAGE_COLUMNS))
@@ -121,9 +121,9 @@ class ItemMetadata:
 
     def file(self, token: str) -> Path | None:
         """The file of the item's picture, or one in its place that is no picture, if there is."""
-        found = self.picture(token)
-        if found is not None:
-            return found.path
+        picture = self.picture(token)
+        if picture is not None:
+            return picture.path
         return next(filter(_is_file, self._places(token)), None)
 
     def refresh(self) -> None:
@@ -165,21 +165,21 @@ def picture_names(folder: Path) -> dict[str, tuple[str, ...]]:
     dict of str to tuple of str
         By stem, in the order of :data:`SUFFIXES`; capitals in a suffix make no difference.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    names_by_stem: dict[str, tuple[str, ...]] = {}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 stem, dot, suffix = entry.name.rpartition(".")
                 if dot and f".{suffix.lower()}" in SUFFIXES:
-                    found[stem] = (*found.get(stem, ()), entry.name)
+                    names_by_stem[stem] = (*names_by_stem.get(stem, ()), entry.name)
     except OSError:  # it is not there, no folder, or not to be read
-        return found
+        return names_by_stem
 
     def rank(name: str) -> tuple[int, str]:
         return SUFFIXES.index(f".{name.rpartition('.')[2].lower()}"), name
 
-    several = {stem: names for stem, names in found.items() if len(names) > 1}
-    return found | {stem: tuple(sorted(names, key=rank)) for stem, names in several.items()}
+    several = {stem: names for stem, names in names_by_stem.items() if len(names) > 1}
+    return names_by_stem | {stem: tuple(sorted(names, key=rank)) for stem, names in several.items()}
 
 
 def file_stem(token: str) -> str:

@@ -211,8 +211,7 @@ def _load_trunk(
         except BackboneError as error:
             raise damaged(folder / "backbone", error) from error
         return dataclasses.replace(trunk, name=settings.backbone)
-    found = settings.replace(backbone=backbone or settings.backbone)
-    return build_backbone(found, device)
+    return build_backbone(settings.replace(backbone=backbone or settings.backbone), device)
 
 
 def _load_adapters(model: nn.Module, path: Path) -> None:

@@ -113,9 +113,9 @@ class VisionEncoder(OnDevice):
             self._loaded = self._load()
         with _readers() as readers:
             pixels = list(readers.map(self._pixels, inputs))
-        found = [picture for picture in pixels if picture is not None]
+        pictures = [picture for picture in pixels if picture is not None]
         # A batch without any picture still has to tell how long a vector is.
-        shown = found or [self._processed(Image.new("RGB", (32, 32)))]
+        shown = pictures or [self._processed(Image.new("RGB", (32, 32)))]
         # Some processors keep a picture's proportions: those of one size go together.
         by_size: dict[torch.Size, list[int]] = {}
         for row, picture in enumerate(shown):
@@ -125,7 +125,7 @@ class VisionEncoder(OnDevice):
         for same, part in zip(by_size.values(), parts, strict=True):
             vectors[same] = part
         rows = np.full((len(inputs), vectors.shape[1]), np.nan, dtype=np.float32)
-        if found:
+        if pictures:
             rows[[picture is not None for picture in pixels]] = vectors
         return rows
 
@@ -258,8 +258,8 @@ def encode_images(
     path = feature_path(directory, "image", model.name)
     tokens = check_tokens(tokens, path)
     files = {token: metadata.file(token) for token in tokens}
-    found = [file for file in files.values() if file is not None]
-    if not found:
+    present_files = [file for file in files.values() if file is not None]
+    if not present_files:
         raise _no_pictures(directory, metadata, len(tokens), "there is no picture file")
     with _readers() as readers:
         contents = list(readers.map(_digest, files.values()))
@@ -273,20 +273,20 @@ def encode_images(
     if not force:
         check_own(path, encoder, model.revision)
 
-    with encoded(model, found, path, recipe, progress=progress) as vectors:
-        filled = {found[row] for row in np.flatnonzero(~np.isnan(vectors).all(axis=1))}
+    with encoded(model, present_files, path, recipe, progress=progress) as vectors:
+        filled = {present_files[row] for row in np.flatnonzero(~np.isnan(vectors).all(axis=1))}
         # A row of NaN from a sound picture stays: saving tells that the model made it.
         broken = {token: broken_reason(file) for token, file in files.items() if file not in filled}
         reasons = {token: reason for token, reason in broken.items() if reason is not None}
         present = np.array([token not in reasons for token in tokens])
         usable = vectors[present[[file is not None for file in files.values()]]]
-        told = ", ".join(f"{n} {reason}" for reason, n in Counter(reasons.values()).most_common())
+        counts = ", ".join(f"{n} {reason}" for reason, n in Counter(reasons.values()).most_common())
         if not present.any():
-            raise _no_pictures(directory, metadata, len(tokens), told)
+            raise _no_pictures(directory, metadata, len(tokens), counts)
         if reasons:
             logger.warning(
                 "%d of %d items have no usable picture and get the mean vector (%s).",
-                *(len(reasons), len(tokens), told),
+                *(len(reasons), len(tokens), counts),
             )
         made = rounding(model) | {"requested_encoder": encoder, "missing_reasons": reasons}
         return save_filled(directory, "image", model.name, tokens, present, usable, recipe | made)

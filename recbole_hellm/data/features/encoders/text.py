@@ -160,9 +160,9 @@ def resolve_text_encoder(
         If a needed package or model cannot be had.
     """
     require(pooling in POOLINGS, f"text_pooling={pooling} must be {', '.join(POOLINGS)}.")
-    own = name in ("auto", "tfidf", "minilm")
+    packaged_encoder = name in ("auto", "tfidf", "minilm")
     require(
-        not own or pooling == "auto",
+        not packaged_encoder or pooling == "auto",
         f"text_pooling={pooling} is for transformers, and text_encoder={name} is none; name one, "
         "for example --text_encoder=bert.",
     )
@@ -194,10 +194,10 @@ def named_features(directory: Path, encoder: str) -> list[str] | None:
     """
     if encoder == "auto":
         return None
-    own = f"text-{encoder if encoder in RESERVED else slug(encoder)}"
+    own_name = f"text-{encoder if encoder in RESERVED else slug(encoder)}"
     stored = list_features(directory)
-    names = [info.name for info in stored if info.modality != "text" or info.name == own]
-    return names if own in names else None
+    names = [info.name for info in stored if info.modality != "text" or info.name == own_name]
+    return names if own_name in names else None
 
 
 def encode_text(
@@ -267,9 +267,11 @@ def encode_text(
     present = np.array([bool(text) for text in texts])
     if not present.all():
         logger.warning("%d items have no text and get the mean vector.", (~present).sum())
-    found = [text for text in texts if text]
+    texts_to_encode = [text for text in texts if text]
     details = recipe | rounding(model) | {"requested_encoder": encoder}
-    with encoded(model, found, path, recipe, list(map(len, found)), progress) as vectors:
+    with encoded(
+        model, texts_to_encode, path, recipe, list(map(len, texts_to_encode)), progress
+    ) as vectors:
         return save_filled(directory, "text", model.name, tokens, present, vectors, details)
 
 
