@@ -12,11 +12,10 @@ import pytest
 
 from recbole_hellm import extensions
 from recbole_hellm.errors import ConfigError, DataError
-from recbole_hellm.evaluation import metric as metric_module
-from recbole_hellm.evaluation.metric import ListMetric, Metric, RankMetric, UserListMetric
+from recbole_hellm.evaluation.metric import ListMetric, UserListMetric
 from recbole_hellm.evaluation.metrics import BUILT_IN, MetricSet, find, validation_settings
 from recbole_hellm.evaluation.ranking import Ranks
-from recbole_hellm.evaluation.recommended import Catalogue, RecommendedLists
+from recbole_hellm.evaluation.recommended import RecommendedLists
 
 SOURCE = """
 import numpy as np
@@ -51,11 +50,6 @@ class Unfinished(RankMetric):
     pass
 
 
-class Short(RankMetric):
-    def gain(self, places, k):
-        return np.ones(k + 1)
-
-
 instance = First()
 five = 5
 """
@@ -69,34 +63,6 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.syspath_prepend(tmp_path)
     yield name
     sys.modules.pop(name, None)
-
-
-@pytest.fixture
-def ranks() -> Ranks:
-    """Three users: first, one of three tied for the second place, and last of 50."""
-    return Ranks(np.arange(3), np.array([0, 1, 49]), np.array([0, 2, 0]), np.full(3, 50))
-
-
-@pytest.fixture
-def lists() -> RecommendedLists:
-    """Five lists of three items, of ten."""
-    items = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9], [1, 5, 9], [2, 4, 10]])
-    rows, known = np.array([0, 0, 1, 2, 3, 4, 4]), np.array([9, 10, 1, 1, 2, 3, 1])
-    counts = np.bincount(known, minlength=11)
-    return RecommendedLists(items, (rows, known), Catalogue(counts, 6), np.array([3, 6, 1, 1, 4]))
-
-
-class OwnItems(UserListMetric):
-    """Share of the list that was trained on by the user; counts how it was called."""
-
-    calls: list[int]
-
-    def per_list(self, lists: RecommendedLists) -> np.ndarray:
-        self.calls.append(len(lists.items))
-        rows, items = lists.histories
-        assert lists.targets is not None
-        had = [set(items[rows == row]) for row in range(len(lists.items))]
-        return np.array([len(had[row] & set(shown)) for row, shown in enumerate(lists.items)])
 
 
 @pytest.mark.parametrize("name", ["NDCG", "ndcg", "GiniIndex", "novelty", "PERSONALISATION"])
@@ -151,32 +117,6 @@ def test_the_metric_that_chooses_an_epoch_says_what_is_better(module: str) -> No
         config = {"metrics": names, "topk": [10], "valid_metric": written}
         settings = validation_settings(config)
         assert settings == {"valid_metric": recorded, "valid_metric_bigger": bigger}
-
-
-def test_metrics_of_single_lists_get_them_in_parts(
-    lists: RecommendedLists, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    metric = OwnItems()
-    metric.calls = []
-    monkeypatch.setattr(metric_module, "_LISTS", 2)
-    chosen = MetricSet((metric, BUILT_IN["itemcoverage"]), (1, 3))
-    values = chosen.per_user(lists=lists)
-    assert metric.calls == [2, 2, 1] * 2
-    assert {key: of.tolist() for key, of in values.items()} == {
-        "ownitems@1": [0, 0, 0, 0, 0],
-        "ownitems@3": [0, 0, 0, 0, 0],
-    }
-    moved = RecommendedLists(lists.items[::-1].copy(), lists.histories, lists.catalogue)
-    with pytest.raises(AssertionError):
-        chosen.per_user(lists=moved)  # no targets
-    swapped = RecommendedLists(
-        np.array([[9, 1, 10], [1, 2, 3], [4, 5, 6], [2, 7, 8], [1, 2, 3]]),
-        lists.histories,
-        lists.catalogue,
-        lists.targets,
-    )
-    assert chosen.per_user(lists=swapped)["ownitems@3"].tolist() == [2, 1, 0, 1, 2]
-    assert chosen.of_lists(swapped)["ownitems@1"] == pytest.approx(4 / 5)
 
 
 @pytest.mark.parametrize(
@@ -234,25 +174,3 @@ def test_values_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         call(lists)
-
-
-def test_gains_that_do_not_fit_are_refused(module: str, ranks: Ranks) -> None:
-    short = find(f"{module}:Short")
-    assert isinstance(short, RankMetric)
-    with pytest.raises(ConfigError, match=r"short gives a gain of shape \(4,\) for 3 places"):
-        short.per_user(ranks, 3)
-
-
-def test_names_are_the_classes_own_unless_they_are_said() -> None:
-    class Base(ListMetric):
-        name = "Given"
-
-        def value(self, lists: RecommendedLists) -> float:
-            return 0.0
-
-    class Derived(Base):
-        pass
-
-    assert (Base.name, Derived.name) == ("given", "derived")
-    assert issubclass(Derived, Metric)
-    assert (Base().head, Base().over_users) == ("given", False)

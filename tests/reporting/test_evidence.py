@@ -159,22 +159,6 @@ def test_a_record_that_lacks_a_group_is_named(three: list[Method]) -> None:
         evidence.slices(TABLE, three, "history_length", "seen")
 
 
-def test_costs_of_stages_that_are_not_known_are_marked(
-    make_kept: Make, good: list[int], poor: list[int]
-) -> None:
-    found = methods(
-        {
-            "LightGCN": [make_kept("LightGCN", poor, cost_with_stages={})],
-            "HeLLM": [make_kept("HeLLM", good, stages={"graph": "x"}, cost_with_stages={})],
-        }
-    )
-    sheet = evidence.results(TABLE, found, "seen", [{}])
-    column = list(sheet.head).index("training, s")
-    assert row(sheet, "LightGCN")[column].text == "90"
-    assert row(sheet, "HeLLM")[column].text == "90 (?)"
-    assert any("so the plot of cost lacks HeLLM" in note for note in sheet.notes)
-
-
 def test_lists_are_shown_where_they_were_kept(
     make_kept: Make, good: list[int], three: list[Method]
 ) -> None:
@@ -213,21 +197,6 @@ def test_the_family_is_that_of_the_comparisons_made(three: list[Method]) -> None
     sheet = evidence.results(TABLE, three[1:], "seen", tests)
     assert any("over the 1 comparisons" in note for note in sheet.notes)
     assert any("is about the models as trained" in note for note in sheet.notes)
-
-
-def test_costs_of_gpus_are_by_the_clock_and_hardware_is_named(
-    make_kept: Make, good: list[int], poor: list[int]
-) -> None:
-    runs = {"A": [make_kept("A", good)], "B": [make_kept("B", poor)]}
-    (runs["A"][0].path / "environment.json").write_text('{"gpu": "H100"}')
-    found = methods(runs)
-    table = Table("t", "T", (Family("A", ("A", "B")),))
-    sheet = evidence.results(table, found, "seen", [{}])
-    by_name = dict(zip(sheet.head, (cell.text for cell in row(sheet, "A")), strict=True))
-    assert by_name["training, s"] == "120 (220)"
-    notes = " ".join(sheet.notes)
-    assert "Trained on: CPU, H100." in notes
-    assert "Costs of different hardware do not compare." in notes
 
 
 def test_a_tables_notes_are_told_where_they_are_true(make_kept: Make, good: list[int]) -> None:

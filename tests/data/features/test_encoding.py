@@ -101,6 +101,20 @@ def test_a_folder_of_pictures(
     assert "it is not known which items there are" in capsys.readouterr().err
 
 
+def test_the_device_reaches_both_encoders(
+    shop: list[str], tiny_clip: Path, tiny_bert: Path, tmp_path: Path, capsys: Any
+) -> None:
+    texts, pictures = f"--text_encoder={tiny_bert}", f"--image_encoder={tiny_clip}"
+    for options in ([texts], [pictures]):
+        assert main(["encode", *shop, *options, "--device=gpu"]) == 2
+        assert "device='gpu' is not known; use auto, cpu, cuda" in capsys.readouterr().err
+    assert stored(tmp_path) == []
+    assert main(["encode", *shop, texts, pictures, "--device=cpu"]) == 0
+    for name in ("text-tiny-bert", "image-tiny-clip"):
+        manifest = json.loads((tmp_path / f"shop/features/{name}.json").read_text())
+        assert manifest["details"]["precision"] == "float32 on cpu"
+
+
 def test_names_stay_texts(shop: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     asked = []
     monkeypatch.setattr(

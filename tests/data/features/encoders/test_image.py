@@ -1,13 +1,10 @@
-"""Picture features beside plain calls of transformers, and every picture that is none."""
+"""Picture features beside plain calls of transformers."""
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import shutil
-import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_hellm.data.downloads import picture_rules
-from recbole_hellm.data.downloads import pictures as fetched
-from recbole_hellm.data.downloads.picture_rules import (
-    BROKEN,
-    NOT_A_PICTURE,
-    PLACEHOLDER,
-    TOO_LARGE,
-)
 from recbole_hellm.data.features.encoders import (
     BatchEncoder,
     VisionEncoder,
@@ -33,9 +22,6 @@ from recbole_hellm.data.features.encoders import (
 )
 from recbole_hellm.data.features.encoders.pictures import (
     NO_FILE,
-    PictureError,
-    broken_reason,
-    read_picture,
 )
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.data.features.store import load_features, save_features
@@ -43,48 +29,13 @@ from recbole_hellm.errors import FeatureError
 
 pytest.importorskip("PIL")
 from PIL import Image
+from support.pictures import BAD, content, noise
 
 CLIP_PROCESSOR = {  # as openai/clip-vit-base-patch32 has it, for pictures of 32 pixels
     "do_resize": True,
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
     "image_processor_type": "CLIPImageProcessor",
-}
-
-
-def noise(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def content(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    stream = io.BytesIO()
-    picture.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def bomb(side: int = 30_000) -> bytes:
-    """A PNG of a few hundred bytes that says it has `side` x `side` pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + check
-
-    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-BAD = {
-    "html": (b"<html>404</html>", NOT_A_PICTURE),
-    "empty": (b"", NOT_A_PICTURE),
-    "cut": (content(noise(1), "JPEG")[:-200], BROKEN),
-    "cutpng": (content(noise(1))[:1500], BROKEN),
-    "header": (content(noise(1), "JPEG")[:20], NOT_A_PICTURE),
-    "dot": (content(Image.new("RGB", (1, 1))), PLACEHOLDER),
-    "line": (content(Image.new("RGB", (300, 2))), PLACEHOLDER),
-    "gif": (content(Image.new("P", (60, 40)), "GIF"), PLACEHOLDER),
-    "bomb": (bomb(), TOO_LARGE),
 }
 
 
@@ -199,63 +150,6 @@ def test_the_papers_encoder(monkeypatch: pytest.MonkeyPatch, tiny_clip: Path) ->
     encoder = resolve_image_encoder("clip", 7)
     assert (encoder.name, encoder.batch_size) == ("clip", 7)
     assert asked == ["openai/clip-vit-base-patch32"]
-
-
-# --- pictures ---------------------------------------------------------------------------------
-
-
-def test_modes_become_rgb(tmp_path: Path) -> None:
-    source = noise(4)
-    red = Image.new("RGB", (20, 20), (255, 0, 0))
-    shades = np.linspace(0, 65535, 400).astype(np.uint16).reshape(20, 20)
-    see_through = red.quantize(4)
-    see_through.info["transparency"] = bytes([255, 0, 0, 0])
-    made = {
-        "plain.png": content(source),
-        "rgba.png": content(source.convert("RGBA")),
-        "palette.png": content(red.quantize(4)),
-        "palette-with-alpha.png": content(see_through, transparency=bytes([255, 0, 0, 0])),
-        "cmyk.jpg": content(red.convert("CMYK"), "JPEG"),
-        "grey.png": content(source.convert("L")),
-        "grey-and-alpha.png": content(source.convert("LA")),
-        "grey16.png": content(Image.fromarray(shades)),
-        "bits.png": content(source.convert("1")),
-        "lossless.webp": content(source, "WEBP", lossless=True),
-        "large.gif": content(noise(5, (200, 200)), "GIF"),
-    }
-    found = {}
-    for name, data in made.items():
-        (tmp_path / name).write_bytes(data)
-        found[name] = read_picture(tmp_path / name)
-        assert found[name].mode == "RGB", name
-    for name in ("plain.png", "rgba.png", "lossless.webp"):
-        np.testing.assert_array_equal(found[name], source)
-    for name in ("palette.png", "palette-with-alpha.png", "cmyk.jpg"):
-        assert np.abs(np.asarray(found[name], dtype=int)[5, 5] - [255, 0, 0]).max() < 4, name
-    np.testing.assert_array_equal(found["grey.png"], source.convert("L").convert("RGB"))
-    np.testing.assert_allclose(np.asarray(found["grey16.png"])[..., 0], shades / 256, atol=1)
-
-
-def test_the_cameras_orientation_is_applied(tmp_path: Path) -> None:
-    source = noise(6, (20, 12))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held at a right angle
-    (tmp_path / "a.png").write_bytes(content(source, exif=exif))
-    np.testing.assert_array_equal(
-        read_picture(tmp_path / "a.png"), source.transpose(Image.Transpose.ROTATE_270)
-    )
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_what_is_no_picture(tmp_path: Path, name: str) -> None:
-    data, reason = BAD[name]
-    (tmp_path / "a.jpg").write_bytes(data)
-    with pytest.raises(PictureError) as error:
-        read_picture(tmp_path / "a.jpg")
-    assert str(error.value) == reason == broken_reason(tmp_path / "a.jpg")
-    assert broken_reason(None) == broken_reason(tmp_path / "b.jpg") == NO_FILE
-    (tmp_path / "c").mkdir()
-    assert broken_reason(tmp_path / "c") == BROKEN
 
 
 # --- encoding a dataset -----------------------------------------------------------------------
@@ -382,18 +276,6 @@ def test_without_pillow(monkeypatch: pytest.MonkeyPatch, tiny_clip: Path) -> Non
         VisionEncoder(str(tiny_clip))
 
 
-def test_a_picture_is_never_decoded_beyond_its_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = content(noise(0))
-    (tmp_path / "a.png").write_bytes(data)
-    monkeypatch.setattr(picture_rules, "MOST_PIXELS", 48 * 40 - 1)
-    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("it was decoded"))
-    assert broken_reason(tmp_path / "a.png") == TOO_LARGE
-    with pytest.raises(fetched.PictureError, match=TOO_LARGE):
-        fetched.check_picture(data)
-
-
 def test_no_code_of_a_model_is_run(scripted: Path) -> None:
     with pytest.raises(FeatureError) as error:
         resolve_image_encoder(str(scripted)).encode_batch([scripted / "none.png"])
@@ -459,24 +341,3 @@ def test_a_model_that_does_not_fit(tiny_clip: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("transformers.CLIPModel.to", full)
     with pytest.raises(FeatureError, match="does not fit into the GPU's memory"):
         encoder.encode_batch([])
-
-
-@pytest.mark.parametrize("side", [9_460, 12_000, 30_000])  # beyond what Pillow warns of, or refuses
-def test_fetching_and_encoding_agree_on_what_is_too_large(
-    tmp_path: Path, recwarn: pytest.WarningsRecorder, side: int
-) -> None:
-    (tmp_path / "a.png").write_bytes(bomb(side))
-    with pytest.raises(fetched.PictureError, match=TOO_LARGE):
-        fetched.check_picture(bomb(side))
-    assert broken_reason(tmp_path / "a.png") == TOO_LARGE
-    assert [warning for warning in recwarn if "exceeds limit" in str(warning.message)] == []
-
-
-def test_pillows_own_warning_decides_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 40 - 1)
-    (tmp_path / "a.png").write_bytes(content(noise(0)))
-    assert broken_reason(tmp_path / "a.png") is None
-    assert fetched.check_picture(content(noise(0))) == ".png"
-    assert not recwarn

