@@ -14,7 +14,7 @@ from recbole_hellm.benchmark.compare_settings import CompareSettings
 from recbole_hellm.benchmark.methods import Method, methods
 from recbole_hellm.benchmark.plans import Figure, Table, short_name
 from recbole_hellm.benchmark.records import SLICED, Record, read_records, write_record
-from recbole_hellm.benchmark.running import Job, carry_out
+from recbole_hellm.benchmark.running import Job, PlannedRun, carry_out
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
 from recbole_hellm.config.settings import names
@@ -23,28 +23,13 @@ from recbole_hellm.errors import ConfigError, HellmError, RunError
 from recbole_hellm.evaluation.metrics import MetricSet
 from recbole_hellm.reporting import evidence, plots, points
 from recbole_hellm.reporting.sheets import Sheet, as_latex, as_markdown, as_text, html_page
-from recbole_hellm.runs.directory import RunDirectory, content_hash
-from recbole_hellm.runs.identity import recipe
+from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.results import RunResult
 
 logger = logging.getLogger(__name__)
 
 SAVED_LISTS = 20  # items of each user's list that runs keep, which says nothing of their results
 PLOTTED = "ndcg@10"  # quality over cost
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedRun:
-    """One run that a benchmark needs: a method's, or a point's of a figure."""
-
-    label: str
-    job: Job
-    point: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @functools.cached_property
-    def recipe(self) -> str:
-        """What its record is known by."""
-        return content_hash(recipe(self.job.config()))
 
 
 class Comparison:

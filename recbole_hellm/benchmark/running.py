@@ -8,6 +8,7 @@ stopped.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import multiprocessing
 import os
@@ -52,6 +53,20 @@ class Job:
 
     def __str__(self) -> str:
         return f"{self.model} on {self.dataset}, seed {self.config()['seed']}"
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    """One run that a benchmark needs: a method's, or a point's of a figure."""
+
+    label: str
+    job: Job
+    point: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def recipe(self) -> str:
+        """What its record is known by."""
+        return content_hash(recipe(self.job.config()))
 
 
 def carry_out(
