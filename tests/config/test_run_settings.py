@@ -21,8 +21,6 @@ def test_the_device_may_be_one_of_torch() -> None:
     [
         ({"topk": ()}, r"topk=\[\] must be one or more positive numbers\.$"),
         ({"topk": (10, 0)}, r"topk=\[10, 0\] must be one or more positive numbers\.$"),
-        ({"topk": (5,)}, r"valid_metric='NDCG@10' is not among the metrics \(hit@5, "),
-        ({"metrics": ("Recall",)}, "valid_metric='NDCG@10' is not among the metrics"),
         ({"seed": 2**32}, "seed=4294967296 must be below"),
         ({"save_topk": -1}, "save_topk=-1 must not be negative"),
         ({"mask_history": "all"}, "mask_history='all' is not allowed; use one of seen, train"),
