@@ -292,17 +292,37 @@ def recbole_model_keys(name: str) -> list[str]:
     return list(read_yaml(Path(str(path)))) if path.is_file() else []
 
 
+def recbole_files(entry: ModelEntry) -> list[str]:
+    """Names of the RecBole models whose settings files hold for a model, farthest parent first.
+
+    A class outside this package has those of the RecBole models it derives from.
+    """
+    if not entry.outside:
+        return [entry.base]
+    return [
+        cls.__name__
+        for cls in reversed(entry.load().__mro__)
+        if any(cls.__module__.startswith(f"recbole.model.{family}.") for family in RECBOLE_FAMILIES)
+    ]
+
+
 def model_class(model: str) -> Any:
     """The class of a model, see :func:`describe`; for a variant its base's class."""
     return describe(model).load()
 
 
-def own_settings_file(entry: ModelEntry) -> Path | None:
-    """``<Class>.yaml`` beside the module of a model outside this package, or None."""
+def own_settings(entry: ModelEntry) -> dict[str, Any]:
+    """Content of ``<Class>.yaml`` beside the module of an outside model; empty without a file."""
     if not entry.outside:
-        return None
+        return {}
     file = Path(inspect.getfile(entry.load())).with_name(f"{entry.name}.yaml")
-    return file if file.is_file() else None
+    return read_yaml(file) if file.is_file() else {}
+
+
+def free_keys(entry: ModelEntry) -> list[str]:
+    """Keys of a model that no settings class declares: of RecBole's files and its own."""
+    recboles = [key for name in recbole_files(entry) for key in recbole_model_keys(name)]
+    return list(dict.fromkeys([*recboles, *own_settings(entry)]))
 
 
 def is_recbole(cls: type) -> bool:

@@ -129,13 +129,15 @@ def test_models_outside_the_package(outside: str, tmp_path: Path) -> None:
     entry = registry.describe(f"{outside}:Mine")
     assert (entry.name, entry.path, entry.outside) == ("Mine", f"{outside}:Mine", True)
     assert (entry.paper, entry.inputs, entry.kind) == ("BPR under another name.", (), "general")
-    assert registry.own_settings_file(entry) == tmp_path / "Mine.yaml"
+    assert registry.own_settings(entry) == {"embedding_size": 7}
+    assert registry.free_keys(entry) == ["embedding_size"]  # as RecBole's BPR, too
+    assert registry.recbole_files(entry) == ["BPR"]
     assert registry.trainer_class(entry) is HellmTrainer
     other = registry.describe(f"{outside}:VBPR")
     assert other.inputs == ("modalities",)
     assert other.load() is not registry.model_class("VBPR")
-    assert registry.own_settings_file(other) is None
-    assert registry.own_settings_file(registry.describe("VBPR")) is None
+    assert registry.own_settings(other) == {}
+    assert registry.own_settings(registry.describe("VBPR")) == {}
 
 
 def test_models_of_installed_packages_have_names(

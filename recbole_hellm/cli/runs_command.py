@@ -11,7 +11,6 @@ import click
 from recbole_hellm.cli.arguments import YAML, ValueReader
 from recbole_hellm.cli.command import SettingsCommand
 from recbole_hellm.cli.options import SettingOption
-from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.errors import ConfigError, UnknownOptionError
 from recbole_hellm.extensions import is_import_path
 
@@ -72,9 +71,7 @@ class RunsCommand(SettingsCommand):
         for cls in getattr(entry.load(), "settings_classes", ()):
             for declaration in cls.declarations().values():
                 yield SettingOption.declared(declaration, model, in_files=True)
-        file = registry.own_settings_file(entry)
-        keys = read_yaml(file) if file else registry.recbole_model_keys(entry.base)
-        for key in keys:
+        for key in registry.free_keys(entry):
             yield SettingOption(key, "", "VALUE", group=model)
 
     def further_reader(self, key: str, values: Mapping[str, Any]) -> ValueReader:

@@ -45,9 +45,9 @@ LEAVE_ONE_OUT = {
 MASKINGS = ("seen", "train", "none")
 
 
-def variant_settings(model: str) -> dict[str, Any]:
+def variant_settings(entry: registry.ModelEntry) -> dict[str, Any]:
     """The settings in which a variant differs from its base; empty for other models."""
-    return packaged("model", f"{model}.yaml") if registry.base_model(model) != model else {}
+    return packaged("model", f"{entry.name}.yaml") if entry.variant_of else {}
 
 
 def defaults(cls: type[Settings]) -> dict[str, Any]:
@@ -134,11 +134,7 @@ class HellmConfig(Config):
 
     def model_settings(self) -> dict[str, Any]:
         """All settings of the model and its training, defaults included."""
-        keys = (
-            self._model_file()
-            if self.entry.outside
-            else registry.recbole_model_keys(self.entry.base)
-        )
+        keys = registry.free_keys(self.entry)
         values = {key: self.final_config_dict[key] for key in keys if key in self.final_config_dict}
         for settings in self._typed(TrainingSettings):
             values.update(settings.to_dict())
@@ -234,13 +230,16 @@ class HellmConfig(Config):
         root = Path(str(importlib.resources.files("recbole"))) / "properties"
         self.internal_config_dict: dict[str, Any] = {"MODEL_TYPE": model_class.type}
         names = ["overall.yaml", "dataset/sample.yaml", f"dataset/{dataset}.yaml"]
-        names += [MODEL_TYPE_FILES.get(model_class.type, ""), f"model/{base}.yaml"]
+        names += [MODEL_TYPE_FILES.get(model_class.type, "")]
+        names += [f"model/{name}.yaml" for name in registry.recbole_files(self.entry)]
         for name in names:
             if name and (root / name).is_file():
                 self.internal_config_dict.update(read_yaml(root / name))
         dataset_file = packaged("dataset", f"{dataset}.yaml")
         per_model = dataset_file.pop("models", {})
-        model_file, variant = self._model_file(), variant_settings(model)
+        if self.entry.outside:  # its name may be that of another model
+            per_model = {}
+        model_file, variant = self._model_file(), variant_settings(self.entry)
         by_backbone = model_file.pop("by_backbone", {})
         typed = {
             key: value for cls in self._settings_classes() for key, value in defaults(cls).items()
@@ -267,8 +266,7 @@ class HellmConfig(Config):
         """The model's settings file: this package's, or the one beside an outside model."""
         if not self.entry.outside:
             return packaged("model", f"{self.entry.base}.yaml")
-        file = registry.own_settings_file(self.entry)
-        return read_yaml(file) if file else {}
+        return registry.own_settings(self.entry)
 
     def _check_keys(self, model_class: Any) -> None:
         settings: tuple[type[Settings], ...] = (TrainingSettings, *self._settings_classes())
@@ -294,7 +292,7 @@ class HellmConfig(Config):
 
     def _check_variant(self, key: str, value: Any) -> None:
         """Refuse other values of the settings that a variant's name stands for."""
-        if key in variant_settings(self.model):
+        if key in variant_settings(self.entry):
             fixed, base = self.internal_config_dict[key], self.entry.base
             if (list(value) if isinstance(value, tuple) else value) != fixed:
                 raise ConfigError(

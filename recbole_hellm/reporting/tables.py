@@ -118,7 +118,7 @@ def model_list() -> str:
 
 
 def _stages(entry: registry.ModelEntry) -> list[str]:
-    settings = packaged("model", f"{entry.base}.yaml") | variant_settings(entry.name)
+    settings = packaged("model", f"{entry.base}.yaml") | variant_settings(entry)
     named = (settings.get(f"{role}_model", model) for role, model in entry.stages.items())
     return [model for model in named if model]
 

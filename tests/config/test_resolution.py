@@ -120,7 +120,7 @@ def differences(model: str, base: str, dataset: str, **options: Any) -> dict[str
 @pytest.mark.parametrize("dataset", ["sample", "Beauty", "Toys", "Sports", "tiny"])
 @pytest.mark.parametrize("model", VARIANTS)
 def test_a_variant_is_its_base_but_for_its_own_settings(model: str, dataset: str) -> None:
-    own, base = variant_settings(model), registry.base_model(model)
+    own, base = variant_settings(registry.describe(model)), registry.base_model(model)
     assert own
     assert differences(model, base, dataset) == own
     if base == "HeLLM":
@@ -130,17 +130,17 @@ def test_a_variant_is_its_base_but_for_its_own_settings(model: str, dataset: str
 def test_variants_hold_the_settings_that_define_them() -> None:
     without = {"U2U": "use_u2u", "I2I": "use_i2i", "CL": "use_contrast"}
     for name, key in without.items():
-        assert variant_settings(f"HeLLMPre-wo-{name}") == {key: False}
-    assert variant_settings("HeLLM-wo-GNN_PEFT") == {"prefix": "none"}
-    assert variant_settings("HeLLM-wo-GNN_ID") == {"item_inputs": ["sequence"]}
+        assert variant_settings(registry.describe(f"HeLLMPre-wo-{name}")) == {key: False}
+    assert variant_settings(registry.describe("HeLLM-wo-GNN_PEFT")) == {"prefix": "none"}
+    assert variant_settings(registry.describe("HeLLM-wo-GNN_ID")) == {"item_inputs": ["sequence"]}
     seq = {"item_inputs": ["graph"], "sequence_model": None}
-    assert variant_settings("HeLLM-wo-Seq_ID") == seq
+    assert variant_settings(registry.describe("HeLLM-wo-Seq_ID")) == seq
     mlp = {"item_mlp_hidden": 640, "item_mlp_activation": "relu"}
     collm = seq | mlp | {"graph_model": "LightGCN", "prefix": "none"}
-    assert variant_settings("CoLLM") == collm
+    assert variant_settings(registry.describe("CoLLM")) == collm
     # Inherited: the sequence stage is SASRec, the MLP as wide as the backbone, with GELU.
     llara = HellmConfig("LLaRA", "tiny")
-    assert variant_settings("LLaRA") == {
+    assert variant_settings(registry.describe("LLaRA")) == {
         "graph_model": None,
         "item_inputs": ["sequence"],
         "prefix": "none",
@@ -149,7 +149,7 @@ def test_variants_hold_the_settings_that_define_them() -> None:
     settings = llara.model_settings()
     assert (settings["item_mlp_hidden"], settings["item_mlp_activation"]) == (None, "gelu")
     for model in ("HeLLM", "HeLLMPre", "SASRec", "BPR"):
-        assert variant_settings(model) == {}
+        assert variant_settings(registry.describe(model)) == {}
 
 
 @pytest.mark.parametrize(
@@ -403,3 +403,25 @@ def test_a_token_limit_is_for_language_models(make_config: Any) -> None:
     for model in ("SASRec", "HeLLMPre"):
         with pytest.raises(ConfigError, match=rf"to language models \(HeLLM, .*\), not to {model}"):
             make_config(model, max_tokens=64)
+
+
+# Models outside the package ----------------------------------------------------------------------
+
+
+def test_an_outside_model_is_never_taken_for_one_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_config: Make
+) -> None:
+    name = f"outside_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(
+        "from recbole.model.sequential_recommender import SASRec\nclass CoLLM(SASRec):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = make_config(f"{name}:CoLLM", n_layers=1)
+    assert (config.model, config["model_path"]) == ("CoLLM", f"{name}:CoLLM")
+    # RecBole's defaults of the class it derives from, and nothing of this package's CoLLM.
+    assert (config["hidden_size"], config["n_layers"]) == (64, 1)
+    assert "graph_model" not in config.final_config_dict
+    assert config.stages() == {}
+    assert config.model_settings()["n_heads"] == 2
+    assert "model_path" in config.identifying_settings()
+    assert "model_path" not in make_config("SASRec").identifying_settings()
