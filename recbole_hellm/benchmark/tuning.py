@@ -176,16 +176,18 @@ def tune(
             f"studies_dir={settings.studies_dir} cannot be written ({error.strerror}: {folder}); "
             "name another folder."
         ) from error
-    storage = _storage(settings.storage or str(folder / f"{model}.journal"))
+    storage = _storage(settings.storage or str(folder / f"{base.model}.journal"))
     data = TestUsers.open(base)
     about = {
         "space": space,
         "shared": _shared(base, space),
         "content": data.dataset.interactions_hash,
     }
+    if base.entry.outside:  # files are named by its class, which others may have, too
+        about["model"] = base.entry.path
     name = content_hash(about)
     # A storage that the user names may hold studies of other models too.
-    lead = "" if settings.storage is None else f"{dataset}/{model}/"
+    lead = "" if settings.storage is None else f"{dataset}/{base.model}/"
     study = optuna.create_study(
         storage=storage,
         study_name=lead + name,
@@ -236,11 +238,11 @@ def tune(
             study.stop()
         # A pruned trial has a value too, which is not a result.
         if any(tried.state == optuna.trial.TrialState.COMPLETE for tried in done):
-            _write(study, storage, folder, model, lead)
+            _write(study, storage, folder, base.model, lead)
 
     if len(finished()) < target:
         study.optimize(objective, catch=(_Repeated,), callbacks=[after])
-    return _write(study, storage, folder, model, lead)
+    return _write(study, storage, folder, base.model, lead)
 
 
 class _Repeated(Exception):  # noqa: N818 (a signal, not an error)
