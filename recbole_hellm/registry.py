@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recbole_hellm import compat
-from recbole_hellm.config.yaml_files import read_yaml
+from recbole_hellm.config.yaml_files import packaged, read_yaml
 from recbole_hellm.errors import ConfigError, nearest
 from recbole_hellm.extensions import installed, is_import_path, load_object
 
@@ -72,6 +72,7 @@ class ModelEntry:
     kind: Literal["general", "sequential", "LLM"] = "general"
     variant_of: str | None = None
     outside: bool = False
+    parent: str = ""
 
     @property
     def base(self) -> str:
@@ -208,12 +209,13 @@ def describe(model: str) -> ModelEntry:
     entry = OWN_MODELS.get(model) or COMPARED_MODELS.get(model)
     if entry:
         return entry
-    path = model if is_import_path(model) else installed(GROUP).get(model)
-    if path is not None:
-        return _outside(path)
+    if is_import_path(model):
+        return _outside(model)
     module = _recbole_module(model)
     if module:
         return ModelEntry(model, module, "", ())
+    if model in installed(GROUP):
+        return _outside(installed(GROUP)[model])
     names = [*OWN_MODELS, *recbole_model_names(), *installed(GROUP)]
     raise ConfigError(
         f"Unknown model '{model}'{nearest(model, names)} `recbole-hellm models` lists all of them; "
@@ -234,19 +236,33 @@ def _outside(path: str) -> ModelEntry:
             f"{path} is not a RecBole model; derive it from one, such as "
             "recbole.model.abstract_recommender.GeneralRecommender."
         )
-    inputs = getattr(cls, "inputs", ())
+    parent = _parent(cls)
+    inputs = getattr(cls, "inputs", parent.inputs if parent else ())
     if not set(inputs) <= {*INPUTS}:
         raise ConfigError(f"{path}.inputs={inputs!r} must be some of {', '.join(INPUTS)}.")
+    sequential = getattr(cls, "type", None) == ModelType.SEQUENTIAL
     return ModelEntry(
         name,
         module,
         inspect.cleandoc(cls.__doc__ or "").partition("\n")[0],
         tuple(inputs),
-        dict(getattr(cls, "stages", {})),
-        getattr(cls, "trainer", None),
-        kind="sequential" if getattr(cls, "type", None) == ModelType.SEQUENTIAL else "general",
+        dict(parent.stages) if parent else {},
+        getattr(cls, "trainer", parent.trainer if parent else None),
+        kind=parent.kind if parent else ("sequential" if sequential else "general"),
         outside=True,
+        parent=parent.name if parent else "",
     )
+
+
+def _parent(cls: type) -> ModelEntry | None:
+    """The nearest model of this package that a class derives from."""
+    known = {
+        (entry.module, entry.name): entry
+        for entry in (*OWN_MODELS.values(), *COMPARED_MODELS.values())
+        if entry.variant_of is None and entry.module.startswith("recbole_hellm.")
+    }
+    classes = ((base.__module__, base.__name__) for base in cls.__mro__)
+    return next((known[names] for names in classes if names in known), None)
 
 
 def _recbole_module(name: str) -> str | None:
@@ -259,6 +275,13 @@ def _recbole_module(name: str) -> str | None:
         if isinstance(getattr(module, name, None), type):
             return module_name
     return None
+
+
+def class_name(model: str) -> str:
+    """The name of a model in tables, files and ``--NAME.key``: of ``module:Class`` the class."""
+    if not is_import_path(model):
+        model = model if model in OWN_MODELS else installed(GROUP).get(model, model)
+    return model.rpartition(":")[2]
 
 
 def base_model(name: str) -> str:
@@ -312,17 +335,26 @@ def model_class(model: str) -> Any:
 
 
 def own_settings(entry: ModelEntry) -> dict[str, Any]:
-    """Content of ``<Class>.yaml`` beside the module of an outside model; empty without a file."""
+    """Settings of an outside model: its parent's here, and those of ``<Class>.yaml`` beside it."""
     if not entry.outside:
         return {}
     file = Path(inspect.getfile(entry.load())).with_name(f"{entry.name}.yaml")
-    return read_yaml(file) if file.is_file() else {}
+    parents = packaged("model", f"{entry.parent}.yaml") if entry.parent else {}
+    return parents | (read_yaml(file) if file.is_file() else {})
 
 
 def free_keys(entry: ModelEntry) -> list[str]:
     """Keys of a model that no settings class declares: of RecBole's files and its own."""
     recboles = [key for name in recbole_files(entry) for key in recbole_model_keys(name)]
-    return list(dict.fromkeys([*recboles, *own_settings(entry)]))
+    keys = dict.fromkeys([*recboles, *own_settings(entry)])
+    return [key for key in keys if key != "by_backbone"]
+
+
+def trimmable(entry: ModelEntry) -> bool:
+    """Whether cutting off the padding of histories changes nothing, see :data:`TRIMMABLE`."""
+    if not entry.outside:
+        return entry.base in TRIMMABLE
+    return (entry.parent or (recbole_files(entry) or [""])[-1]) in TRIMMABLE
 
 
 def is_recbole(cls: type) -> bool:
@@ -353,7 +385,9 @@ def trainer_class(entry: ModelEntry) -> type:
     from recbole_hellm.training.epoch import TrainingPass
     from recbole_hellm.training.trainer import HellmTrainer, RunTrainer
 
-    special = get_trainer(entry.load().type, entry.name)
+    # Of an outside class, whose name may be that of another model, its RecBole parent's trainer.
+    name = entry.name if not entry.outside else (recbole_files(entry) or ["_"])[-1]
+    special = get_trainer(entry.load().type, name)
     if special is Trainer:
         return HellmTrainer
     if not issubclass(special, Trainer) or special.fit is not Trainer.fit:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from recbole_hellm import registry
+from recbole_hellm.config.yaml_files import packaged
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.training.stages import StagedTrainer
 from recbole_hellm.training.trainer import HellmTrainer
@@ -94,6 +95,7 @@ MODELS = """
 import torch
 from recbole.model.general_recommender import BPR
 from recbole_hellm.models.general.vbpr import VBPR as Original
+from recbole_hellm.models.sequential.hellm import HeLLM
 
 
 class Mine(BPR):
@@ -105,6 +107,14 @@ class Mine(BPR):
 
 class VBPR(Original):
     inputs = ("modalities",)
+
+
+class NCL(BPR):
+    pass
+
+
+class MyHeLLM(HeLLM):
+    pass
 
 
 class Odd(BPR):
@@ -136,8 +146,28 @@ def test_models_outside_the_package(outside: str, tmp_path: Path) -> None:
     other = registry.describe(f"{outside}:VBPR")
     assert other.inputs == ("modalities",)
     assert other.load() is not registry.model_class("VBPR")
-    assert registry.own_settings(other) == {}
+    assert registry.own_settings(other) == packaged("model", "VBPR.yaml")
     assert registry.own_settings(registry.describe("VBPR")) == {}
+
+
+def test_classes_derived_from_this_packages_models_are_treated_as_these(outside: str) -> None:
+    hellm, mine = registry.describe("HeLLM"), registry.describe(f"{outside}:MyHeLLM")
+    assert (mine.name, mine.parent) == ("MyHeLLM", "HeLLM")
+    same = ("inputs", "stages", "trainer", "kind")
+    assert [getattr(mine, key) for key in same] == [getattr(hellm, key) for key in same]
+    assert registry.trainer_class(mine) is StagedTrainer
+    assert registry.own_settings(mine)["scheduler"] == "cosine"
+    assert registry.free_keys(mine) == list(packaged("model", "HeLLM.yaml"))[:-1]
+    assert registry.trimmable(mine)
+    vbpr = registry.describe(f"{outside}:VBPR")
+    assert (vbpr.parent, vbpr.inputs) == ("VBPR", ("modalities",))
+
+
+def test_an_outside_class_is_not_trained_as_another_of_its_name(outside: str) -> None:
+    entry = registry.describe(f"{outside}:NCL")
+    assert registry.trainer_class(entry) is HellmTrainer
+    assert not registry.trimmable(entry)
+    assert registry.class_name(f"{outside}:NCL") == registry.class_name("NCL") == "NCL"
 
 
 def test_models_of_installed_packages_have_names(
@@ -145,6 +175,11 @@ def test_models_of_installed_packages_have_names(
 ) -> None:
     monkeypatch.setattr(registry, "installed", lambda group: {"Mein": f"{outside}:Mine"})
     assert registry.describe("Mein").path == f"{outside}:Mine"
+    assert registry.class_name("Mein") == "Mine"
+    # Names of RecBole's models keep their meaning.
+    monkeypatch.setattr(registry, "installed", lambda group: {"BPR": f"{outside}:Mine"})
+    assert not registry.describe("BPR").outside
+    monkeypatch.setattr(registry, "installed", lambda group: {"Mein": f"{outside}:Mine"})
     with pytest.raises(ConfigError, match=r"did you mean Mein"):
         registry.describe("Meim")
 

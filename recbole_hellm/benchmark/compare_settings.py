@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import field_validator
 
-from recbole_hellm.benchmark.plans import Benchmark, Figure, ad_hoc, find_benchmark, model_name
+from recbole_hellm import registry
+from recbole_hellm.benchmark.plans import Benchmark, Figure, ad_hoc, find_benchmark
 from recbole_hellm.config.settings import Settings, names, require, setting
 from recbole_hellm.errors import ConfigError
 
@@ -89,7 +90,7 @@ class CompareSettings(Settings):
         plan = self.plan
         if isinstance(plan, Figure):
             return (plan.model,)
-        chosen = tuple(map(model_name, names(self.models))) or plan.models
+        chosen = tuple(map(registry.class_name, names(self.models))) or plan.models
         for name in chosen:
             if name not in plan.models:
                 raise ConfigError(

@@ -272,19 +272,14 @@ def ad_hoc(models: tuple[str, ...], reference: str | None) -> Table:
     """A table of methods that somebody names; the last one is the reference by default."""
     if not models:
         raise ConfigError("--models names no model; `recbole-hellm models` lists them.")
-    paths = {model_name(model): model for model in models}
+    paths = {registry.class_name(model): model for model in models}
     if len(paths) < len(set(models)):
         raise ConfigError(
             f"Two of the models {', '.join(models)} have the same name; rename a class or compare "
             "them one by one."
         )
-    names = tuple(map(model_name, models))
-    family = Family(model_name(reference or models[-1]), names)
+    names = tuple(map(registry.class_name, models))
+    family = Family(registry.class_name(reference or models[-1]), names)
     outside = {name: path for name, path in paths.items() if name != path}
-    printed = {**TABLE_3, **TABLE_1}
+    printed = {name: row for name, row in {**TABLE_3, **TABLE_1}.items() if name not in outside}
     return Table(short_name(names), "Comparison", (family,), printed=printed, paths=outside)
-
-
-def model_name(model: str) -> str:
-    """The name of a model in tables: of ``package.module:Class`` the class."""
-    return model.rpartition(":")[2]

@@ -103,7 +103,7 @@ def search_space(model: str, file: str | None = None) -> dict[str, list[Any]]:
         repeated = [value for n, value in enumerate(values) if value in values[:n]]
         if repeated:
             raise ConfigError(f"{lead}: {key} repeats {repeated[0]!r}; name each value once.")
-        plain = key.removeprefix(f"{model}.")
+        plain = key.removeprefix(f"{registry.class_name(model)}.")
         if plain != key and plain in space:
             raise ConfigError(f"{lead}: {key} and {plain} are the same; keep one of them.")
     return space
@@ -116,7 +116,7 @@ def _check_searched(
 
     A plain key in a file is allowed: it is a default, which searched values replace.
     """
-    lead = f"{model}."
+    lead = f"{registry.class_name(model)}."
     searched = {key.removeprefix(lead) for key in space}
     settings = [(key, f"--{key}") for key in overrides]
     for file in files:

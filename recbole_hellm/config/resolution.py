@@ -19,7 +19,7 @@ from recbole.utils import ModelType
 
 from recbole_hellm import registry
 from recbole_hellm.compat import recbole_metrics
-from recbole_hellm.config.devices import choose_device
+from recbole_hellm.config.devices import AUTO, choose_device
 from recbole_hellm.config.recbole_keys import PASSED_ON, RECBOLE_KEYS
 from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.config.settings import Facts, Settings
@@ -29,6 +29,7 @@ from recbole_hellm.data.features.embedding_files import ItemTableFile
 from recbole_hellm.data.features.item_inputs import ROLES, ItemInput, find_item_inputs
 from recbole_hellm.errors import ConfigError, UnknownOptionError
 from recbole_hellm.evaluation.metrics import check_valid_metric, validation_settings
+from recbole_hellm.training.distributed import current
 
 # RecBole's file for context-aware models is left out: it turns off negative sampling and predicts
 # ratings, while this package ranks.
@@ -203,7 +204,9 @@ class HellmConfig(Config):
     def _addressed_to(self, model: str) -> dict[str, Any]:
         """Overrides written ``model.key``, without the prefix."""
         split = ((key.partition("."), value) for key, value in self.stage_overrides.items())
-        return {name: value for (owner, _, name), value in split if owner == model}
+        return {
+            name: value for (owner, _, name), value in split if registry.class_name(owner) == model
+        }
 
     # Overrides of RecBole's loading steps -------------------------------------------------------
 
@@ -268,15 +271,21 @@ class HellmConfig(Config):
             return packaged("model", f"{self.entry.base}.yaml")
         return registry.own_settings(self.entry)
 
+    @property
+    def _written_name(self) -> str:
+        """What the command line calls the model."""
+        return self.entry.path if self.entry.outside else self.model
+
     def _check_keys(self, model_class: Any) -> None:
         settings: tuple[type[Settings], ...] = (TrainingSettings, *self._settings_classes())
         known = set().union(*(cls.keys() for cls in settings))
         known.update(self.internal_config_dict, *self.parameters.values(), ("model", "dataset"))
-        for key, value in self.external_config_dict.items():
-            if key not in known:
-                raise UnknownOptionError(key, self.model, known)
+        for key in (*self.external_config_dict, *registry.own_settings(self.entry)):
             if key in RECBOLE_KEYS and (reason := RECBOLE_KEYS[key].not_offered):
                 raise ConfigError(f"RecBole's option '{key}' is not offered here: {reason}.")
+        for key, value in self.external_config_dict.items():
+            if key not in known:
+                raise UnknownOptionError(key, self._written_name, known)
             self._check_kind(key, value)
             self._check_variant(key, value)
 
@@ -289,6 +298,9 @@ class HellmConfig(Config):
         ):
             expected = "True or False" if isinstance(default, bool) else "a number"
             raise ConfigError(f"{key}={value!r} must be {expected}, such as {default!r}.")
+        # RecBole's own models take what RecBole takes, so that ids stay as they are.
+        if self.entry.outside and type(default) is int and isinstance(value, float):
+            raise ConfigError(f"{key}={value!r} must be a whole number, such as {default!r}.")
 
     def _check_variant(self, key: str, value: Any) -> None:
         """Refuse other values of the settings that a variant's name stands for."""
@@ -317,7 +329,8 @@ class HellmConfig(Config):
                 final[key] = [final[key]]
         RunSettings.from_config(final)
         check_valid_metric(final["metrics"], final["topk"], final["valid_metric"])
-        eval_args = self.external_config_dict.get("eval_args") or {}
+        eval_args = (registry.own_settings(self.entry) | self.external_config_dict).get("eval_args")
+        eval_args = eval_args or {}
         pairs = eval_args if isinstance(eval_args, dict) else {"split": eval_args}
         for key, value in pairs.items():
             if LEAVE_ONE_OUT.get(key) != value:
@@ -326,7 +339,7 @@ class HellmConfig(Config):
                     "full ranking); remove it."
                 )
         final["eval_args"] = dict(LEAVE_ONE_OUT)
-        if final["bucket_by_length"] and self.entry.base not in registry.TRIMMABLE:
+        if final["bucket_by_length"] and not registry.trimmable(self.entry):
             raise ConfigError(
                 f"bucket_by_length=True would change the results of {self.model}; remove it, or "
                 f"use it with {', '.join(registry.TRIMMABLE)}."
@@ -358,7 +371,11 @@ class HellmConfig(Config):
     def _init_device(self) -> None:
         """Answers configurator.py:428-452, which overwrites ``CUDA_VISIBLE_DEVICES``."""
         final = self.final_config_dict
-        device = choose_device(final["device"], gpu=final["use_gpu"])
+        device = choose_device(str(final["device"] or AUTO), gpu=final["use_gpu"])
+        if device.index is not None and current().size > 1:
+            raise ConfigError(
+                f"device={device} would put all processes on one GPU; write --device=cuda."
+            )
         final.update(device=device, single_spec=True, local_rank=0)
 
 
@@ -374,7 +391,7 @@ def check_addressed(configs: Iterable[HellmConfig]) -> None:
     stages = [stage for config in configs for stage in config.stages().values()]
     models = sorted({config.model for config in (*configs, *stages)})
     for key in (key for config in configs for key in config.stage_overrides):
-        owner = key.partition(".")[0]
+        owner = registry.class_name(key.partition(".")[0])
         if owner not in models:
             registry.describe(owner)  # raises with the nearest names if it is misspelt
             raise ConfigError(

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
+from recbole_hellm.config.devices import AUTO
 from recbole_hellm.config.settings import Facts, Settings, require, setting
 
 # Where a run reads and writes, how it is shown and how fast it is; never what comes out of it.
@@ -103,8 +104,8 @@ class RunSettings(Settings):
         hash_neutral=True,
     )
     device: str = setting(
-        "auto",
-        "Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.",
+        AUTO,
+        "Where to compute: auto (a CUDA GPU if there is one), cpu, cuda, cuda:1, mps.",
         facts=_HERE,
     )
     use_gpu: bool = setting(True, "Whether device=auto may take a GPU.", facts=_PLACE)
@@ -114,7 +115,7 @@ class RunSettings(Settings):
     @field_validator("device", mode="before")
     @classmethod
     def _device_name(cls, value: Any) -> str:
-        return str(value)  # the configuration keeps a torch.device
+        return str(value or AUTO)  # the configuration keeps a torch.device
 
     def validate_relations(self) -> None:
         """Check what concerns several fields or elements; raises :class:`ConfigError`."""

@@ -8,6 +8,7 @@ has an example of each.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -100,6 +101,24 @@ class RankMetric(Metric):
         first = np.minimum(ranks.higher, k)
         last = np.minimum(ranks.higher + ranks.tied + 1, k)
         return (cumulative[last] - cumulative[first]) / (ranks.tied + 1)
+
+
+class FunctionMetric(RankMetric):
+    """The metric of a function that gives the gain of each place; named after it.
+
+    Parameters
+    ----------
+    function : callable
+        Takes places and k and returns gains, as :meth:`RankMetric.gain` does.
+    """
+
+    def __init__(self, function: Callable[[np.ndarray, int], np.ndarray]) -> None:
+        self.function = function
+        self.name = function.__name__.lower()  # type: ignore[misc]
+
+    def gain(self, places: np.ndarray, k: int) -> np.ndarray:
+        """What the function gives."""
+        return self.function(places, k)
 
 
 class ListMetric(Metric):

@@ -13,7 +13,13 @@ from recbole.evaluator.register import metrics_dict
 
 from recbole_hellm.errors import ConfigError, DataError, nearest
 from recbole_hellm.evaluation.list_metrics import LIST_METRICS
-from recbole_hellm.evaluation.metric import ListMetric, Metric, RankMetric, UserListMetric
+from recbole_hellm.evaluation.metric import (
+    FunctionMetric,
+    ListMetric,
+    Metric,
+    RankMetric,
+    UserListMetric,
+)
 from recbole_hellm.evaluation.rank_metrics import RANK_METRICS
 from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.evaluation.recommended import Catalogue, RecommendedLists
@@ -64,11 +70,19 @@ def _loaded(path: str) -> Metric:
         missing = ", ".join(sorted(loaded.__abstractmethods__))
         if missing:
             raise ConfigError(f"The metric {path} does not define {missing}; add that method.")
-        loaded = loaded()
+        try:
+            loaded = loaded()
+        except TypeError as error:
+            raise ConfigError(
+                f"The metric {path} cannot be made without arguments ({error}); give its "
+                "parameters defaults."
+            ) from error
+    elif inspect.isfunction(loaded):
+        loaded = FunctionMetric(loaded)
     if not isinstance(loaded, RankMetric | ListMetric):
         raise ConfigError(
-            f"The metric {path} is neither a RankMetric nor a ListMetric; derive its class from "
-            "one of these in recbole_hellm.evaluation.metric."
+            f"The metric {path} is neither a function nor a RankMetric or ListMetric; derive its "
+            "class from one of these in recbole_hellm.evaluation.metric."
         )
     if loaded.name in {*BUILT_IN, *metrics_dict}:
         raise ConfigError(

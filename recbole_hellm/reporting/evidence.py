@@ -98,7 +98,10 @@ def beside_the_paper(table: Table, methods: Sequence[Method]) -> Sheet | None:
         return None
     rows, data = [], []
     for method in methods:
-        masking, printed = paper_masking(method.name), table.figures(method.name, dataset)
+        masking, printed = (
+            paper_masking(table.paths.get(method.name, method.name)),
+            table.figures(method.name, dataset),
+        )
         cells: list[Cell | str] = [method.name, masking, str(len(method.runs))]
         for metric in table.metrics:
             values, figure = method.values(metric, masking), printed.get(metric)

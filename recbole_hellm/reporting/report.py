@@ -19,6 +19,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from recbole_hellm import __version__
+from recbole_hellm.config.devices import AUTO
 from recbole_hellm.config.resolution import MASKINGS
 from recbole_hellm.config.settings import Settings, require, require_file_name, setting
 from recbole_hellm.config.yaml_files import read_yaml
@@ -66,6 +67,7 @@ class ReportSettings(Settings):
     seed: int = setting(0, "Random seed of the sampled users.")
     data_path: str | None = setting(None, "Where the datasets lie if they have moved.")
     backbone: str | None = setting(None, "Where a frozen backbone lies if it has moved.")
+    device: str = setting(AUTO, "auto (a CUDA GPU if there is one), cpu, cuda, cuda:1, mps.")
 
     def validate_relations(self) -> None:
         """Check that a file is named; raises :class:`ConfigError`."""
@@ -284,7 +286,9 @@ def _browser(
     for run in results:
         name = names[str(run.path)]
         try:
-            recommender = Recommender.open(run, settings.data_path, settings.backbone, images)
+            recommender = Recommender.open(
+                run, settings.data_path, settings.backbone, images, device=settings.device
+            )
         except HellmError as error:  # the page tells it in place of the recommendations
             logger.warning("No recommendations of %s: %s", name, error)
             notes.append(f"{name}: {error}")

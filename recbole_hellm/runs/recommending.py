@@ -19,6 +19,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_hellm.config.devices import AUTO
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.data.interactions.splits import POSITION
 from recbole_hellm.errors import ConfigError, DataError, RunError, nearest
@@ -38,6 +39,7 @@ def recommend(
     exclude_seen: bool = True,
     data_path: str | Path | None = None,
     backbone: str | None = None,
+    device: str = AUTO,
     show_progress: bool = False,
 ) -> pd.DataFrame:
     """The items that a finished run's model recommends.
@@ -63,6 +65,8 @@ def recommend(
     data_path, backbone : optional
         New locations of the dataset and of a frozen backbone, if they have moved; see
         :meth:`RunResult.restore`.
+    device : str
+        Where to compute: auto, cpu, cuda, cuda:1 or mps.
 
     Returns
     -------
@@ -88,7 +92,7 @@ def recommend(
     """
     if (users is None) == (history is None):
         raise ConfigError("Set either users or history, the item tokens of one user.")
-    recommender = Recommender.open(run, data_path, backbone)
+    recommender = Recommender.open(run, data_path, backbone, device=device)
     if history is not None:
         return recommender.for_history(history, topk, exclude_seen)
     if users == ALL_USERS:
@@ -119,10 +123,11 @@ class Recommender:
         data_path: str | Path | None = None,
         backbone: str | None = None,
         images: Path | None = None,
+        device: str = AUTO,
     ) -> Recommender:
         """Restore a finished run; see :func:`recommend`."""
         result = run if isinstance(run, RunResult) else load_run(run)
-        opened = result.reopen(data_path, backbone)
+        opened = result.reopen(data_path, backbone, device)
         config = opened.config
         folder, field = config.dataset_directory, config["ITEM_ID_FIELD"]
         return cls(opened, ItemMetadata.read(folder, config["dataset"], field, images))

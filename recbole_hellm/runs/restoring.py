@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 from recbole.utils import init_seed
 
+from recbole_hellm.config.devices import AUTO
 from recbole_hellm.config.resolution import HellmConfig, declared_facts
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.errors import ConfigError, RunError
@@ -63,6 +64,7 @@ def reopen(
     data_path: str | Path | None = None,
     backbone: str | None = None,
     save_topk: int | None = None,
+    device: str = AUTO,
 ) -> ReopenedRun:
     """Restore a finished run; see :meth:`RunResult.restore`.
 
@@ -75,7 +77,9 @@ def reopen(
             "runs_dir."
         )
     identity = directory.read_json("identity.json")
-    config = _configuration(directory, record, identity, data_path, save_topk)
+    config = _configuration(
+        directory, record, identity, data_path, {"save_topk": save_topk, "device": device}
+    )
     is_llm = config.entry.kind == "LLM"
     # Artefacts hold the stages' embeddings, so features are not needed.
     features = not is_llm and config.needs_features()
@@ -166,7 +170,7 @@ def _configuration(
     record: Mapping[str, Any],
     identity: Mapping[str, Any],
     data_path: str | Path | None,
-    save_topk: int | None,
+    changes: Mapping[str, Any],
 ) -> HellmConfig:
     """The recorded configuration of a run.
 
@@ -185,8 +189,7 @@ def _configuration(
         ) from error
     model = recorded.pop("model_path", record["model"])
     overrides = {key: value for key, value in recorded.items() if declared_facts(key).restored}
-    if save_topk is not None:
-        overrides["save_topk"] = save_topk
+    overrides |= {key: value for key, value in changes.items() if value is not None}
     # RecBole writes "none" for no negatives, but does not read it.
     if (overrides.get("train_neg_sample_args") or {}).get("distribution") == "none":
         overrides["train_neg_sample_args"] = None
@@ -206,6 +209,11 @@ def _configuration(
     now = json.loads(json.dumps(config.identifying_settings(), default=str))
     then = identity["settings"]
     for key in sorted({*now, *then}):
+        if now.get(key) != then.get(key) and config.entry.outside:
+            raise RunError(
+                f"{path} has {key}={then.get(key)!r}, which is {now.get(key)!r} now; restore the "
+                f"settings file beside {config.entry.module}, or train the model again."
+            )
         if now.get(key) != then.get(key):
             raise RunError(
                 f"{path} was written by recbole-hellm {version}, where {key} was "

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from recbole_hellm.config.devices import AUTO
 from recbole_hellm.errors import RunError
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.restoring import ReopenedRun, reopen
@@ -37,7 +38,12 @@ class RunResult:
         """Metrics of `phase`, under the run's masking or another one."""
         return self.record[phase][masking or self.record["masking"]]
 
-    def restore(self, data_path: str | Path | None = None, backbone: str | None = None) -> Any:
+    def restore(
+        self,
+        data_path: str | Path | None = None,
+        backbone: str | None = None,
+        device: str = AUTO,
+    ) -> Any:
         """The trained model, in evaluation mode.
 
         Parameters
@@ -46,6 +52,8 @@ class RunResult:
             The folder that holds the run's dataset, if it has moved.
         backbone : str, optional
             Name or folder of a frozen backbone, if it has moved.
+        device : str
+            Where to compute: auto, cpu, cuda, cuda:1 or mps.
 
         Returns
         -------
@@ -60,13 +68,14 @@ class RunResult:
         BackboneError
             If a frozen backbone cannot be loaded.
         """
-        return self.reopen(data_path, backbone).model
+        return self.reopen(data_path, backbone, device).model
 
     def evaluate(
         self,
         phase: str = "test",
         data_path: str | Path | None = None,
         backbone: str | None = None,
+        device: str = AUTO,
     ) -> dict[str, dict[str, float]]:
         """Score a split again with the restored model; see :meth:`restore`.
 
@@ -75,10 +84,13 @@ class RunResult:
         dict
             masking -> metric -> value, as in ``metrics.json``.
         """
-        return self.reopen(data_path, backbone).evaluate(phase)
+        return self.reopen(data_path, backbone, device).evaluate(phase)
 
     def reopen(
-        self, data_path: str | Path | None = None, backbone: str | None = None
+        self,
+        data_path: str | Path | None = None,
+        backbone: str | None = None,
+        device: str = AUTO,
     ) -> ReopenedRun:
         """Configuration, dataset, model and evaluator; see :meth:`restore`.
 
@@ -86,7 +98,7 @@ class RunResult:
         -------
         ReopenedRun
         """
-        return reopen(RunDirectory(self.path), data_path, backbone)
+        return reopen(RunDirectory(self.path), data_path, backbone, device=device)
 
 
 def load_run(path: str | Path) -> RunResult:

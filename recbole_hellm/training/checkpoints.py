@@ -91,8 +91,8 @@ class Checkpoints:
         Raises
         ------
         RunError
-            If the checkpoint was written by another number of processes, or with another value of
-            `parallel`.
+            If the checkpoint was written by another number of processes, with another value of
+            `parallel`, or by other code of the model.
         """
         state = self.run.load_checkpoint(resume_file, self.device)
         processes = self.parallel.processes
@@ -105,9 +105,16 @@ class Checkpoints:
                 "the same number of processes with the same setting, or leave --resume out to "
                 "train again."
             )
-        self.parallel.load(self.run, state, self._optimizers())
-        self.model.load_other_parameter(unpack(state["other"]))
-        restore_loose_values(self.model, state["loose_values"])
+        try:
+            self.parallel.load(self.run, state, self._optimizers())
+            self.model.load_other_parameter(unpack(state["other"]))
+            restore_loose_values(self.model, state["loose_values"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
+            raise RunError(
+                f"{resume_file} does not fit the code of {self.config['model']} ({reason}); train "
+                "again with --force."
+            ) from error
         for name in COUNTERS:
             setattr(self, name, state[name])
         # Checkpoints of earlier versions lack these values.

@@ -425,3 +425,50 @@ def test_an_outside_model_is_never_taken_for_one_of_the_same_name(
     assert config.model_settings()["n_heads"] == 2
     assert "model_path" in config.identifying_settings()
     assert "model_path" not in make_config("SASRec").identifying_settings()
+
+
+OUTSIDE = """
+from recbole.model.general_recommender import BPR
+class Tiny(BPR):
+    pass
+"""
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Import path of a model outside the package, with a settings file beside it."""
+    name = f"outside_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(settings: str) -> str:
+        (tmp_path / "Tiny.yaml").write_text(settings)
+        return f"{name}:Tiny"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "sentence"),
+    [
+        ("width: 4", {"width": 4.5}, "width=4.5 must be a whole number"),
+        ("width: 4", {"width": "wide"}, "width='wide' must be a number"),
+        ("width: 4", {"widht": 4}, r"Unknown option 'widht' .*--model=outside_\w+:Tiny --help"),
+        ("gpu_id: 1", {}, "option 'gpu_id' is not offered here"),
+        ("eval_args: {split: {RS: [8, 1, 1]}}", {}, "eval_args.split=.* leaves this package"),
+    ],
+)
+def test_settings_of_outside_models_are_checked(
+    make_config: Make,
+    tiny_model: Callable[[str], str],
+    settings: str,
+    options: dict[str, Any],
+    sentence: str,
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        make_config(tiny_model(settings), **options)
+
+
+@pytest.mark.parametrize("device", [None, "", "auto", "cpu"])
+def test_no_device_is_auto(make_config: Make, device: str | None) -> None:
+    assert str(make_config("BPR", device=device)["device"]) == "cpu"

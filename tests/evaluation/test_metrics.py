@@ -12,7 +12,7 @@ import pytest
 
 from recbole_hellm import extensions
 from recbole_hellm.errors import ConfigError, DataError
-from recbole_hellm.evaluation.metric import ListMetric, UserListMetric
+from recbole_hellm.evaluation.metric import ListMetric, RankMetric, UserListMetric
 from recbole_hellm.evaluation.metrics import BUILT_IN, MetricSet, find, validation_settings
 from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.evaluation.recommended import RecommendedLists
@@ -129,7 +129,7 @@ def test_the_metric_that_chooses_an_epoch_says_what_is_better(module: str) -> No
         ("{}:Recall", "is called 'recall', as one of this package or of RecBole is"),
         ("{}:Odd", "is called 'a b'; use letters"),
         ("{}:Unfinished", "Unfinished does not define gain; add that method"),
-        ("{}:five", "is neither a RankMetric nor a ListMetric"),
+        ("{}:five", "is neither a function nor a RankMetric"),
         ("{}:Nothing", "has no 'Nothing'"),
         ("nothing_there:Nothing", "no module 'nothing_there' for the metric"),
     ],
@@ -174,3 +174,19 @@ def test_values_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         call(lists)
+
+
+def test_a_function_is_a_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"functions_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(
+        "def Podium(places, k):\n    return (places <= 3).astype(float)\nclass Greedy:\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    metric = find(f"{name}:Podium")
+    ranks = Ranks(*(np.array(column) for column in ([0, 1, 2], [0, 2, 3], [0, 0, 2], [9, 9, 9])))
+    assert metric.name == "podium"
+    assert isinstance(metric, RankMetric)
+    # Ranked first, third, and among the three places from the fourth on.
+    np.testing.assert_allclose(metric.per_user(ranks, 10), [1.0, 1.0, 0.0])
+    with pytest.raises(ConfigError, match="is neither a function nor a RankMetric"):
+        find(f"{name}:Greedy")

@@ -110,7 +110,14 @@ class ItemInput:
         """
         if self._vectors is None:
             tokens = dataset.item_tokens
-            vectors = torch.as_tensor(self.table(dataset)).detach().float().cpu().contiguous()
+            try:
+                table = torch.as_tensor(self.table(dataset))
+            except (TypeError, ValueError) as error:
+                raise DataError(
+                    f"The item input {self.name} gives no table of numbers ({error}); return an "
+                    "array of numbers, a row an item."
+                ) from error
+            vectors = table.detach().float().cpu().contiguous()
             if vectors.ndim != 2 or len(vectors) != len(tokens) or not vectors.shape[1]:
                 raise DataError(
                     f"The item input {self.name} gives a table of shape {tuple(vectors.shape)}; "

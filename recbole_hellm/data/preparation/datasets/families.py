@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from recbole_hellm.data.preparation.datasets.base import DatasetFamily
 from recbole_hellm.errors import ConfigError, nearest
@@ -16,6 +16,10 @@ BUILT_IN = {
     "amazon2023": f"{_HERE}.amazon2023:Amazon2023",
     "movielens": f"{_HERE}.movielens:MovieLens",
 }
+
+
+TOTALS = {"users", "items", "interactions"}
+"""What can be known of a dataset's size."""
 
 
 def families() -> Iterator[DatasetFamily]:
@@ -83,6 +87,13 @@ def _load(path: str) -> DatasetFamily:
         missing += [key for key in ("name", "datasets") if not hasattr(family, key)]
         if missing:
             raise ConfigError(f"The dataset family {path} does not define {', '.join(missing)}.")
+        datasets = family.datasets if isinstance(family.datasets, Mapping) else {}
+        totals = list(datasets.values())
+        if not totals or not all({*known} <= TOTALS for known in totals):
+            raise ConfigError(
+                f"{path}.datasets must map each dataset's name to its totals, a mapping with some "
+                f"of {', '.join(sorted(TOTALS))}, or to {{}}."
+            )
         return family()
     raise ConfigError(
         f"{path} is not a dataset family; derive it from {DatasetFamily.__module__}.DatasetFamily."
