@@ -24,7 +24,7 @@ from recbole_hellm.config.recbole_keys import PASSED_ON, RECBOLE_KEYS
 from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.config.settings import Facts, Settings
 from recbole_hellm.config.training_settings import TrainingSettings
-from recbole_hellm.config.yaml_files import YamlLoader, packaged, read_yaml
+from recbole_hellm.config.yaml_files import YamlLoader, packaged, read_yaml, with_lists
 from recbole_hellm.data.features.embedding_files import ItemTableFile
 from recbole_hellm.data.features.item_inputs import ROLES, ItemInput, find_item_inputs
 from recbole_hellm.errors import ConfigError, UnknownOptionError
@@ -98,7 +98,7 @@ class HellmConfig(Config):
         config_files: Iterable[Path] = (),
     ) -> None:
         user = {key: value for path in config_files for key, value in read_yaml(path).items()}
-        user.update(overrides or {})
+        user.update(with_lists(dict(overrides or {})))
         self.stage_overrides = {key: value for key, value in user.items() if "." in key}
         settings = {key: value for key, value in user.items() if "." not in key}
         self.entry = registry.describe(model)
@@ -329,8 +329,8 @@ class HellmConfig(Config):
                 final[key] = [final[key]]
         RunSettings.from_config(final)
         check_valid_metric(final["metrics"], final["topk"], final["valid_metric"])
-        eval_args = (registry.own_settings(self.entry) | self.external_config_dict).get("eval_args")
-        eval_args = eval_args or {}
+        settings = registry.own_settings(self.entry) | self.external_config_dict
+        eval_args = settings.get("eval_args") or {}
         pairs = eval_args if isinstance(eval_args, dict) else {"split": eval_args}
         for key, value in pairs.items():
             if LEAVE_ONE_OUT.get(key) != value:

@@ -44,6 +44,15 @@ def as_yaml(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
+def with_lists(value: Any) -> Any:
+    """A value with lists in place of tuples, as YAML has it and RecBole wants it."""
+    if isinstance(value, (list, tuple)):
+        return [with_lists(element) for element in value]
+    if isinstance(value, dict):
+        return {key: with_lists(element) for key, element in value.items()}
+    return value
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 

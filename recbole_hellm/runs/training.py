@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from recbole.utils import init_seed
 
+from recbole_hellm.config.yaml_files import with_lists
 from recbole_hellm.data.interactions.loaders import training_loader
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.runs import tensorboard
@@ -105,17 +106,13 @@ def _needed_packages(config: Any) -> Iterator[None]:
         ) from error
 
 
-def _plain(value: Any) -> Any:
-    """A value as YAML can hold it."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(element) for element in value]
-    if isinstance(value, dict):
-        return {key: _plain(element) for key, element in value.items()}
-    return value if isinstance(value, (str, int, float, type(None))) else str(value)
-
-
 def _write_description(config: Any, dataset: Any, directory: RunDirectory) -> None:
-    settings = {key: _plain(value) for key, value in config.final_config_dict.items()}
+    settings = {
+        key: with_lists(value)
+        if isinstance(value, (str, int, float, list, tuple, dict, type(None)))
+        else str(value)
+        for key, value in config.final_config_dict.items()
+    }
     directory.write_yaml("config.yaml", settings)
     directory.write_json("environment.json", environment())
     directory.write_json("identity.json", run_identity(config, dataset))

@@ -96,6 +96,18 @@ def test_every_method_runs_under_its_name() -> None:
         assert all(registry.model_class(model) for model in models)
 
 
+def test_outside_models_have_the_name_of_their_class() -> None:
+    table = ad_hoc(("SASRec", "mine.models:LightGCN"), None)
+    assert table.families == (Family("LightGCN", ("SASRec", "LightGCN")),)
+    assert table.paths == {"LightGCN": "mine.models:LightGCN"}
+    # The paper's figures are of another LightGCN.
+    assert table.figures("SASRec", "Beauty") == TABLE_1.get("SASRec", {}).get("Beauty", {})
+    assert not table.figures("LightGCN", "Beauty")
+    assert TABLE_1["LightGCN"]["Beauty"]
+    with pytest.raises(ConfigError, match="have the same name"):
+        ad_hoc(("LightGCN", "mine.models:LightGCN"), None)
+
+
 def test_the_last_model_of_an_ad_hoc_table_is_its_reference() -> None:
     assert ad_hoc(("A", "B"), None).families == (Family("B", ("A", "B")),)
     assert ad_hoc(("A", "B"), "A").families[0].reference == "A"

@@ -349,3 +349,19 @@ def test_places_that_cannot_be_written_are_told_before_training(
     with pytest.raises(ConfigError, match=rf"^{key}={place} cannot be \w+ \(.*\); name a.*\.$"):
         tune("BPR", "tiny", settings.replace(**{key: place}), quick)
     assert Path("file").read_text(encoding="utf-8") == "no\njournal\n"
+
+
+def test_keys_of_an_outside_model_are_checked_too(
+    quick: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"tuned_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(
+        "from recbole.model.general_recommender import BPR\nclass Tiny(BPR):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    space = tmp_path / "space.yaml"
+    space.write_text("embedding_size: [4, 6]\n")
+    settings = TuningSettings(space=str(space), studies_dir=str(tmp_path / "studies"), trials=1)
+    with pytest.raises(ConfigError, match=r"^embedding_size is both searched"):
+        tune(f"{name}:Tiny", "tiny", settings, quick | {"Tiny.embedding_size": 5})
+    assert tune(f"{name}:Tiny", "tiny", settings, quick | {"epochs": 1}).path.name == "Tiny.yaml"

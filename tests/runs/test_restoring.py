@@ -131,6 +131,12 @@ def test_any_run_is_restored(
         assert Path(run_path(reopened.config, reopened.dataset)).name == result.path.name
 
 
+def test_tuples_from_python_are_restored(train: Callable[..., RunResult]) -> None:
+    result = train("Pop", features=("text-toy",), topk=(5, 10), mirrors=("none",))
+    assert result.evaluate() == result.record["test"]
+    assert result.evaluate(device="cpu") == result.record["test"]
+
+
 def test_values_that_defaults_no_longer_have_are_the_runs(
     train: Callable[..., RunResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:

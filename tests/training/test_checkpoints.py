@@ -61,6 +61,17 @@ def test_a_resumed_trainer_goes_on_where_it_was(make_trainer: Any, learner: str)
     assert torch.equal(second.model.w, whole.model.w)
 
 
+def test_other_code_of_the_model_cannot_resume(make_trainer: Any) -> None:
+    trainer = make_trainer(epochs=1)
+    trainer.fit(Batches())
+    state = torch.load(trainer.run.last_checkpoint, weights_only=True)
+    state["model"].pop(next(iter(state["model"])))
+    torch.save(state, trainer.run.last_checkpoint)
+    again = make_trainer(epochs=2)
+    with pytest.raises(RunError, match=r"last.pt does not fit the code of .*--force"):
+        again.resume_checkpoint(again.run.last_checkpoint, Batches())
+
+
 def test_a_finished_trainer_trains_no_more(make_trainer: Any) -> None:
     trainer = make_trainer([0.5, 0.1, 0.1], epochs=9, stopping_step=0)
     trainer.fit(Batches())
