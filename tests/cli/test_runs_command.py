@@ -92,7 +92,7 @@ def test_a_model_of_ones_own_is_addressed_by_its_class(
     check_addressed(configs)
     assert configs[1]["label"] == "007"
     told = tell("run", "--model=my_models:MyOwnBPR", "--MyOwnBPR.lable=1")
-    assert "Unknown option 'lable' for model MyOwnBPR (did you mean label?)" in told
+    assert "Unknown option 'lable' for model my_models:MyOwnBPR (did you mean label?)" in told
 
 
 def test_settings_of_runs_are_apart_from_the_commands_own() -> None:
