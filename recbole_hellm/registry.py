@@ -322,11 +322,18 @@ def recbole_files(entry: ModelEntry) -> list[str]:
     """
     if not entry.outside:
         return [entry.base]
-    return [
-        cls.__name__
-        for cls in reversed(entry.load().__mro__)
-        if any(cls.__module__.startswith(f"recbole.model.{family}.") for family in RECBOLE_FAMILIES)
-    ]
+    return [cls.__name__ for cls in _recbole_classes(entry.load())]
+
+
+def _recbole_classes(cls: type) -> list[type]:
+    """The RecBole models among a class and those it derives from, farthest first."""
+    folders = tuple(f"recbole.model.{family}." for family in RECBOLE_FAMILIES)
+    return [base for base in reversed(cls.__mro__) if base.__module__.startswith(folders)]
+
+
+def _known_name(entry: ModelEntry) -> str:
+    """The name of a model's class; of an outside class, of the nearest model it derives from."""
+    return entry.parent or (recbole_files(entry) or ["_"])[-1]
 
 
 def model_class(model: str) -> Any:
@@ -352,18 +359,12 @@ def free_keys(entry: ModelEntry) -> list[str]:
 
 def trimmable(entry: ModelEntry) -> bool:
     """Whether cutting off the padding of histories changes nothing, see :data:`TRIMMABLE`."""
-    if not entry.outside:
-        return entry.base in TRIMMABLE
-    return (entry.parent or (recbole_files(entry) or [""])[-1]) in TRIMMABLE
+    return _known_name(entry) in TRIMMABLE
 
 
 def is_recbole(cls: type) -> bool:
     """Whether `cls` is a RecBole model or derived from one."""
-    return any(
-        base.__module__.startswith(f"recbole.model.{family}")
-        for base in cls.__mro__
-        for family in RECBOLE_FAMILIES
-    )
+    return bool(_recbole_classes(cls))
 
 
 def trainer_class(entry: ModelEntry) -> type:
@@ -385,9 +386,7 @@ def trainer_class(entry: ModelEntry) -> type:
     from recbole_hellm.training.epoch import TrainingPass
     from recbole_hellm.training.trainer import HellmTrainer, RunTrainer
 
-    # Of an outside class, whose name may be that of another model, its RecBole parent's trainer.
-    name = entry.name if not entry.outside else (recbole_files(entry) or ["_"])[-1]
-    special = get_trainer(entry.load().type, name)
+    special = get_trainer(entry.load().type, _known_name(entry))
     if special is Trainer:
         return HellmTrainer
     if not issubclass(special, Trainer) or special.fit is not Trainer.fit:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 AUTO = "auto"
+DEVICE_HELP = "Where to compute: auto (a CUDA GPU if there is one), cpu, cuda, cuda:1, mps."
 
 
 def choose_device(name: str = AUTO, gpu: bool = True, mps: bool = False) -> torch.device:

@@ -54,7 +54,7 @@ def variant_settings(entry: registry.ModelEntry) -> dict[str, Any]:
 def defaults(cls: type[Settings]) -> dict[str, Any]:
     """Defaults of a settings class, except those that RecBole's files set."""
     return {
-        key: list(declared.default) if isinstance(declared.default, tuple) else declared.default
+        key: with_lists(declared.default)
         for key, declared in cls.declarations().items()
         if not declared.facts.recbole_default
     }
@@ -102,6 +102,7 @@ class HellmConfig(Config):
         self.stage_overrides = {key: value for key, value in user.items() if "." in key}
         settings = {key: value for key, value in user.items() if "." not in key}
         self.entry = registry.describe(model)
+        self._outside_settings = registry.own_settings(self.entry)
         settings.update(self._addressed_to(self.entry.name))
         super().__init__(model=model, dataset=dataset, config_dict=settings)
         self.model_settings()
@@ -118,19 +119,16 @@ class HellmConfig(Config):
         """The class that trains the model; raises :class:`ConfigError` if there is none."""
         return registry.trainer_class(self.entry)
 
-    def facts(self, key: str) -> Facts:
-        """The declared facts of a key of this configuration."""
-        return declared_facts(key, *self._settings_classes())
-
     def identifying_settings(self) -> dict[str, Any]:
         """The settings that determine a run's result."""
         settings = self.final_config_dict | self.model_settings()
         replaced = {f"{role}_model" for role in self.imported}
         left_out = self._untouched_additions() | replaced
+        classes = self._settings_classes()
         return {
             key: value
             for key, value in settings.items()
-            if key not in left_out and self.facts(key).identifies
+            if key not in left_out and declared_facts(key, *classes).identifies
         }
 
     def model_settings(self) -> dict[str, Any]:
@@ -269,7 +267,7 @@ class HellmConfig(Config):
         """The model's settings file: this package's, or the one beside an outside model."""
         if not self.entry.outside:
             return packaged("model", f"{self.entry.base}.yaml")
-        return registry.own_settings(self.entry)
+        return dict(self._outside_settings)
 
     @property
     def _written_name(self) -> str:
@@ -280,7 +278,7 @@ class HellmConfig(Config):
         settings: tuple[type[Settings], ...] = (TrainingSettings, *self._settings_classes())
         known = set().union(*(cls.keys() for cls in settings))
         known.update(self.internal_config_dict, *self.parameters.values(), ("model", "dataset"))
-        for key in (*self.external_config_dict, *registry.own_settings(self.entry)):
+        for key in (*self.external_config_dict, *self._outside_settings):
             if key in RECBOLE_KEYS and (reason := RECBOLE_KEYS[key].not_offered):
                 raise ConfigError(f"RecBole's option '{key}' is not offered here: {reason}.")
         for key, value in self.external_config_dict.items():
@@ -329,7 +327,7 @@ class HellmConfig(Config):
                 final[key] = [final[key]]
         RunSettings.from_config(final)
         check_valid_metric(final["metrics"], final["topk"], final["valid_metric"])
-        settings = registry.own_settings(self.entry) | self.external_config_dict
+        settings = self._outside_settings | self.external_config_dict
         eval_args = settings.get("eval_args") or {}
         pairs = eval_args if isinstance(eval_args, dict) else {"split": eval_args}
         for key, value in pairs.items():

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from recbole_hellm.config.devices import AUTO
+from recbole_hellm.config.devices import AUTO, DEVICE_HELP
 from recbole_hellm.config.settings import Facts, Settings, require, setting
 
 # Where a run reads and writes, how it is shown and how fast it is; never what comes out of it.
@@ -105,7 +105,7 @@ class RunSettings(Settings):
     )
     device: str = setting(
         AUTO,
-        "Where to compute: auto (a CUDA GPU if there is one), cpu, cuda, cuda:1, mps.",
+        DEVICE_HELP,
         facts=_HERE,
     )
     use_gpu: bool = setting(True, "Whether device=auto may take a GPU.", facts=_PLACE)

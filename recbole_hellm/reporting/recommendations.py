@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pandas as pd
 from tabulate import tabulate
 
-from recbole_hellm.config.devices import AUTO
+from recbole_hellm.config.devices import AUTO, DEVICE_HELP
 from recbole_hellm.config.settings import Settings, require, require_file_name, setting
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import ConfigError, DataError
@@ -41,7 +41,7 @@ class RecommendSettings(Settings):
     output: str | None = setting(None, "File to write; standard output otherwise.")
     data_path: str | None = setting(None, "Where the datasets lie if they have moved.")
     backbone: str | None = setting(None, "Where a frozen backbone lies if it has moved.")
-    device: str = setting(AUTO, "auto (a CUDA GPU if there is one), cpu, cuda, cuda:1, mps.")
+    device: str = setting(AUTO, DEVICE_HELP)
 
     def validate_relations(self) -> None:
         """Check that one kind of user is asked for; raises :class:`ConfigError`."""

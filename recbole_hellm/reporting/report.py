@@ -19,7 +19,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from recbole_hellm import __version__
-from recbole_hellm.config.devices import AUTO
+from recbole_hellm.config.devices import AUTO, DEVICE_HELP
 from recbole_hellm.config.resolution import MASKINGS
 from recbole_hellm.config.settings import Settings, require, require_file_name, setting
 from recbole_hellm.config.yaml_files import read_yaml
@@ -67,7 +67,7 @@ class ReportSettings(Settings):
     seed: int = setting(0, "Random seed of the sampled users.")
     data_path: str | None = setting(None, "Where the datasets lie if they have moved.")
     backbone: str | None = setting(None, "Where a frozen backbone lies if it has moved.")
-    device: str = setting(AUTO, "auto (a CUDA GPU if there is one), cpu, cuda, cuda:1, mps.")
+    device: str = setting(AUTO, DEVICE_HELP)
 
     def validate_relations(self) -> None:
         """Check that a file is named; raises :class:`ConfigError`."""
