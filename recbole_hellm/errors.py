@@ -35,6 +35,10 @@ class RunError(HellmError):
     """A run directory or checkpoint cannot be used."""
 
 
+class StorageError(HellmError):
+    """A file cannot be written: the disk is full, or the folder is read-only."""
+
+
 class UnknownOptionError(ConfigError):
     """A key that is no option of a model.
 

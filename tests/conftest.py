@@ -24,8 +24,8 @@ from recbole_hellm.benchmark.records import SLICED, Record, read_records
 from recbole_hellm.data.features.store import save_features
 from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.evaluation.slices import Grouping, UserSlices, metrics_by_slice
-from recbole_hellm.runs.directory import content_hash
 from recbole_hellm.runs.identity import recipe_of
+from recbole_hellm.storage.checksums import content_hash
 
 # Here, for tests that import RecBole's models themselves, in any order.
 with compat.anomaly_mode_kept():

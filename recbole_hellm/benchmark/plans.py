@@ -14,7 +14,7 @@ from recbole_hellm.benchmark.paper import METRICS, TABLE_1, TABLE_3
 from recbole_hellm.errors import ConfigError, nearest
 from recbole_hellm.evaluation.metric import Metric
 from recbole_hellm.evaluation.metrics import BUILT_IN
-from recbole_hellm.runs.directory import content_hash
+from recbole_hellm.storage.checksums import content_hash
 
 GENERAL = ("LightGCN", "VBPR", "GRCN", "LATTICE", "SLMRec", "BM3", "FREEDOM", "HeLLMPre")
 SEQUENTIAL = ("SASRec", "CoLLM", "LLaRA", "HeLLM")

@@ -40,9 +40,10 @@ from recbole_hellm.evaluation.metrics import BUILT_IN, MetricSet
 from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.evaluation.recommended import RecommendedLists
 from recbole_hellm.evaluation.slices import means_by_slice, metrics_by_slice
-from recbole_hellm.runs.directory import RunDirectory, content_hash
+from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.identity import portable, recipe_of
 from recbole_hellm.runs.results import RunResult
+from recbole_hellm.storage.checksums import content_hash
 
 RANKS, SLICES, LISTS = "ranks.parquet", "slices.csv", "lists.json"
 VALUES = "values.parquet"

@@ -22,10 +22,10 @@ from typing import Any
 from recbole_hellm.config.logs import configure_logging
 from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.errors import HellmError, RunError
-from recbole_hellm.runs.directory import content_hash
 from recbole_hellm.runs.identity import recipe
 from recbole_hellm.runs.results import RunResult, load_run
 from recbole_hellm.runs.running import execute
+from recbole_hellm.storage.checksums import content_hash
 
 logger = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from recbole_hellm.config.resolution import HellmConfig, check_addressed
 from recbole_hellm.config.settings import Settings, setting
 from recbole_hellm.config.yaml_files import packaged, read_yaml
 from recbole_hellm.errors import ConfigError, RunError
-from recbole_hellm.runs.directory import content_hash
 from recbole_hellm.runs.identity import recipe
 from recbole_hellm.runs.running import Validation, validate
+from recbole_hellm.storage.checksums import content_hash
 
 logger = logging.getLogger(__name__)
 

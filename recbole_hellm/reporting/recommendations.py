@@ -15,8 +15,8 @@ from recbole_hellm.config.devices import AUTO, DEVICE_HELP
 from recbole_hellm.config.settings import Settings, require, require_file_name, setting
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import ConfigError, DataError
-from recbole_hellm.files import atomic_path, write_text
 from recbole_hellm.runs.recommending import Recommender
+from recbole_hellm.storage.files import atomic_path, write_text
 
 SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
 WIDEST = 44  # characters of a title or of categories in a table

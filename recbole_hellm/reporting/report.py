@@ -27,11 +27,11 @@ from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import ConfigError, HellmError
 from recbole_hellm.evaluation.metrics import BUILT_IN, find
 from recbole_hellm.extensions import is_import_path
-from recbole_hellm.files import write_text
 from recbole_hellm.reporting import curves
 from recbole_hellm.reporting.tables import common_metrics, comparable
 from recbole_hellm.runs.recommending import Recommender
 from recbole_hellm.runs.results import RunResult, load_run
+from recbole_hellm.storage.files import write_text
 
 logger = logging.getLogger(__name__)
 

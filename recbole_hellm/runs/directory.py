@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import pickle
@@ -23,9 +22,9 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from recbole_hellm import files, locks
 from recbole_hellm.errors import RunError
-from recbole_hellm.files import atomic_path, remove_leftovers
+from recbole_hellm.storage import files, locks
+from recbole_hellm.storage.files import atomic_path, remove_leftovers
 
 ARTEFACTS = "model"  # folder of a fine-tuned run's model in its directory
 RECORDED_PACKAGES = (
@@ -40,12 +39,6 @@ RECORDED_PACKAGES = (
     "scikit-learn",
     "sentence-transformers",
 )
-
-
-def content_hash(content: Any, length: int = 12) -> str:
-    """Hash of anything JSON can hold; the same for equal content on every machine."""
-    text = json.dumps(content, sort_keys=True, default=str, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
 def environment() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recbole_hellm.runs.directory import content_hash
+from recbole_hellm.storage.checksums import content_hash
 from recbole_hellm.version import __version__
 
 

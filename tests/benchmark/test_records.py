@@ -23,9 +23,9 @@ from recbole_hellm.evaluation.metric import UserListMetric
 from recbole_hellm.evaluation.metrics import BUILT_IN, MetricSet
 from recbole_hellm.evaluation.rank_metrics import Recall
 from recbole_hellm.evaluation.recommended import RecommendedLists
-from recbole_hellm.runs.directory import content_hash
 from recbole_hellm.runs.identity import portable, recipe
 from recbole_hellm.runs.results import RunResult
+from recbole_hellm.storage.checksums import content_hash
 
 
 @pytest.fixture

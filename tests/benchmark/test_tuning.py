@@ -17,8 +17,8 @@ from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.config.yaml_files import PROPERTIES
 from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.evaluation.evaluator import Evaluator
-from recbole_hellm.runs.directory import content_hash
 from recbole_hellm.runs.running import Validation, execute
+from recbole_hellm.storage.checksums import content_hash
 from recbole_hellm.training.trainer import HellmTrainer
 
 SPACE = {"learning_rate": [0.01, 0.05], "embedding_size": [4, 8]}

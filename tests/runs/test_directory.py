@@ -14,7 +14,8 @@ import torch
 
 from recbole_hellm.errors import RunError
 from recbole_hellm.runs import directory
-from recbole_hellm.runs.directory import RunDirectory, SilentDirectory, content_hash, environment
+from recbole_hellm.runs.directory import RunDirectory, SilentDirectory, environment
+from recbole_hellm.storage.checksums import content_hash
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from recbole_hellm import registry
 from recbole_hellm.config.resolution import HellmConfig, declared_facts
 from recbole_hellm.data.interactions.dataset import create_dataset
 from recbole_hellm.errors import ConfigError
-from recbole_hellm.runs.directory import content_hash
 from recbole_hellm.runs.identity import recipe, recipe_of, run_path
 from recbole_hellm.runs.results import RunResult
+from recbole_hellm.storage.checksums import content_hash
 
 GOLDEN = Path(__file__).with_name("recipes.json")
 RECORDS = Path(__file__).parents[2] / "docs/records"

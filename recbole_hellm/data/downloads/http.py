@@ -30,7 +30,8 @@ from recbole_hellm.data.downloads.retry import (
     retry,
 )
 from recbole_hellm.errors import DataError
-from recbole_hellm.files import file_sha256, write_text
+from recbole_hellm.storage.checksums import file_sha256
+from recbole_hellm.storage.files import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ from recbole_hellm.data.features.item_metadata import (
 from recbole_hellm.data.preparation.atomic import read_items
 from recbole_hellm.data.preparation.manifest import MANIFEST
 from recbole_hellm.errors import DataError
-from recbole_hellm.files import remove_leftovers, write_bytes
+from recbole_hellm.storage.files import remove_leftovers, write_bytes
 
 logger = logging.getLogger(__name__)
 

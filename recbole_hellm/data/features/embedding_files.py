@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from recbole_hellm.errors import DataError
-from recbole_hellm.files import file_sha256
+from recbole_hellm.storage.checksums import file_sha256
 
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 # Unsigned types of which torch cannot pick rows.

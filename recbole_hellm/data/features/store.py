@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.files import atomic_paths, file_sha256
+from recbole_hellm.storage.checksums import file_sha256
+from recbole_hellm.storage.files import atomic_paths
 
 logger = logging.getLogger(__name__)
 

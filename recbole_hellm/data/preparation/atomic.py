@@ -32,7 +32,7 @@ from recbole_hellm.data.interactions.splits import (
 )
 from recbole_hellm.data.preparation.manifest import FORMAT_VERSION, MANIFEST
 from recbole_hellm.errors import DataError
-from recbole_hellm.files import atomic_paths
+from recbole_hellm.storage.files import atomic_paths
 
 TEXT_COLUMNS = ("title", "brand", "categories", "description")
 _INTER_HEADER = ("user_id:token", "item_id:token", "position:float", "timestamp:float")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_hellm.errors import DataError
-from recbole_hellm.files import file_sha256
+from recbole_hellm.storage.checksums import file_sha256
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1

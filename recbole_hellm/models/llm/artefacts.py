@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_hellm.errors import BackboneError, ConfigError, DataError, RunError
-from recbole_hellm.files import atomic_folder
 from recbole_hellm.models.llm.artefact_files import (
     check_fit,
     damaged,
@@ -42,6 +41,7 @@ from recbole_hellm.models.llm.hellm import HeLLMNetwork
 from recbole_hellm.models.llm.item_tokens import table_key
 from recbole_hellm.models.llm.model_card import CardFacts, model_card
 from recbole_hellm.models.llm.settings import LLMSettings
+from recbole_hellm.storage.files import atomic_folder
 
 # File of each part and the sub-modules of the network whose parameters it holds.
 PARTS = {"prefix": ("pooling", "prefix"), "item_tokens": ("tokens",), "item_head": ("head",)}

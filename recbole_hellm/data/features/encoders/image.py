@@ -38,8 +38,8 @@ from recbole_hellm.data.features.encoders.storing import (
 from recbole_hellm.data.features.item_metadata import IMAGES, ItemMetadata
 from recbole_hellm.data.features.store import check_tokens, feature_path
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.files import file_sha256
 from recbole_hellm.models.pretrained import LOADING_ERRORS, NO_CODE, Pretrained, cause, needs_code
+from recbole_hellm.storage.checksums import file_sha256
 
 if TYPE_CHECKING:
     import torch

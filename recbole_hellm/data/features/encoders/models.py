@@ -19,8 +19,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 
 from recbole_hellm.data.features.encoders.devices import working_dtype
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.files import update_digest
 from recbole_hellm.models.pretrained import LOADING_ERRORS, NO_CODE, Pretrained
+from recbole_hellm.storage.checksums import update_digest
 
 if TYPE_CHECKING:
     import torch

@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 from recbole_hellm.data.features.encoders.base import BatchEncoder
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.files import write_text
-from recbole_hellm.locks import locked
+from recbole_hellm.storage.files import write_text
+from recbole_hellm.storage.locks import locked
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from recbole_hellm.data.preparation.kcore import k_core
 from recbole_hellm.data.preparation.prepare import prepare_dataset, prepare_files
 from recbole_hellm.data.preparation.settings import PrepareSettings
 from recbole_hellm.errors import DataError
-from recbole_hellm.files import file_sha256
+from recbole_hellm.storage.checksums import file_sha256
 
 FAMILY = Amazon2014()
 META = [

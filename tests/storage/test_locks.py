@@ -10,13 +10,13 @@ import filelock
 import pytest
 
 from recbole_hellm.errors import RunError
-from recbole_hellm.locks import locked
+from recbole_hellm.storage.locks import locked
 
 CHILD = """
 import sys, time
 from pathlib import Path
 from recbole_hellm.errors import RunError
-from recbole_hellm.locks import locked
+from recbole_hellm.storage.locks import locked
 with locked(Path(sys.argv[1]), RunError("busy")):
     print("locked", flush=True)
     time.sleep(60)
@@ -74,7 +74,7 @@ CONTENDER = """
 import contextlib, os, sys, time
 from pathlib import Path
 from recbole_hellm.errors import RunError
-from recbole_hellm.locks import locked
+from recbole_hellm.storage.locks import locked
 path, end = Path(sys.argv[1]), time.monotonic() + 0.5
 while time.monotonic() < end:
     with contextlib.suppress(RunError), locked(path, RunError("busy")):

@@ -1,0 +1,1 @@
+"""Files that survive: atomic writes, locks, checksums, and readers that end in one sentence."""

@@ -1,0 +1,126 @@
+"""Checksums of files, and documents that carry their own.
+
+A sealed document is a JSON object whose key ``checksum`` is the SHA-256 of the rest. It may list
+the checksums of files beside it, under the key ``files``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole_hellm.errors import HellmError
+from recbole_hellm.storage.text_files import open_regular
+
+CHECKSUM = "checksum"
+FILES = "files"
+
+
+def content_hash(content: Any, length: int = 12) -> str:
+    """Hash of anything JSON can hold; the same for equal content on every machine."""
+    text = json.dumps(content, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def update_digest(digest: hashlib._Hash, path: Path) -> None:
+    """Add the bytes of a file to a hash object."""
+    with open_regular(path) as file:
+        if sys.version_info >= (3, 11):
+            hashlib.file_digest(file, lambda: digest)
+        else:
+            while block := file.read(1 << 20):
+                digest.update(block)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    update_digest(digest, path)
+    return digest.hexdigest()
+
+
+def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of files by their names in a folder."""
+    return {name: file_sha256(folder / name) for name in sorted(names)}
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A document with its own checksum, as JSON has it."""
+    plain = json.loads(json.dumps({**content, CHECKSUM: None}, default=str))
+    del plain[CHECKSUM]
+    return plain | {CHECKSUM: content_hash(plain, length=64)}
+
+
+def check_seal(
+    content: Mapping[str, Any], path: Path, error: type[HellmError], way_out: str
+) -> None:
+    """Check that a document is as it was written; one without a checksum passes.
+
+    Parameters
+    ----------
+    content : mapping
+        The document.
+    path : Path
+        The file that it was read from.
+    error, way_out : type, str
+        What is raised, and the end of its sentence.
+
+    Raises
+    ------
+    HellmError
+        If its checksum is another one.
+    """
+    if CHECKSUM not in content:  # written by an earlier version
+        return
+    rest = {key: value for key, value in content.items() if key != CHECKSUM}
+    if content[CHECKSUM] != content_hash(rest, length=64):
+        raise error(f"{path} is damaged (its checksum differs); {way_out}.")
+
+
+def damage(folder: Path, listed: Mapping[str, str], name: str) -> str | None:
+    """What is wrong with a file that a document lists, or None.
+
+    Parameters
+    ----------
+    folder : Path
+        The document's folder.
+    listed : mapping
+        Checksums by file name; a file that is not listed is not checked.
+    name : str
+    """
+    path = folder / name
+    if name not in listed:
+        return None
+    try:
+        return None if file_sha256(path) == listed[name] else "its checksum differs"
+    except FileNotFoundError:
+        return "it is missing"
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def check_file(
+    folder: Path, listed: Mapping[str, str], name: str, error: type[HellmError], way_out: str
+) -> Path:
+    """The path of a file whose content is as it was listed.
+
+    Parameters
+    ----------
+    folder, listed, name
+        See :func:`damage`.
+    error, way_out : type, str
+        What is raised, and the end of its sentence.
+
+    Raises
+    ------
+    HellmError
+        If it is damaged or missing.
+    """
+    reason = damage(folder, listed, name)
+    if reason is not None:
+        raise error(f"{folder / name} is damaged ({reason}); {way_out}.")
+    return folder / name
