@@ -94,6 +94,20 @@ class DelimitedText:
     text_format: TextFormat = ANY_TEXT
 
     @functools.cached_property
+    def header(self) -> list[str]:
+        """The cells of line 1.
+
+        Raises
+        ------
+        DataError
+            If it cannot be read.
+        """
+        with self._errors(), self._lines() as lines:
+            parser = self._parser()
+            first = next(parser.rows(lines), None)
+            return [] if first is None else [cell.strip() for cell in parser.cells(first.text)]
+
+    @functools.cached_property
     def columns(self) -> tuple[str, ...]:
         """Names of all columns; RecBole's ``user_id:token`` is ``user_id``.
 
@@ -104,11 +118,7 @@ class DelimitedText:
         """
         if self.text_format.columns is not None:
             return self.text_format.columns
-        with self._errors(), self._lines() as lines:
-            parser = self._parser()
-            first = next(parser.rows(lines), None)
-            cells = [] if first is None else parser.cells(first.text)
-        names = [re.sub(r":(token|float)(_seq)?$", "", cell.strip()) for cell in cells]
+        names = [re.sub(r":(token|float)(_seq)?$", "", cell) for cell in self.header]
         columns = tuple(name or f"unnamed_{place}" for place, name in enumerate(names, 1))
         repeated = _first_repeated(columns)
         if repeated is not None:
@@ -157,14 +167,15 @@ class DelimitedText:
                     skip_blank_lines=False,
                     lineterminator="\n",
                 )
-        if counts is not None:
-            counts.read += len(frame) + parser.blank
-            counts.add("blank", parser.blank)
-            if parser.short:
-                counts.note(
-                    f"{self.path}: {parser.short:,} rows have fewer cells than there are columns "
-                    f"(the first in line {parser.first_short}); the others count as empty."
-                )
+        counts = RowCounts() if counts is None else counts
+        counts.read += len(frame) + parser.blank
+        counts.add("blank", parser.blank)
+        if parser.short:
+            counts.note(
+                f"{self.path}: {parser.short:,} rows have fewer cells than there are columns (the "
+                f"first in line {parser.first_short}); the missing cells count as empty.",
+                warn=True,
+            )
         return frame[[name for name in columns if wanted(name)]]
 
     def line_of(self, row: int) -> int:
@@ -238,6 +249,20 @@ class DelimitedText:
                 f"{self.path} is not a table of delimited columns ({reason_of(error)}); correct "
                 "the file."
             ) from error
+
+
+def unescaped(separator: str) -> str:
+    """``\\t`` and ``\\x01`` as the characters they stand for, and ``","`` without its quotes."""
+    if len(separator) > 2 and separator[0] == separator[-1] and separator[0] in "'\"":
+        separator = separator[1:-1]
+    if "\\" not in separator or not separator.isascii():
+        return separator
+    try:
+        return separator.encode("ascii").decode("unicode_escape")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"The separator {separator!r} is not a character; write a tab as \\t, for example."
+        ) from error
 
 
 def reason_of(error: BaseException) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from recbole_hellm.config.settings import Settings, names, require, setting
-from recbole_hellm.data.preparation.delimited_text import TextFormat
-from recbole_hellm.errors import ConfigError
+from recbole_hellm.data.preparation.delimited_text import TextFormat, unescaped
 
 AUTO = "auto"
-_FOR_FILES = ("columns", "separator", "encoding", "user_column", "item_column", "time_column")
+_FOR_FILES = (
+    *("columns", "separator", "encoding", "user_column", "item_column", "time_column"),
+    "time_format",
+)
 _FOR_ITEMS = ("item_columns", "item_separator")
 _BY_NAME = ("family", "raw_dir", "mirrors")
 
@@ -44,12 +46,17 @@ class PrepareSettings(Settings):
     user_column: str | None = setting(None, "Column of users.")
     item_column: str | None = setting(None, "Column of items.")
     time_column: str | None = setting(None, "Column of times.")
+    time_format: str | None = setting(
+        None, "How times are written where that is not ISO 8601, such as '%d.%m.%Y'."
+    )
+    quotes: bool = setting(True, "Whether double quotes can enclose cells.")
 
     def validate_relations(self) -> None:
         """Check that every option has an effect; raises :class:`ConfigError`."""
         if self.interactions is None:
             useless = self._set("items", *_FOR_ITEMS, *_FOR_FILES)
             useless += ["layout"] if self.layout != AUTO else []
+            useless += [] if self.quotes else ["quotes"]
             require(not useless, f"{', '.join(useless)} needs --interactions=FILE beside it.")
         else:
             useless = self._set(*_BY_NAME)
@@ -74,21 +81,10 @@ class PrepareSettings(Settings):
     ) -> TextFormat:
         return TextFormat(
             columns=None if columns is None else names(columns),
-            separator=None if separator is None else _unescaped(separator),
+            separator=None if separator is None else unescaped(separator),
             encoding=self.encoding or "utf-8",
+            quotes=self.quotes,
         )
 
     def _set(self, *keys: str) -> list[str]:
         return [key for key in keys if getattr(self, key) is not None]
-
-
-def _unescaped(separator: str) -> str:
-    """``\\t`` and ``\\x01`` as the characters they stand for."""
-    if "\\" not in separator or not separator.isascii():
-        return separator
-    try:
-        return separator.encode("ascii").decode("unicode_escape")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"The separator {separator!r} is not a character; write a tab as \\t, for example."
-        ) from error
