@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from recbole_hellm.data.preparation.packed_files import UNREADABLE, open_text
+from recbole_hellm.data.preparation.packed_files import UNREADABLE, not_encoded, open_text
 from recbole_hellm.data.preparation.row_counts import RowCounts
 from recbole_hellm.data.preparation.text_rows import Row, RowStream, TextRows
 from recbole_hellm.errors import ConfigError, DataError
@@ -240,10 +240,7 @@ class DelimitedText:
         try:
             yield
         except UnicodeError as error:
-            raise DataError(
-                f"{self.path} is not encoded in {self.text_format.encoding} ({error}); save it in "
-                "UTF-8, or name its encoding, for example --encoding=latin-1."
-            ) from error
+            raise not_encoded(self.path, self.text_format.encoding, error) from error
         except (csv.Error, ValueError, *UNREADABLE) as error:
             raise DataError(
                 f"{self.path} is not a table of delimited columns ({reason_of(error)}); correct "
