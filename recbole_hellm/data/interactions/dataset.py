@@ -8,7 +8,6 @@ with a fingerprint that general and sequential models get the same validation an
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import logging
 from collections.abc import Iterable, Mapping
@@ -30,8 +29,10 @@ from recbole_hellm.data.interactions.splits import (
     POSITION,
     candidate_fingerprint,
     canonical_order,
+    histories_hash,
     split_fingerprint,
 )
+from recbole_hellm.data.preparation.manifest import check_files
 from recbole_hellm.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class CanonicalMixin(ModernPandasMixin):
                 f"Dataset '{token}' needs {path}; make it with `recbole-hellm prepare "
                 f"--dataset={token}` or put RecBole atomic files there."
             )
+        check_files(path.parent)
         try:
             super()._load_data(token, dataset_path)  # type: ignore[misc]
         except ValueError as error:  # RecBole's way to report a missing file
@@ -267,8 +269,9 @@ class CanonicalMixin(ModernPandasMixin):
         """Hash of every user's items in order, by token: all that training and masking read."""
         items = self.field2id_token[self.iid_field][self.histories.items]
         rows = np.split(items, self.histories.offsets[2:-1])  # user 0 is empty
-        lines = ["\t".join((user, *row)) for user, row in zip(self.user_tokens, rows, strict=True)]
-        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+        return histories_hash(
+            (user, *row) for user, row in zip(self.user_tokens, rows, strict=True)
+        )
 
     @functools.cached_property
     def candidates_hash(self) -> str:

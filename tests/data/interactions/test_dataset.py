@@ -14,6 +14,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.data.features.store import save_features
 from recbole_hellm.data.interactions.dataset import HistoryDataset, create_dataset
+from recbole_hellm.data.preparation.atomic import write_atomic_dataset
 from recbole_hellm.data.preparation.prepare import prepare_dataset
 from recbole_hellm.errors import ConfigError, DataError, FeatureError
 
@@ -228,6 +229,21 @@ def test_rows_that_a_table_lacks_drop_no_interaction(
     kept = set(tokens[10:])
     assert set(filtered.field2id_token[field][1:]) == kept
     assert "are left out by the filters" in caplog.text
+
+
+def test_changed_files_are_told(
+    make_config: Callable[..., Any], interactions: pd.DataFrame, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny"
+    items = pd.DataFrame({"item_id": ["i01"], "title": ["Tea"]})
+    manifest = write_atomic_dataset("tiny", interactions, items, folder, [])
+    config = make_config("BPR", data_path=str(tmp_path))
+    assert create_dataset(config).interactions_hash == manifest["content"]
+    (folder / "tiny.item").write_text("item_id:token\ni01\n")
+    with pytest.raises(DataError, match=r"tiny\.item is damaged .*delete manifest\.json"):
+        create_dataset(config)
+    (folder / "manifest.json").unlink()
+    create_dataset(config)
 
 
 def test_a_table_of_another_dataset_is_told(
