@@ -131,6 +131,7 @@ def write_atomic_dataset(
         "density": density,
         "sparsity": 1.0 - density,
         "users_below_three": int((lengths < MIN_INTERACTIONS).sum()),
+        "longest_history": int(lengths.max()),
         "users_with_tied_test": tied_test_users(evaluated, "user_id", "timestamp"),
         "users_with_tied_validation": tied_validation_users(evaluated, "user_id", "timestamp"),
         "split_fingerprint": split_fingerprint(

@@ -9,6 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from recbole_hellm.data.interactions.histories import MIN_INTERACTIONS
 from recbole_hellm.data.preparation.manifest import MANIFEST, listed_files
 from recbole_hellm.storage.terminal import plain_text
 
@@ -101,6 +102,8 @@ def next_steps(manifest: Mapping[str, Any], directory: Path) -> str:
         return "\n".join(lines)
     has_texts = f"{name}.item" in listed_files(manifest)
     model = "HeLLM" if has_texts and manifest["items"] >= _ENOUGH else "SASRec"
+    if manifest["longest_history"] <= MIN_INTERACTIONS:  # nothing to learn an order from
+        model = "BPR"
     lines.append(f"Next: {command('run', directory, model=model)}")
     return "\n".join(lines)
 

@@ -112,6 +112,7 @@ def test_manifest_counts_and_fingerprints(tmp_path: Path) -> None:
         "density": 8 / 12,
         "sparsity": 1 - 8 / 12,
         "users_below_three": 1,
+        "longest_history": 3,
         "users_with_tied_test": 1,  # a; b is tied as well and has no test item
         "users_with_tied_validation": 1,
         "split_fingerprint": split_fingerprint(["a", "c"], ["i2", "i3"], ["i3", "i1"]),

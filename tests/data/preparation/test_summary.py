@@ -74,11 +74,17 @@ def test_names_from_files_do_not_reach_the_terminal_raw() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "items", "model"),
-    [("demo.item", 99, "HeLLM"), ("other", 99, "SASRec"), ("demo.item", 4, "SASRec")],
+    ("file", "items", "longest", "model"),
+    [
+        ("demo.item", 99, 4, "HeLLM"),
+        ("other", 99, 4, "SASRec"),
+        ("demo.item", 4, 4, "SASRec"),
+        ("demo.item", 99, 3, "BPR"),
+    ],
 )
-def test_the_next_command(file: str, items: int, model: str) -> None:
-    manifest = MANIFEST | {"files": {"demo.inter": "0", file: "0"}, "items": items}
+def test_the_next_command(file: str, items: int, longest: int, model: str) -> None:
+    facts = {"items": items, "longest_history": longest}
+    manifest = MANIFEST | {"files": {"demo.inter": "0", file: "0"}} | facts
     assert next_steps(manifest, Path("dataset/demo")).split("\n") == [
         f"Files: dataset/demo/demo.inter, dataset/demo/{file}, dataset/demo/manifest.json",
         f"Next: recbole-hellm run --model={model} --dataset=demo",
