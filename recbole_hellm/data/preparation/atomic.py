@@ -11,7 +11,6 @@ A prepared dataset is three files in one folder:
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +30,7 @@ from recbole_hellm.data.interactions.splits import (
     tied_test_users,
     tied_validation_users,
 )
-from recbole_hellm.data.preparation.manifest import FORMAT_VERSION, MANIFEST, check_files
+from recbole_hellm.data.preparation.manifest import FORMAT_VERSION, MANIFEST
 from recbole_hellm.data.preparation.versions import Replacing
 from recbole_hellm.errors import DataError
 from recbole_hellm.storage.checksums import sealed
@@ -148,70 +147,6 @@ def write_atomic_dataset(
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     _replace_files(name, Path(directory), contents, text.encode(), replacing or Replacing())
     return document
-
-
-def read_items(directory: Path, name: str, item_field: str = "item_id") -> pd.DataFrame:
-    """The texts of a dataset's items.
-
-    Parameters
-    ----------
-    directory, name : Path, str
-        The folder, and the name in ``<name>.item``: any RecBole atomic file.
-    item_field : str
-        The column with item tokens, RecBole's ``ITEM_ID_FIELD``.
-
-    Returns
-    -------
-    DataFrame
-        ``item_id``, then the text columns (token and token_seq) of the file: a str each, '' where
-        missing; ``categories`` is a list of str in which underscores are blanks again. Numeric
-        columns are left out.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, damaged, or cannot be read as an atomic file with that column.
-    """
-    path = Path(directory) / f"{name}.item"
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; prepare the dataset '{name}' or put it there.")
-    check_files(path.parent, [path.name])
-    try:
-        frame = pd.read_csv(
-            path,
-            sep="\t",
-            dtype=str,
-            keep_default_na=False,
-            quoting=csv.QUOTE_NONE,
-            encoding="utf-8",
-        )
-    except (ValueError, pd.errors.ParserError) as error:
-        raise DataError(
-            f"{path} cannot be read as a table of tab-separated columns ({error}); prepare the "
-            "dataset again or mend the file."
-        ) from error
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus columns for an index
-        raise DataError(f"{path} has more columns than its header names; mend the file.")
-    kinds = dict(str(column).partition(":")[::2] for column in frame.columns)
-    if item_field not in kinds or len(kinds) != frame.shape[1]:
-        raise DataError(
-            f"{path}, line 1: the header must name '{item_field}:token' and every column once; "
-            "mend it or set ITEM_ID_FIELD."
-        )
-    frame.columns = pd.Index(list(kinds))
-    frame = frame.fillna("")
-    texts = [
-        field
-        for field, kind in kinds.items()
-        if kind in ("token", "token_seq") and field != item_field
-    ]
-    frame = frame[[item_field, *texts]].rename(columns={item_field: "item_id"})
-    for field in texts:
-        frame[field] = frame[field].str.strip()
-    if kinds.get("categories") == "token_seq":
-        rows = [[word.replace("_", " ") for word in cell.split()] for cell in frame["categories"]]
-        frame["categories"] = pd.Series(rows, index=frame.index, dtype=object)
-    return frame
 
 
 def is_missing(value: Any) -> bool:

@@ -5,7 +5,9 @@ The path ``ml-100k.zip/ml-100k/u.data`` names a member of the archive ``ml-100k.
 
 from __future__ import annotations
 
+import codecs
 import gzip
+import io
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,7 +17,9 @@ from typing import IO
 from tqdm import tqdm
 
 from recbole_hellm.errors import DataError
+from recbole_hellm.storage.text_files import UTF8, marked_encoding, open_regular
 
+_START = 1 << 16
 UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)
 
 
@@ -34,9 +38,29 @@ def open_binary(path: Path) -> IO[bytes]:
                 return members.open(path.relative_to(archive).as_posix())
             except KeyError as error:
                 raise FileNotFoundError(f"{archive.name} has no such member") from error
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         gzipped = file.read(2) == b"\x1f\x8b" or path.suffix == ".gz"
-    return gzip.open(path, "rb") if gzipped else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path, "rb") if gzipped else open_regular(path)  # type: ignore[return-value]
+
+
+def open_text(path: Path, encoding: str = UTF8) -> IO[str]:
+    """Open a file for reading its unpacked text.
+
+    A byte order mark is skipped, and tells of UTF-16. The first line end of the file says what its
+    lines end with: a carriage return ends none where the first line ends with a line feed.
+
+    Raises
+    ------
+    OSError, zipfile.BadZipFile
+        If it cannot be opened.
+    """
+    with open_binary(path) as file:
+        start = file.read(_START)
+    encoding = marked_encoding(start, encoding)
+    text = codecs.getincrementaldecoder(encoding)("replace").decode(start)
+    end = next((mark for mark in text if mark in "\r\n"), "\n")
+    plain = end == "\r" and "\r\n" not in text
+    return io.TextIOWrapper(open_binary(path), encoding=encoding, newline="\r" if plain else "\n")
 
 
 def numbered_lines(path: Path, progress: bool = True) -> Iterator[tuple[int, bytes]]:

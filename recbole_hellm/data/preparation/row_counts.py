@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -38,3 +41,8 @@ class RowCounts:
         """Count rows that were dropped for a reason; none of them makes no entry."""
         if count:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def note(self, sentence: str, *, warn: bool = False) -> None:
+        """Keep a sentence on the file, and log it."""
+        logger.log(logging.WARNING if warn else logging.INFO, "%s", sentence)
+        self.notes.append(sentence)

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from recbole_hellm.config.settings import Settings, names, require, setting
 from recbole_hellm.data.preparation.atomic import IMAGE, TEXT_COLUMNS
-from recbole_hellm.data.preparation.delimited_text import TextFormat
+from recbole_hellm.data.preparation.delimited_text import TextFormat, unescaped
 from recbole_hellm.data.preparation.versions import Replacing
-from recbole_hellm.errors import ConfigError
 
 AUTO = "auto"
 _FOR_FILES = (
     *("columns", "separator", "encoding", "user_column", "item_column", "time_column"),
-    "allow_dropped",
+    *("time_format", "allow_dropped"),
 )
 _TEXT_COLUMNS = tuple(f"{role}_column" for role in (*TEXT_COLUMNS, IMAGE))
 _FOR_ITEMS = (
@@ -55,6 +54,10 @@ class PrepareSettings(Settings):
     user_column: str | None = setting(None, "Column of users.")
     item_column: str | None = setting(None, "Column of items in the file of interactions.")
     time_column: str | None = setting(None, "Column of times.")
+    time_format: str | None = setting(
+        None, "How times are written where that is not ISO 8601, such as '%d.%m.%Y'."
+    )
+    quotes: bool = setting(True, "Whether double quotes can enclose cells.")
     items_item_column: str | None = setting(
         None,
         "Column of items in the file of items; by default the same as in interactions, if it is "
@@ -79,6 +82,7 @@ class PrepareSettings(Settings):
         if self.interactions is None:
             useless = self._set("items", *_FOR_ITEMS, *_FOR_FILES)
             useless += ["layout"] if self.layout != AUTO else []
+            useless += [] if self.quotes else ["quotes"]
             require(not useless, f"{', '.join(useless)} needs --interactions=FILE beside it.")
         else:
             useless = self._set(*_BY_NAME)
@@ -114,21 +118,10 @@ class PrepareSettings(Settings):
     ) -> TextFormat:
         return TextFormat(
             columns=None if columns is None else names(columns),
-            separator=None if separator is None else _unescaped(separator),
+            separator=None if separator is None else unescaped(separator),
             encoding=self.encoding or "utf-8",
+            quotes=self.quotes,
         )
 
     def _set(self, *keys: str) -> list[str]:
         return [key for key in keys if getattr(self, key) not in (None, False)]
-
-
-def _unescaped(separator: str) -> str:
-    """``\\t`` and ``\\x01`` as the characters they stand for."""
-    if "\\" not in separator or not separator.isascii():
-        return separator
-    try:
-        return separator.encode("ascii").decode("unicode_escape")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"The separator {separator!r} is not a character; write a tab as \\t, for example."
-        ) from error

@@ -300,14 +300,14 @@ def test_features_must_be_named_in_a_list(make_parts: Parts) -> None:
         ("user_id:tok\titem_id:token\ttimestamp:float", [], "'user_id:tok' must be written"),
         ("usr:token\titem_id:token\ttimestamp:float", [], "has no column 'user_id:token'"),
         ("user_id:token\tthing:token\ttimestamp:float", [], "has no column 'item_id:token'"),
-        ("user_id:token\titem_id:token\titem_id:token", [], "a column is named twice"),
+        ("user_id:token\titem_id:token\titem_id:token", [], "the column 'item_id' is named twice"),
         ("user_id:token\titem_id:token\twhen:float", [], "neither the time field 'timestamp'"),
         (HEADER, ["u1\ti1\tnan"], r"line 27: timestamp='nan' is no finite number"),
         (HEADER, ["u1\ti1\tinf"], r"line 27: timestamp='inf' is no finite number"),
         (HEADER, ["u1\ti1\tnow"], r"line 27: timestamp='now' is no finite number"),
         (HEADER, ["u1\ti1\t"], "line 27: the timestamp is missing"),
         (HEADER, ["u1\ti1"], "line 27: the timestamp is missing"),
-        (HEADER, ["u1\ti1\t5\tmore"], "cannot be read as an atomic file"),
+        (HEADER, ["u1\ti1\t5\tmore"], "line 27 has 4 cells, and there are 3 columns"),
     ],
 )
 def test_malformed_files_are_told(
@@ -325,10 +325,10 @@ def test_malformed_files_are_told(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "line 1: column '' must be written"),
+        (b"", "bad.inter is empty"),
         (HEADER.encode() + b"\n", "cannot be loaded|Some feat is empty"),
-        (b"\xff\xfe\x00", "is no text file"),
-        ("\n".join([HEADER, *(f"{row}\tx" for row in ROWS)]).encode(), "cannot be read as an"),
+        (b"\xff\xfe\x00", "bad.inter is not encoded in utf-8"),
+        ("\n".join([HEADER, *(f"{row}\tx" for row in ROWS)]).encode(), "line 2 has 4 cells"),
         ("\n".join([HEADER, "u1\ti1\t1", "u1\ti2\t2"]).encode(), "nothing to evaluate"),
     ],
 )

@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from recbole_hellm.data.interactions.atomic_files import AtomicSettings, read_items
 from recbole_hellm.data.interactions.splits import (
     candidate_fingerprint,
     histories_hash,
     split_fingerprint,
 )
 from recbole_hellm.data.preparation import atomic
-from recbole_hellm.data.preparation.atomic import read_items, write_atomic_dataset
+from recbole_hellm.data.preparation.atomic import write_atomic_dataset
 from recbole_hellm.data.preparation.manifest import check_files, describe_source, read_manifest
 from recbole_hellm.errors import DataError, StorageError
 from recbole_hellm.storage.locks import locked
@@ -227,7 +228,7 @@ def test_items_of_another_atomic_dataset(tmp_path: Path) -> None:
         "007\tnull\t\t\n",
         encoding="utf-8",
     )
-    items = read_items(tmp_path, "ml", item_field="movie")
+    items = read_items(tmp_path, "ml", settings=AtomicSettings(ITEM_ID_FIELD="movie"))
     assert items.to_dict("list") == {
         "item_id": ["1", "007"],
         "movie_title": ['"Toy Story', "null"],
@@ -239,11 +240,11 @@ def test_items_of_another_atomic_dataset(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"movie:token\n1\n", "line 1.*'item_id:token'"),
-        (b"item_id:token\titem_id:token\n1\t2\n", "every column once"),
-        (b"item_id:token\ttitle:token_seq\n1\tx\ty\n", "more columns"),
-        (b"item_id:token\ttitle:token_seq\n1\tx\n1\tx\ty\n", "cannot be read"),
-        (b"item_id:token\ttitle:token_seq\n1\t\xff\n", "cannot be read"),
-        (b"", "cannot be read"),
+        (b"item_id:token\titem_id:token\n1\t2\n", "'item_id' is named twice"),
+        (b"item_id:token\ttitle:token_seq\n1\tx\ty\n", "line 2 has 3 cells"),
+        (b"item_id:token\ttitle:token_seq\n1\tx\n1\tx\ty\n", "line 3 has 3 cells"),
+        (b"item_id:token\ttitle:token_seq\n1\t\xff\n", "not encoded in utf-8"),
+        (b"", "is empty"),
     ],
 )
 def test_unusable_item_files(tmp_path: Path, content: bytes, message: str) -> None:

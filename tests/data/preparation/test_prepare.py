@@ -11,9 +11,9 @@ import pytest
 
 from recbole_hellm.cli.main import main
 from recbole_hellm.data.features.store import save_features
+from recbole_hellm.data.interactions.atomic_files import read_items
 from recbole_hellm.data.interactions.splits import split_fingerprint
 from recbole_hellm.data.preparation import prepare
-from recbole_hellm.data.preparation.atomic import read_items
 from recbole_hellm.data.preparation.manifest import read_manifest
 from recbole_hellm.data.preparation.prepare import prepare_dataset, prepare_files
 from recbole_hellm.data.preparation.settings import PrepareSettings

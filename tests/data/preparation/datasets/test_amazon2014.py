@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from recbole_hellm.data.preparation.atomic import read_items
+from recbole_hellm.data.interactions.atomic_files import read_items
 from recbole_hellm.data.preparation.datasets.amazon2014 import Amazon2014
 from recbole_hellm.data.preparation.datasets.raw_files import find_raw_files
 from recbole_hellm.data.preparation.kcore import k_core
