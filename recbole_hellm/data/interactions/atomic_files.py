@@ -14,6 +14,7 @@ from pydantic import field_validator
 
 from recbole_hellm.config.settings import Settings, setting
 from recbole_hellm.data.preparation.delimited_text import DelimitedText, TextFormat, unescaped
+from recbole_hellm.data.preparation.manifest import check_files
 from recbole_hellm.errors import DataError
 
 KINDS = ("token", "token_seq", "float", "float_seq")
@@ -129,11 +130,12 @@ def read_items(directory: Path, name: str, settings: AtomicSettings = STANDARD) 
     Raises
     ------
     DataError
-        If the file is missing or cannot be read as an atomic file with that column.
+        If the file is missing, damaged, or cannot be read as an atomic file with that column.
     """
     path = Path(directory) / f"{name}.item"
     if not path.is_file():
         raise DataError(f"{path} does not exist; prepare the dataset '{name}' or put it there.")
+    check_files(path.parent, [path.name])
     file = AtomicFile(path, settings)
     kinds, item_field = file.kinds(), settings.ITEM_ID_FIELD
     if item_field not in kinds:
@@ -165,8 +167,9 @@ def read_tokens(path: Path, field: str, settings: AtomicSettings = STANDARD) -> 
     Raises
     ------
     DataError
-        If the file is missing, cannot be read, or has no such column.
+        If the file is missing, damaged, cannot be read, or has no such column.
     """
+    check_files(path.parent, [path.name])
     file = AtomicFile(path, settings)
     if field not in file.kinds():
         raise DataError(
