@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import types
-import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:  # `--help` imports this module too, and shall be quick
     import pandas as pd
+
+    from recbole_hellm.data.interactions.atomic_files import AtomicFile
 
 
 def supply_numpy_aliases() -> None:
@@ -207,6 +209,7 @@ class ModernPandasMixin:
         import pandas as pd
         from recbole.utils import FeatureSource, FeatureType
 
+        from recbole_hellm.data.interactions.atomic_files import AtomicFile, atomic_settings
         from recbole_hellm.errors import DataError
 
         load, unload = self._get_load_and_unload_col(source)  # type: ignore[attr-defined]
@@ -214,31 +217,16 @@ class ModernPandasMixin:
             if source in (FeatureSource.KG, "link"):
                 raise DataError(f"{filepath} is needed; add its columns to load_col.")
             return None
-        separator = self.config["field_separator"]
-        try:
-            with open(filepath, encoding=self.config["encoding"]) as file:
-                header = file.readline().rstrip("\r\n").split(separator)
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{filepath} is no text file ({error}); save it in the encoding of the settings."
-            ) from error
-        if len(set(header)) != len(header):
-            raise DataError(f"{filepath}, line 1: a column is named twice; keep one of them.")
-        chosen: dict[str, tuple[str, Any]] = {}
-        for column in header:
-            field, _, kind_name = column.partition(":")
-            if kind_name not in {kind.value for kind in FeatureType}:
-                raise DataError(
-                    f"{filepath}, line 1: column '{column}' must be written as name:type with a "
-                    "type among token, token_seq, float and float_seq."
-                )
-            if (load is None or field in load) and (unload is None or field not in unload):
-                chosen[field] = (column, FeatureType(kind_name))
+        file = AtomicFile(Path(filepath), atomic_settings(self.config))
+        chosen = {
+            field: FeatureType(kind)
+            for field, kind in file.kinds().items()
+            if (load is None or field in load) and (unload is None or field not in unload)
+        }
         if not chosen:
             return None
-        frame = self._read_cells(filepath)[[column for column, _ in chosen.values()]]
-        frame.columns = pd.Index(list(chosen))
-        for field, (_, kind) in chosen.items():
+        frame = file.read(chosen.__contains__)
+        for field, kind in chosen.items():
             if isinstance(source, FeatureSource) or source != "link":
                 self.field2source[field] = source
                 self.field2type[field] = kind
@@ -247,56 +235,49 @@ class ModernPandasMixin:
             if kind == FeatureType.TOKEN:
                 frame[field] = frame[field].where(frame[field] != "", None)
             elif kind == FeatureType.FLOAT:
-                frame[field] = _numbers(frame[field], filepath)
+                frame[field] = _numbers(frame[field], file)
             if kind in (FeatureType.TOKEN, FeatureType.FLOAT):
                 self.field2seqlen[field] = 1
                 continue
             limit = (self.config["seq_len"] or {}).get(field)
-            convert = float if kind == FeatureType.FLOAT_SEQ else str
-            cells = [cell.split(self.config["seq_separator"]) for cell in frame[field]]
-            rows = [np.array([convert(part) for part in cell if part])[:limit] for cell in cells]
+            cells = [cell.split(file.settings.seq_separator) for cell in frame[field]]
+            parts = [[part for part in cell if part] for cell in cells]
+            if kind == FeatureType.FLOAT_SEQ:
+                rows = [_floats(row, field, file, place)[:limit] for place, row in enumerate(parts)]
+            else:
+                rows = [np.array([str(part) for part in row])[:limit] for row in parts]
             frame[field] = pd.Series(rows, index=frame.index, dtype=object)
             self.field2seqlen[field] = max((len(row) for row in rows), default=0)
         return frame
 
-    def _read_cells(self, filepath: str) -> pd.DataFrame:
-        """All cells of an atomic file as texts."""
-        import pandas as pd
 
-        from recbole_hellm.errors import DataError
+def _floats(parts: list[str], field: str, file: AtomicFile, row: int) -> np.ndarray:
+    """Numbers of one cell."""
+    from recbole_hellm.errors import DataError
 
-        try:
-            with warnings.catch_warnings():
-                # pandas only warns about rows longer than the header.
-                warnings.simplefilter("error", pd.errors.ParserWarning)
-                return pd.read_csv(
-                    filepath,
-                    sep=self.config["field_separator"],
-                    dtype=str,
-                    encoding=self.config["encoding"],
-                    quoting=3,
-                    index_col=False,
-                    keep_default_na=False,
-                )
-        except (ValueError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
-            raise DataError(
-                f"{filepath} cannot be read as an atomic file ({str(error).strip()}); "
-                "correct that line."
-            ) from error
+    try:
+        values = np.array([float(part) for part in parts])
+    except ValueError:
+        values = np.array([np.nan])
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"{file.where(row)}: {field}={file.settings.seq_separator.join(parts)!r:.60} are no "
+            "finite numbers; correct them."
+        )
+    return values
 
 
-def _numbers(cells: pd.Series, filepath: str) -> pd.Series:
+def _numbers(cells: pd.Series, file: AtomicFile) -> pd.Series:
     """A column as float64; empty cells are NaN."""
     import pandas as pd
 
     from recbole_hellm.errors import DataError
 
     values = pd.to_numeric(cells, errors="coerce").astype(np.float64)
-    wrong = ~np.isfinite(values) & cells.notna() & (cells != "")
+    wrong = ~np.isfinite(values) & (cells != "")
     if wrong.any():
         row = int(np.flatnonzero(np.asarray(wrong))[0])
         raise DataError(
-            f"{filepath}, line {row + 2}: {cells.name}={cells.iloc[row]!r} is no finite number; "
-            "correct it."
+            f"{file.where(row)}: {cells.name}={cells.iloc[row]!r} is no finite number; correct it."
         )
     return values

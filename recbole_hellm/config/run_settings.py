@@ -39,6 +39,9 @@ class RunSettings(Settings):
     unload_col: dict | None = setting(
         None, "Columns not to read from atomic files.", facts=_PROTOCOL, recbole_default=True
     )
+    encoding: str = setting(
+        "utf-8", "Encoding of the dataset's files.", facts=_PROTOCOL, hash_neutral=True
+    )
     features: tuple[str, ...] | None = setting(
         None,
         "Feature files to use, as in [text-minilm, image-clip]; all otherwise.",

@@ -11,6 +11,7 @@ import numpy as np
 
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.data.features.store import list_features
+from recbole_hellm.data.interactions.atomic_files import atomic_settings
 from recbole_hellm.errors import DataError
 
 
@@ -50,7 +51,7 @@ class Catalogue:
 
         def read_metadata() -> ItemMetadata:
             folder = config.dataset_directory
-            return ItemMetadata.read(folder, config["dataset"], dataset.iid_field)
+            return ItemMetadata.read(folder, config["dataset"], atomic_settings(config))
 
         return cls(
             dataset.training_counts,

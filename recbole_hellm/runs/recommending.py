@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from recbole_hellm.config.devices import AUTO
 from recbole_hellm.data.features.item_metadata import ItemMetadata
+from recbole_hellm.data.interactions.atomic_files import atomic_settings
 from recbole_hellm.data.interactions.splits import POSITION
 from recbole_hellm.errors import ConfigError, DataError, RunError, nearest
 from recbole_hellm.runs.restoring import ReopenedRun
@@ -129,8 +130,8 @@ class Recommender:
         result = run if isinstance(run, RunResult) else load_run(run)
         opened = result.reopen(data_path, backbone, device)
         config = opened.config
-        folder, field = config.dataset_directory, config["ITEM_ID_FIELD"]
-        return cls(opened, ItemMetadata.read(folder, config["dataset"], field, images))
+        folder, atomic = config.dataset_directory, atomic_settings(config)
+        return cls(opened, ItemMetadata.read(folder, config["dataset"], atomic, images))
 
     @property
     def dataset(self) -> Any:

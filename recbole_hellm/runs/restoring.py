@@ -20,7 +20,8 @@ from recbole.utils import init_seed
 from recbole_hellm.config.devices import AUTO
 from recbole_hellm.config.resolution import HellmConfig, declared_facts
 from recbole_hellm.config.yaml_files import read_yaml
-from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.data.preparation.versions import version_directories
+from recbole_hellm.errors import ConfigError, DataError, FeatureError, HellmError, RunError
 from recbole_hellm.evaluation.evaluator import Evaluator
 from recbole_hellm.runs.directory import ARTEFACTS, RunDirectory
 from recbole_hellm.runs.opening import build_model, open_dataset, open_splits
@@ -83,8 +84,7 @@ def reopen(
     is_llm = config.entry.kind == "LLM"
     # Artefacts hold the stages' embeddings, so features are not needed.
     features = not is_llm and config.needs_features()
-    dataset = open_dataset(config, features)
-    _check_dataset(dataset, identity, config, features, directory.path)
+    dataset = _own_dataset(config, identity, features, directory.path)
     init_seed(config["seed"], config["reproducibility"])
     splits, evaluator = open_splits(config, dataset)
     if is_llm:
@@ -226,6 +226,38 @@ def _recorded_data_path(recorded: Mapping[str, Any]) -> Path:
     """The folder of datasets; earlier versions recorded the folder of the one dataset."""
     path, name = Path(recorded["data_path"]), recorded["dataset"]
     return path.parent if path.name == name and not (path / name).is_dir() else path
+
+
+def _own_dataset(
+    config: HellmConfig, identity: Mapping[str, Any], features: bool, run: Path
+) -> Any:
+    """The dataset that a run was trained on: what its folder holds now, or an earlier version.
+
+    ``data_path`` of the configuration becomes the folder of that version.
+    """
+    present = config["data_path"]
+    versions = version_directories(
+        config["dataset"], config.dataset_directory, str(identity.get("content"))
+    )
+    errors: list[HellmError] = []
+    for data_path in (present, *map(str, versions)):
+        config["data_path"] = data_path
+        try:
+            dataset = open_dataset(config, features)
+            _check_dataset(dataset, identity, config, features, run)
+        except (DataError, FeatureError, RunError) as error:
+            errors.append(error)
+            continue
+        if data_path != present:
+            logger.warning(
+                "'%s' has changed since %s was trained; its data is taken from %s.",
+                config["dataset"],
+                run,
+                data_path,
+            )
+        return dataset
+    config["data_path"] = present
+    raise errors[0]
 
 
 def _check_dataset(

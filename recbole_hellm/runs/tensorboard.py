@@ -22,6 +22,7 @@ from torch import Tensor
 
 from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.data.features.item_metadata import ItemMetadata
+from recbole_hellm.data.interactions.atomic_files import atomic_settings
 from recbole_hellm.errors import DataError
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.training.distributed import current
@@ -143,7 +144,7 @@ def write_projector(directory: RunDirectory, config: Any, dataset: Any, vectors:
     )
     try:
         folder = config.dataset_directory
-        item_metadata = ItemMetadata.read(folder, config["dataset"], dataset.iid_field)
+        item_metadata = ItemMetadata.read(folder, config["dataset"], atomic_settings(config))
     except DataError as error:  # must not end a trained run
         logger.warning("The projector shows no titles: %s", error)
         item_metadata = ItemMetadata({}, {})

@@ -37,6 +37,29 @@ def without_mark(encoding: str) -> str:
     return "utf-8-sig" if codecs.lookup(encoding).name == UTF8 else encoding
 
 
+def marked_encoding(start: bytes, encoding: str = UTF8) -> str:
+    """The encoding of a text by its byte order mark, where it has one.
+
+    Parameters
+    ----------
+    start : bytes
+        The first bytes of the text.
+    encoding : str
+        What is told of it. If that is not UTF-8, it is the answer.
+
+    Returns
+    -------
+    str
+        One that skips the mark.
+    """
+    if codecs.lookup(encoding).name == UTF8:
+        if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+            return "utf-32"
+        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "utf-16"
+    return without_mark(encoding)
+
+
 def open_regular(path: Path) -> io.BufferedReader:
     """Open a file for reading, which never blocks.
 
@@ -111,7 +134,7 @@ def read_text(
     """
     content = read_bytes(path, error, way_out, limit)
     try:
-        text = content.decode(without_mark(encoding))
+        text = content.decode(marked_encoding(content[:4], encoding))
     except UnicodeError as cause:
         raise error(f"{path} is not encoded in {encoding} ({cause}); {way_out}.") from cause
     return io.IncrementalNewlineDecoder(None, translate=True).decode(text, final=True)

@@ -27,7 +27,7 @@ from pathlib import Path
 import requests
 from tqdm import tqdm
 
-from recbole_hellm.config.settings import Settings, setting
+from recbole_hellm.config.settings import setting
 from recbole_hellm.data.downloads import hosts, picture_rules, pictures
 from recbole_hellm.data.downloads.retry import AttemptError, RetryPolicy, retry
 from recbole_hellm.data.features.item_metadata import (
@@ -37,7 +37,7 @@ from recbole_hellm.data.features.item_metadata import (
     ItemMetadata,
     file_stem,
 )
-from recbole_hellm.data.preparation.atomic import read_items
+from recbole_hellm.data.interactions.atomic_files import AtomicSettings, read_items
 from recbole_hellm.data.preparation.manifest import MANIFEST
 from recbole_hellm.errors import DataError
 from recbole_hellm.storage.files import remove_leftovers, write_bytes
@@ -63,7 +63,7 @@ _SAVE_SHARE = 20  # and at least so many times as long as writing one takes
 _LONGEST_NAME = 255  # bytes, on every file system in use
 
 
-class ImageSettings(Settings):
+class ImageSettings(AtomicSettings):
     """How pictures are fetched."""
 
     workers: int = setting(8, "Pictures that are fetched at once.", ge=1, le=64)
@@ -128,7 +128,7 @@ def fetch_images(
         be written. Pictures that were fetched stay in any case.
     """
     settings = settings or ImageSettings()
-    addresses = _addresses(name, directory)
+    addresses = _addresses(name, directory, settings)
     folder = directory / IMAGES
     try:
         record = _Record(folder / MANIFEST, addresses)
@@ -152,9 +152,9 @@ def fetch_images(
     return ImageCounts(record.fetched, record.present, record.reasons(), record.path)
 
 
-def _addresses(name: str, directory: Path) -> dict[str, str]:
+def _addresses(name: str, directory: Path, settings: AtomicSettings) -> dict[str, str]:
     """The address of each item's picture in the item table, or ''."""
-    items = read_items(directory, name)
+    items = read_items(directory, name, settings)
     column = next((key for key in IMAGE_COLUMNS if key in items), None)
     addresses = [""] * len(items) if column is None else items[column]
     return dict(zip(items["item_id"], addresses, strict=True))

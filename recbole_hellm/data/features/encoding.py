@@ -5,18 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from recbole_hellm.config.settings import Settings, require, setting
+from recbole_hellm.config.settings import require, setting
 from recbole_hellm.data.features.encoders.image import encode_images
 from recbole_hellm.data.features.encoders.text import encode_text
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.data.features.store import list_features
-from recbole_hellm.data.preparation.atomic import read_items
+from recbole_hellm.data.interactions.atomic_files import (
+    STANDARD,
+    AtomicSettings,
+    atomic_settings,
+    read_items,
+)
 from recbole_hellm.errors import DataError, FeatureError
 
 NONE = "none"
 
 
-class EncodeSettings(Settings):
+class EncodeSettings(AtomicSettings):
     """What `encode` is told."""
 
     text_encoder: str | None = setting(
@@ -98,7 +103,11 @@ def encode_features(
     }
     if settings.texts is not None:
         pooling = settings.text_pooling
-        made.append(encode_dataset(name, directory, settings.texts, pooling=pooling, **common))
+        made.append(
+            encode_dataset(
+                name, directory, settings.texts, pooling=pooling, atomic=settings, **common
+            )
+        )
     if settings.image_encoder is not None:
         images = Path(settings.images).expanduser() if settings.images else None
         if images is not None and not images.is_dir():
@@ -108,8 +117,8 @@ def encode_features(
                 f"{directory / f'{name}.item'} is missing, so it is not known which items there "
                 "are; write one with the column item_id:token."
             )
-        tokens = read_items(directory, name)["item_id"].tolist()
-        metadata = ItemMetadata.read(directory, name, images=images)
+        tokens = read_items(directory, name, settings)["item_id"].tolist()
+        metadata = ItemMetadata.read(directory, name, settings, images)
         made.append(encode_images(directory, tokens, metadata, settings.image_encoder, **common))
     return made
 
@@ -137,6 +146,7 @@ def ensure_features(config: Any) -> None:
             directory,
             config["text_encoder"],
             progress=progress,
+            atomic=atomic_settings(config),
             device=str(config["device"]),
         )
     elif not present:
@@ -152,6 +162,7 @@ def encode_dataset(
     encoder: str = "auto",
     force: bool = False,
     progress: bool = True,
+    atomic: AtomicSettings = STANDARD,
     **options: Any,
 ) -> Path:
     """Encode a dataset's item texts into its feature store.
@@ -160,6 +171,8 @@ def encode_dataset(
     ----------
     name, directory : str, Path
         The dataset's name and folder.
+    atomic : AtomicSettings
+        How the item table is written.
     encoder, force, progress, **options
         See :func:`recbole_hellm.data.features.encoders.text.encode_text`.
 
@@ -172,4 +185,5 @@ def encode_dataset(
     """
     if not (directory / f"{name}.item").is_file():
         raise DataError(f"{directory / f'{name}.item'} is missing, so there is no text to encode.")
-    return encode_text(directory, read_items(directory, name), encoder, force, progress, **options)
+    items = read_items(directory, name, atomic)
+    return encode_text(directory, items, encoder, force, progress, **options)

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recbole_hellm.config.settings import Settings, require, setting
+from recbole_hellm.config.settings import require, setting
 from recbole_hellm.data.features.embedding_files import ItemTableFile
 from recbole_hellm.data.features.store import check_tokens, feature_path, save_features
+from recbole_hellm.data.interactions.atomic_files import STANDARD, AtomicSettings, read_tokens
 from recbole_hellm.data.preparation.manifest import describe_source
 from recbole_hellm.data.preparation.table_files import TableFile
 from recbole_hellm.errors import DataError, FeatureError
@@ -37,7 +38,7 @@ FOLDER_ROWS = "i_id_mapping.csv"
 _ROW_NAMES = ("row", "rownumber", "index", "rowindex", "rowid")
 
 
-class ImportSettings(Settings):
+class ImportSettings(AtomicSettings):
     """What is imported, and as what."""
 
     features: str = setting("", "A file, or a folder with <modality>_feat.npy files.")
@@ -101,7 +102,7 @@ def import_features(name: str, directory: Path, settings: ImportSettings) -> lis
         If features of the name are there, rows cannot be told apart, have NaN or infinity, or
         most items have none.
     """
-    items = dataset_items(name, directory)
+    items = dataset_items(name, directory, settings)
     source = Path(settings.features).expanduser()
     sources = _sources(source, settings.modality)
     encoder = settings.encoder or ("mmrec" if source.is_dir() else "imported")
@@ -122,7 +123,7 @@ def import_features(name: str, directory: Path, settings: ImportSettings) -> lis
     ]
 
 
-def dataset_items(name: str, directory: Path) -> list[str]:
+def dataset_items(name: str, directory: Path, settings: AtomicSettings = STANDARD) -> list[str]:
     """Tokens of all items with interactions, sorted.
 
     Raises
@@ -133,10 +134,7 @@ def dataset_items(name: str, directory: Path) -> list[str]:
     path = directory / f"{name}.inter"
     if not path.is_file():
         raise DataError(f"{path} does not exist; prepare the dataset '{name}' first.")
-    frame = TableFile(path).read("item_id".__eq__, progress=False).frame
-    if "item_id" not in frame:
-        raise DataError(f"{path}, line 1 names no column item_id; rename the one with items.")
-    return sorted(frame["item_id"].dropna().unique().tolist())
+    return read_tokens(path, settings.ITEM_ID_FIELD, settings)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from recbole_hellm.data.preparation.atomic import read_items
+from recbole_hellm.data.interactions.atomic_files import STANDARD, AtomicSettings, read_items
 
 TITLE_COLUMNS = ("title", "name", "movie_title")
 CATEGORY_COLUMNS = ("categories", "category", "genres", "genre", "class")
@@ -67,7 +67,11 @@ class ItemMetadata:
 
     @classmethod
     def read(
-        cls, directory: Path, name: str, item_field: str = "item_id", images: Path | None = None
+        cls,
+        directory: Path,
+        name: str,
+        settings: AtomicSettings = STANDARD,
+        images: Path | None = None,
     ) -> ItemMetadata:
         """The metadata of a dataset; an empty one where the dataset has no item table.
 
@@ -75,8 +79,8 @@ class ItemMetadata:
         ----------
         directory, name : Path, str
             The dataset's folder, and the name in ``<name>.item``.
-        item_field : str
-            The column with item tokens.
+        settings : AtomicSettings
+            How the item table is written.
         images : Path, optional
             A folder with pictures in place of the dataset's own ``images``.
 
@@ -88,7 +92,7 @@ class ItemMetadata:
         folders = tuple(folder for folder in (images, directory / IMAGES, directory) if folder)
         if not (directory / f"{name}.item").is_file():
             return cls({}, {}, folders)
-        frame = read_items(directory, name, item_field)
+        frame = read_items(directory, name, settings)
         tokens = frame["item_id"].tolist()
 
         def column(names: Iterable[str]) -> dict[str, str]:

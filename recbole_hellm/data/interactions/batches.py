@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from recbole_hellm.data.interactions.histories import Histories
+from recbole_hellm.errors import DataError
 
 POOL_BATCHES = 32
 """Batches that are shuffled together before rows are sorted by length."""
@@ -34,6 +35,11 @@ class BucketedBatches:
         Targets of each row; one by default.
     similar : bool
         Sort by length.
+
+    Raises
+    ------
+    DataError
+        If there are no rows.
     """
 
     def __init__(
@@ -44,6 +50,11 @@ class BucketedBatches:
         weights: np.ndarray | None = None,
         similar: bool = True,
     ) -> None:
+        if not len(lengths):
+            raise DataError(
+                "No user has the four interactions that a sequential model needs to learn "
+                "something; use a larger dataset, or a general model such as BPR."
+            )
         self.lengths, self.similar = lengths, similar
         self.weights = np.ones_like(lengths) if weights is None else weights
         total = int(self.weights.sum())

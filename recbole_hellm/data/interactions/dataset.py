@@ -8,9 +8,9 @@ with a fingerprint that general and sequential models get the same validation an
 from __future__ import annotations
 
 import functools
-import hashlib
+import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ from recbole_hellm.data.interactions.splits import (
     POSITION,
     candidate_fingerprint,
     canonical_order,
+    histories_hash,
     split_fingerprint,
 )
+from recbole_hellm.data.preparation.manifest import check_files
 from recbole_hellm.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class CanonicalMixin(ModernPandasMixin):
                 f"Dataset '{token}' needs {path}; make it with `recbole-hellm prepare "
                 f"--dataset={token}` or put RecBole atomic files there."
             )
+        check_files(path.parent)
         try:
             super()._load_data(token, dataset_path)  # type: ignore[misc]
         except ValueError as error:  # RecBole's way to report a missing file
@@ -78,11 +81,82 @@ class CanonicalMixin(ModernPandasMixin):
         return load, unload
 
     def _data_filtering(self) -> None:
+        before = len(self.inter_feat)
         try:
             super()._data_filtering()  # type: ignore[misc]
         except ValueError as error:  # RecBole's way to report that no rows are left
             raise DataError(f"Dataset '{self.dataset_name}': {error}") from error
+        if len(self.inter_feat) < before:
+            logger.warning(
+                "%d of the %d interactions of '%s' are left out by the filters above or by those "
+                "of the settings.",
+                before - len(self.inter_feat),
+                before,
+                self.dataset_name,
+            )
         self._order_canonically()
+
+    def _filter_nan_user_or_item(self) -> None:
+        """Answers dataset.py:660: says how many rows without an id are dropped."""
+        before = len(self.inter_feat)
+        super()._filter_nan_user_or_item()  # type: ignore[misc]
+        if len(self.inter_feat) < before:
+            logger.warning(
+                "%d interactions of '%s' have no %s or no %s; they are left out.",
+                before - len(self.inter_feat),
+                self.dataset_name,
+                self.uid_field,
+                self.iid_field,
+            )
+
+    def _filter_inter_by_user_or_item(self) -> None:
+        """Answers dataset.py:1089: interactions of an item without a row would be dropped.
+
+        All items are candidates, whatever a model reads of them. Only a filter on a column of users
+        or items (``val_interval``) drops interactions, as in RecBole.
+        """
+        filtered = set(self.config["val_interval"] or {}) - {self.uid_field, self.iid_field}
+        for name, field in (("user", self.uid_field), ("item", self.iid_field)):
+            feat = getattr(self, f"{name}_feat")
+            if feat is None:
+                continue
+            without = ~self.inter_feat[field].isin(feat[field])
+            tokens = self.inter_feat.loc[without, field].unique()
+            if filtered & set(feat.columns):
+                if self.config["filter_inter_by_user_or_item"] is True:
+                    self.inter_feat = self.inter_feat[~without].copy()
+            elif len(tokens) == self.inter_feat[field].nunique():
+                raise DataError(
+                    f"{self.dataset_name}.{name} has a row for none of the {len(tokens)} {name}s "
+                    f"of {self.dataset_name}.inter ({_examples(feat[field])} there, "
+                    f"{_examples(tokens)} here); use the files of one dataset, or read no columns "
+                    "of it."
+                )
+            elif len(tokens):
+                logger.warning(
+                    "%d %ss of '%s' have no row in %s.%s (%s); they stay, with empty columns.",
+                    len(tokens),
+                    name,
+                    self.dataset_name,
+                    self.dataset_name,
+                    name,
+                    _examples(tokens),
+                )
+
+    def _filter_link(self) -> None:
+        """Answers kg_dataset.py:168: says how many items are not in the knowledge graph."""
+        before = self.inter_feat[self.iid_field]
+        super()._filter_link()  # type: ignore[misc]
+        left_out = before[~before.isin(self.inter_feat[self.iid_field])]
+        if len(left_out):
+            logger.warning(
+                "%d items of '%s' are not linked to its knowledge graph (%s); knowledge-aware "
+                "models leave out their %d interactions.",
+                left_out.nunique(),
+                self.dataset_name,
+                _examples(left_out.unique()),
+                len(left_out),
+            )
 
     def _time_column(self) -> str:
         """Column that orders interactions, checked."""
@@ -195,8 +269,9 @@ class CanonicalMixin(ModernPandasMixin):
         """Hash of every user's items in order, by token: all that training and masking read."""
         items = self.field2id_token[self.iid_field][self.histories.items]
         rows = np.split(items, self.histories.offsets[2:-1])  # user 0 is empty
-        lines = ["\t".join((user, *row)) for user, row in zip(self.user_tokens, rows, strict=True)]
-        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+        return histories_hash(
+            (user, *row) for user, row in zip(self.user_tokens, rows, strict=True)
+        )
 
     @functools.cached_property
     def candidates_hash(self) -> str:
@@ -287,6 +362,11 @@ class HistoryDataset(CanonicalMixin, SequentialDataset):
                 )
         rows.update(Interaction(lists))
         self.inter_feat = rows
+
+
+def _examples(tokens: Iterable[Any]) -> str:
+    """The first tokens, for messages."""
+    return ", ".join(map(str, itertools.islice(tokens, 3)))
 
 
 def create_dataset(config: Any) -> Any:

@@ -143,6 +143,31 @@ def split_fingerprint(users: Sequence[str], valid: Sequence[str], test: Sequence
     return _digest("\t".join(row) for row in sorted(zip(users, valid, test, strict=True)))
 
 
+def interactions_hash(frame: pd.DataFrame, user: str, item: str) -> str:
+    """Hash of every user's items in order, by token: all that training and masking read.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Rows of each user in canonical order.
+    user, item : str
+        Columns of tokens.
+
+    Returns
+    -------
+    str
+        SHA-256 in hex, independent of the order of users.
+    """
+    groups = frame.groupby(user, sort=False)[item]
+    return histories_hash((str(token), *map(str, items)) for token, items in groups)
+
+
+def histories_hash(histories: Iterable[Iterable[str]]) -> str:
+    """:func:`interactions_hash` of histories: of each user the token, then those of the items."""
+    lines = ["\t".join(history) for history in histories]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
 def candidate_fingerprint(items: Iterable[str]) -> str:
     """SHA-256 in hex over the set of item tokens, one UTF-8 line each in ascending order."""
     return _digest(sorted(set(items)))

@@ -5,13 +5,12 @@ A prepared dataset is three files in one folder:
 - ``<name>.inter``: user_id, item_id, position, timestamp, rows in canonical order;
 - ``<name>.item``: item_id, title, brand, categories, description, and image where an item has one;
   items in ascending token order;
-- ``manifest.json``: counts, checksums and fingerprints; it is written last, so a folder that has
-  one is complete.
+- ``manifest.json``: counts, checksums and fingerprints; it is written first, so that files of
+  different data, as a kill may leave them, never pass for a dataset.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,14 +24,19 @@ from recbole_hellm.data.interactions.splits import (
     POSITION,
     candidate_fingerprint,
     canonical_order,
+    interactions_hash,
     leave_one_out_targets,
     split_fingerprint,
     tied_test_users,
     tied_validation_users,
 )
 from recbole_hellm.data.preparation.manifest import FORMAT_VERSION, MANIFEST
+from recbole_hellm.data.preparation.versions import Replacing
 from recbole_hellm.errors import DataError
-from recbole_hellm.storage.files import atomic_paths
+from recbole_hellm.storage.checksums import sealed
+from recbole_hellm.storage.files import atomic_paths, writing
+from recbole_hellm.storage.locks import locked
+from recbole_hellm.storage.terminal import plain_text
 
 TEXT_COLUMNS = ("title", "brand", "categories", "description")
 _INTER_HEADER = ("user_id:token", "item_id:token", "position:float", "timestamp:float")
@@ -44,6 +48,7 @@ _ITEM_HEADER = (
     "description:token_seq",
 )
 IMAGE = "image"
+_PATIENCE = 60.0  # seconds; writing takes a few
 
 
 def write_atomic_dataset(
@@ -53,6 +58,8 @@ def write_atomic_dataset(
     directory: Path,
     sources: Sequence[Mapping[str, Any]],
     notes: Mapping[str, Any] | None = None,
+    tables: Sequence[Mapping[str, Any]] = (),
+    replacing: Replacing | None = None,
 ) -> dict[str, Any]:
     """Write the atomic files and the manifest of a dataset; readers never see half of them.
 
@@ -74,6 +81,11 @@ def write_atomic_dataset(
         :func:`recbole_hellm.data.preparation.manifest.describe_source`.
     notes : mapping, optional
         Anything JSON-serialisable that the manifest should keep.
+    tables : sequence of mapping
+        What became of the rows of these files, see
+        :func:`recbole_hellm.data.preparation.manifest.describe_table`.
+    replacing : Replacing, optional
+        Whether other data may be replaced; by default it is.
 
     Returns
     -------
@@ -83,8 +95,10 @@ def write_atomic_dataset(
     Raises
     ------
     DataError
-        If there are no interactions, a column is absent, an item has two rows, or a token or time
-        cannot be written.
+        If there are no interactions, a column is absent, an item has two rows, a token or time
+        cannot be written, or other data must not be replaced.
+    StorageError
+        If the folder cannot be written to.
 
     Notes
     -----
@@ -116,87 +130,23 @@ def write_atomic_dataset(
         "density": density,
         "sparsity": 1.0 - density,
         "users_below_three": int((lengths < MIN_INTERACTIONS).sum()),
+        "longest_history": int(lengths.max()),
         "users_with_tied_test": tied_test_users(evaluated, "user_id", "timestamp"),
         "users_with_tied_validation": tied_validation_users(evaluated, "user_id", "timestamp"),
         "split_fingerprint": split_fingerprint(
             targets["user"].tolist(), targets["valid"].tolist(), targets["test"].tolist()
         ),
         "candidate_fingerprint": candidate_fingerprint(candidates),
+        "content": interactions_hash(ordered, "user_id", "item_id"),
         "sources": [dict(source) for source in sources],
-        "files": [
-            {"file": file, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for file, data in contents.items()
-        ],
+        "tables": [dict(table) for table in tables],
+        "files": {file: hashlib.sha256(data).hexdigest() for file, data in contents.items()},
         "notes": dict(notes or {}),
     }
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    _replace_files(Path(directory), {**contents, MANIFEST: text.encode()})
-    if items is None:
-        (Path(directory) / f"{name}.item").unlink(missing_ok=True)  # of other data
-    return manifest
-
-
-def read_items(directory: Path, name: str, item_field: str = "item_id") -> pd.DataFrame:
-    """The texts of a dataset's items.
-
-    Parameters
-    ----------
-    directory, name : Path, str
-        The folder, and the name in ``<name>.item``: any RecBole atomic file.
-    item_field : str
-        The column with item tokens, RecBole's ``ITEM_ID_FIELD``.
-
-    Returns
-    -------
-    DataFrame
-        ``item_id``, then the text columns (token and token_seq) of the file: a str each, '' where
-        missing; ``categories`` is a list of str in which underscores are blanks again. Numeric
-        columns are left out.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or cannot be read as an atomic file with that column.
-    """
-    path = Path(directory) / f"{name}.item"
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; prepare the dataset '{name}' or put it there.")
-    try:
-        frame = pd.read_csv(
-            path,
-            sep="\t",
-            dtype=str,
-            keep_default_na=False,
-            quoting=csv.QUOTE_NONE,
-            encoding="utf-8",
-        )
-    except (ValueError, pd.errors.ParserError) as error:
-        raise DataError(
-            f"{path} cannot be read as a table of tab-separated columns ({error}); prepare the "
-            "dataset again or mend the file."
-        ) from error
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus columns for an index
-        raise DataError(f"{path} has more columns than its header names; mend the file.")
-    kinds = dict(str(column).partition(":")[::2] for column in frame.columns)
-    if item_field not in kinds or len(kinds) != frame.shape[1]:
-        raise DataError(
-            f"{path}, line 1: the header must name '{item_field}:token' and every column once; "
-            "mend it or set ITEM_ID_FIELD."
-        )
-    frame.columns = pd.Index(list(kinds))
-    frame = frame.fillna("")
-    texts = [
-        field
-        for field, kind in kinds.items()
-        if kind in ("token", "token_seq") and field != item_field
-    ]
-    frame = frame[[item_field, *texts]].rename(columns={item_field: "item_id"})
-    for field in texts:
-        frame[field] = frame[field].str.strip()
-    if kinds.get("categories") == "token_seq":
-        rows = [[word.replace("_", " ") for word in cell.split()] for cell in frame["categories"]]
-        frame["categories"] = pd.Series(rows, index=frame.index, dtype=object)
-    return frame
+    document = sealed(manifest)
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    _replace_files(name, Path(directory), contents, text.encode(), replacing or Replacing())
+    return document
 
 
 def is_missing(value: Any) -> bool:
@@ -235,8 +185,8 @@ def _text(value: Any) -> str:
     """`value` on one line: any run of white space, tabs and line ends included, is one blank."""
     if is_missing(value):
         return ""
-    # What UTF-8 cannot hold (lone surrogates), and NUL, which ends a field for pandas.
-    clean = str(value).encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
+    # Lone surrogates, which UTF-8 cannot hold, show that something was there.
+    clean = plain_text(str(value).encode("utf-8", "replace").decode("utf-8"))
     return _quotable(" ".join(clean.split()))
 
 
@@ -261,9 +211,25 @@ def _table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> bytes:
     return ("\n".join(lines) + "\n").encode("utf-8")
 
 
-def _replace_files(directory: Path, contents: Mapping[str, bytes]) -> None:
-    with atomic_paths([directory / file for file in contents]) as temporaries:
-        for temporary, data in zip(temporaries, contents.values(), strict=True):
-            temporary.write_bytes(data)
-        # While files are renamed the folder has no manifest, which marks it as not prepared.
-        (directory / MANIFEST).unlink(missing_ok=True)
+def _replace_files(
+    name: str,
+    directory: Path,
+    contents: Mapping[str, bytes],
+    manifest: bytes,
+    replacing: Replacing,
+) -> None:
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    busy = DataError(
+        f"Another process is writing the dataset in {directory}; give the same command again when "
+        "it has ended."
+    )
+    # The manifest comes first: whatever a kill leaves, a file of other data is known by it.
+    files = {MANIFEST: manifest, **contents}
+    with locked(directory / ".prepare.lock", busy, timeout=_PATIENCE):
+        replacing.make_room(name, directory, contents)
+        with atomic_paths([directory / file for file in files]) as temporaries:
+            for temporary, data in zip(temporaries, files.values(), strict=True):
+                temporary.write_bytes(data)
+            if f"{name}.item" not in files:
+                (directory / f"{name}.item").unlink(missing_ok=True)  # of other data

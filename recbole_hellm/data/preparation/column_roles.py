@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from recbole_hellm.data.preparation.atomic import IMAGE, TEXT_COLUMNS
 from recbole_hellm.data.preparation.table_files import TableFile
@@ -42,6 +42,10 @@ class Layout:
         Whether texts of items hold markup, which is cut out.
     first_row_counts : bool
         Whether an item may have several rows, of which the first counts; else that is an error.
+    items_item : str, optional
+        Column of items in a table of items; None is `item` if the table has it, else found.
+    texts : mapping of str to str
+        Columns of a table of items by role, such as ``title``; others are found by their names.
     """
 
     name: str
@@ -51,6 +55,8 @@ class Layout:
     marks: frozenset[str] = frozenset()
     tags_removed: bool = False
     first_row_counts: bool = False
+    items_item: str | None = None
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
 
 TABLE = Layout("table")
@@ -70,7 +76,11 @@ def recognise(columns: Iterable[str], layouts: Iterable[Layout]) -> Layout:
 
 
 def role_column(
-    file: TableFile, role: str, column: str | None = None, columns_option: str = "columns"
+    file: TableFile,
+    role: str,
+    column: str | None = None,
+    columns_option: str = "columns",
+    column_option: str | None = None,
 ) -> str:
     """The column of a file that holds users, items or times.
 
@@ -83,13 +93,15 @@ def role_column(
         Its name, where it is known.
     columns_option : str
         The option that names the columns of a file without a header, for messages.
+    column_option : str, optional
+        The option that names this column, for messages; by default ``<role>_column``.
 
     Raises
     ------
     DataError
         If there is no such column, or line 1 holds data instead of names.
     """
-    names = file.columns
+    names, option = file.columns, column_option or f"{role}_column"
     chosen = first_named(names, role) if column is None else column
     has = f"it has {', '.join(names[:12])}{', …' if len(names) > 12 else ''}"
     if _header_is_data(file, chosen):
@@ -101,12 +113,12 @@ def role_column(
     if chosen is None:
         raise DataError(
             f"{file.path} has no column known to hold {role}s ({has}); name it with "
-            f"--{role}_column, or all columns with --{columns_option} if line 1 is data."
+            f"--{option}, or all columns with --{columns_option} if line 1 is data."
         )
     if chosen not in names:
         raise DataError(
             f"{file.path} has no column '{chosen}' ({has}); name the column of {role}s with "
-            f"--{role}_column."
+            f"--{option}."
         )
     return chosen
 

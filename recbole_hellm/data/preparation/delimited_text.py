@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import csv
 import dataclasses
 import functools
-import io
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
 
 import pandas as pd
 
-from recbole_hellm.data.preparation.packed_files import UNREADABLE, open_binary
+from recbole_hellm.data.preparation.packed_files import UNREADABLE, not_encoded, open_text
+from recbole_hellm.data.preparation.row_counts import RowCounts
+from recbole_hellm.data.preparation.text_rows import Row, RowStream, TextRows
 from recbole_hellm.errors import ConfigError, DataError
+from recbole_hellm.storage.text_files import check_encoding
 
 _SEPARATORS = "\t,;|"
 _UNIT_SEPARATOR = "\x1f"  # stands for a separator of several characters
@@ -67,13 +68,7 @@ class TextFormat:
                 f"The separator {self.separator!r} cannot divide cells; use one or more characters "
                 "other than line ends and double quotes."
             )
-        try:
-            "".encode(self.encoding)  # codecs.lookup accepts encodings of bytes, too
-        except LookupError as error:
-            raise ConfigError(
-                f"There is no encoding '{self.encoding}'; use utf-8, latin-1 or another name that "
-                "Python knows."
-            ) from error
+        check_encoding(self.encoding)
 
     @property
     def described(self) -> bool:
@@ -99,6 +94,20 @@ class DelimitedText:
     text_format: TextFormat = ANY_TEXT
 
     @functools.cached_property
+    def header(self) -> list[str]:
+        """The cells of line 1.
+
+        Raises
+        ------
+        DataError
+            If it cannot be read.
+        """
+        with self._errors(), self._lines() as lines:
+            parser = self._parser()
+            first = next(parser.rows(lines), None)
+            return [] if first is None else [cell.strip() for cell in parser.cells(first.text)]
+
+    @functools.cached_property
     def columns(self) -> tuple[str, ...]:
         """Names of all columns; RecBole's ``user_id:token`` is ``user_id``.
 
@@ -109,9 +118,8 @@ class DelimitedText:
         """
         if self.text_format.columns is not None:
             return self.text_format.columns
-        with self._errors():
-            cells = next(csv.reader([self._first_line], **self._dialect))
-        columns = tuple(re.sub(r":(token|float)(_seq)?$", "", cell.strip()) for cell in cells)
+        names = [re.sub(r":(token|float)(_seq)?$", "", cell) for cell in self.header]
+        columns = tuple(name or f"unnamed_{place}" for place, name in enumerate(names, 1))
         repeated = _first_repeated(columns)
         if repeated is not None:
             raise DataError(
@@ -119,8 +127,15 @@ class DelimitedText:
             )
         return columns
 
-    def read(self, wanted: Callable[[str], bool]) -> pd.DataFrame:
+    def read(self, wanted: Callable[[str], bool], counts: RowCounts | None = None) -> pd.DataFrame:
         """Read the columns whose names are `wanted`.
+
+        Parameters
+        ----------
+        wanted : callable
+            Takes a column's name.
+        counts : RowCounts, optional
+            Rows that are read and dropped are added to it.
 
         Returns
         -------
@@ -132,60 +147,87 @@ class DelimitedText:
         DataError
             If the file is not a table, with the line at fault.
         """
-        columns, header = self.columns, self.text_format.columns is None
-        dialect = self._dialect
-        with self._errors(), self._text() as file:
-            frame = pd.read_csv(
-                file,
-                sep=dialect["delimiter"],
-                quoting=dialect["quoting"],
-                header=0 if header else None,
-                dtype=str,
-                keep_default_na=False,
-                na_values=[""],
+        columns = list(self.columns)
+        with self._errors(), self._rows() as (parser, rows):
+            # Without any row, pandas finds no columns.
+            first = next(rows, None)
+            frame = pd.DataFrame(columns=columns, dtype=object)
+            if first is not None:
+                self._check_first(parser, first)
+                frame = pd.read_csv(
+                    RowStream(itertools.chain([first], rows)),
+                    sep=parser.separator,
+                    quoting=csv.QUOTE_MINIMAL if parser.quotes else csv.QUOTE_NONE,
+                    header=None,
+                    names=columns,
+                    index_col=False,
+                    dtype=str,
+                    keep_default_na=False,
+                    na_values=[""],
+                    skip_blank_lines=False,
+                    lineterminator="\n",
+                )
+        counts = RowCounts() if counts is None else counts
+        counts.read += len(frame) + parser.blank
+        counts.add("blank", parser.blank)
+        if parser.short:
+            counts.note(
+                f"{self.path}: {parser.short:,} rows have fewer cells than there are columns (the "
+                f"first in line {parser.first_short}); the missing cells count as empty.",
+                warn=True,
             )
-        if not header and len(columns) != frame.shape[1]:
-            raise DataError(
-                f"{self.path}, line 1 has {frame.shape[1]} cells, and {len(columns)} columns are "
-                f"named ({', '.join(columns)}); name one column for each cell."
-            )
-        # pandas takes surplus cells of line 2 for an index.
-        if len(columns) != frame.shape[1] or not isinstance(frame.index, pd.RangeIndex):
-            raise DataError(
-                f"{self.path}, line 2 has more cells than line 1 has names; correct the file."
-            )
-        frame.columns = pd.Index(columns)
         return frame[[name for name in columns if wanted(name)]]
 
     def line_of(self, row: int) -> int:
         """The line in which a row begins."""
-        number, line = 0 if self.text_format.columns else -1, 1
-        with self._text() as file:
-            rows = csv.reader(file, **self._dialect)
-            for cells in rows:
-                if cells:
-                    if number == row:
-                        break
-                    number += 1
-                line = rows.line_num + 1
-        return line
+        with self._rows() as (_, rows):
+            return next(itertools.islice(rows, row, None)).line
 
-    @functools.cached_property
-    def _first_line(self) -> str:
-        with self._errors(), self._decoded() as file:
-            line = next((line for line in file if line.strip()), "").strip("\r\n")
-        return line.replace(self._replaced, _UNIT_SEPARATOR) if self._replaced else line
+    def _check_first(self, parser: TextRows, first: Row) -> None:
+        """Check that columns which are named without a header are those that are there."""
+        columns = self.text_format.columns
+        cells = parser.cells(first.text)
+        if columns is not None and len(cells) != len(columns):
+            raise DataError(
+                f"{self.path}, line {first.line} has {len(cells)} cells, and {len(columns)} "
+                f"columns are named ({', '.join(columns)}); name one column for each cell."
+            )
 
-    @functools.cached_property
-    def _dialect(self) -> dict[str, Any]:
-        separator = self.text_format.separator
-        if separator is None:
-            separator = max(_SEPARATORS, key=self._first_line.count)
+    def _parser(self) -> TextRows:
+        separator = self._separator
         quotes = self.text_format.quotes and len(separator) == 1
-        return {
-            "delimiter": _UNIT_SEPARATOR if self._replaced else separator,
-            "quoting": csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
-        }
+        return TextRows(self.path, _UNIT_SEPARATOR if self._replaced else separator, quotes)
+
+    @contextlib.contextmanager
+    def _rows(self) -> Iterator[tuple[TextRows, Iterator[Row]]]:
+        """The rows below the header."""
+        with self._lines() as lines:
+            parser = self._parser()
+            rows = parser.rows(lines)
+            if self.text_format.columns is None:
+                next(rows, None)
+            yield parser, rows
+
+    @contextlib.contextmanager
+    def _lines(self) -> Iterator[Iterator[str]]:
+        with open_text(self.path, self.text_format.encoding) as file:
+            replaced = self._replaced
+            if replaced is None:
+                yield iter(file)
+            else:
+                yield (
+                    line.replace(_UNIT_SEPARATOR, " ").replace(replaced, _UNIT_SEPARATOR)
+                    for line in file
+                )
+
+    @functools.cached_property
+    def _separator(self) -> str:
+        if self.text_format.separator is not None:
+            return self.text_format.separator
+        with self._errors(), open_text(self.path, self.text_format.encoding) as file:
+            first = next((line for line in file if line.strip()), "")
+        unquoted = re.sub('"[^"]*"', "", first)
+        return max(_SEPARATORS, key=unquoted.count)
 
     @property
     def _replaced(self) -> str | None:
@@ -193,31 +235,31 @@ class DelimitedText:
         separator = self.text_format.separator
         return separator if separator is not None and len(separator.encode()) > 1 else None
 
-    def _decoded(self) -> IO[str]:
-        encoding = codecs.lookup(self.text_format.encoding).name
-        encoding = "utf-8-sig" if encoding == "utf-8" else encoding
-        return io.TextIOWrapper(open_binary(self.path), encoding=encoding, newline="")
-
-    def _text(self) -> IO[str]:
-        if self._replaced is None:
-            return self._decoded()
-        with self._decoded() as file:
-            return io.StringIO(file.read().replace(self._replaced, _UNIT_SEPARATOR))
-
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except UnicodeError as error:
-            raise DataError(
-                f"{self.path} is not encoded in {self.text_format.encoding} ({error}); save it in "
-                "UTF-8, or name its encoding, for example --encoding=latin-1."
-            ) from error
+            raise not_encoded(self.path, self.text_format.encoding, error) from error
         except (csv.Error, ValueError, *UNREADABLE) as error:
             raise DataError(
                 f"{self.path} is not a table of delimited columns ({reason_of(error)}); correct "
                 "the file."
             ) from error
+
+
+def unescaped(separator: str) -> str:
+    """``\\t`` and ``\\x01`` as the characters they stand for, and ``","`` without its quotes."""
+    if len(separator) > 2 and separator[0] == separator[-1] and separator[0] in "'\"":
+        separator = separator[1:-1]
+    if "\\" not in separator or not separator.isascii():
+        return separator
+    try:
+        return separator.encode("ascii").decode("unicode_escape")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"The separator {separator!r} is not a character; write a tab as \\t, for example."
+        ) from error
 
 
 def reason_of(error: BaseException) -> str:

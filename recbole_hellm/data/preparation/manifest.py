@@ -2,21 +2,76 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pydantic
+from typing_extensions import NotRequired, TypedDict
+
+from recbole_hellm.data.preparation.row_counts import RowCounts
 from recbole_hellm.errors import DataError
-from recbole_hellm.storage.checksums import file_sha256
+from recbole_hellm.storage.checksums import check_file, check_seal, file_sha256
+from recbole_hellm.storage.json_files import read_json
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
+WAY_OUT = (
+    "prepare the dataset again with --force, or delete manifest.json in its folder if you changed "
+    "the file on purpose"
+)
+
+
+class ListedFile(TypedDict):
+    """A file of the dataset, as earlier versions listed it."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="allow")  # type: ignore[misc]
+    file: str
+    sha256: str
+
+
+class ReadTable(TypedDict):
+    """What became of the rows of a file from which a dataset was made."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="allow")  # type: ignore[misc]
+    file: str
+    read: int
+    kept: int
+    dropped: dict[str, int]
+    columns_taken: list[str]
+    columns_left: list[str]
+
+
+class Manifest(TypedDict):
+    """The keys of a manifest that are read."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="allow")  # type: ignore[misc]
+    format_version: int
+    name: NotRequired[str]
+    users: NotRequired[int]
+    items: NotRequired[int]
+    interactions: NotRequired[int]
+    content: NotRequired[str]
+    files: NotRequired[dict[str, str] | list[ListedFile]]
+    tables: NotRequired[list[ReadTable]]
 
 
 def describe_source(path: Path) -> dict[str, Any]:
     """Name, size in bytes and SHA-256 of an input file, as a manifest lists it."""
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def describe_table(file: str, counts: RowCounts) -> dict[str, Any]:
+    """What became of the rows of an input file, as a manifest lists it."""
+    return {
+        "file": file,
+        "read": counts.read,
+        "kept": counts.kept,
+        "dropped": dict(counts.dropped),
+        "columns_taken": list(counts.columns_taken),
+        "columns_left": list(counts.columns_left),
+        "notes": list(counts.notes),
+    }
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:
@@ -25,18 +80,14 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
     Raises
     ------
     DataError
-        If the file is there and is no manifest of this version.
+        If the file is there and is damaged, or is no manifest of this version.
     """
     path = Path(directory) / MANIFEST
     if not path.is_file():
         return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(
-            f"{path} is no JSON ({error}); delete it and prepare the dataset again."
-        ) from error
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    manifest: dict[str, Any] = read_json(path, Manifest, DataError, WAY_OUT)
+    check_seal(manifest, path, DataError, WAY_OUT)
+    version = manifest["format_version"]
     if version != FORMAT_VERSION:
         raise DataError(
             f"{path} has format version {version}, not {FORMAT_VERSION}; prepare the dataset again."
@@ -44,35 +95,32 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def describe(manifest: Mapping[str, Any]) -> str:
-    """A dataset's row of the statistics table (the paper's Table 2), and how many users have ties.
+def listed_files(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of the dataset's files by their names."""
+    files = manifest.get("files", {})
+    if isinstance(files, Mapping):
+        return dict(files)
+    return {entry["file"]: entry["sha256"] for entry in files}  # written by an earlier version
 
-    All interactions are counted. The paper's table omits one per user (docs/method.md, Table 2).
+
+def check_files(directory: Path, names: Iterable[str] | None = None) -> None:
+    """Check the files of a dataset against its manifest; one without a manifest passes.
+
+    Parameters
+    ----------
+    directory : Path
+        The dataset's folder.
+    names : iterable of str, optional
+        Of which files; by default of all that the manifest lists.
+
+    Raises
+    ------
+    DataError
+        If a file or the manifest is damaged, or a file is missing.
     """
-    cells = {
-        "Dataset": manifest["name"],
-        "Users": f"{manifest['users']:,}",
-        "Items": f"{manifest['items']:,}",
-        "Interactions": f"{manifest['interactions']:,}",
-        "Density": f"{100 * (1.0 - manifest['sparsity']):.3f} %",
-        "Sparsity": f"{100 * manifest['sparsity']:.3f} %",
-    }
-    widths = [max(len(key), len(value)) for key, value in cells.items()]
-    table = "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in (cells.keys(), cells.values())
-    )
-    below = manifest["users_below_three"]
-    evaluated = manifest["users"] - below
-    lines = [f"\nOf {evaluated:,} evaluated users, equal times leave to the rule for ties"]
-    for part in ("test", "validation"):
-        count = manifest.get(f"users_with_tied_{part}")
-        if count is not None:
-            lines.append(f"  the {part} item of {_share(count, evaluated)}")
-    if below:
-        lines.append(f"{below:,} users have fewer than three interactions: they train only")
-    return "\n".join([table, *lines])
-
-
-def _share(count: int, total: int) -> str:
-    return f"{count:,} ({100 * count / max(total, 1):.1f} %)"
+    manifest = read_manifest(directory)
+    if manifest is None:
+        return
+    listed = listed_files(manifest)
+    for name in listed if names is None else names:
+        check_file(Path(directory), listed, name, DataError, WAY_OUT)

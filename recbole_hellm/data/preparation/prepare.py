@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +13,27 @@ import pandas as pd
 
 from recbole_hellm.config.settings import require
 from recbole_hellm.data.downloads.mirrors import Mirrors
-from recbole_hellm.data.preparation.assembling import assemble
+from recbole_hellm.data.preparation.assembling import Reading, assemble
 from recbole_hellm.data.preparation.column_roles import TABLE, Layout, recognise
 from recbole_hellm.data.preparation.datasets.base import DatasetFamily
 from recbole_hellm.data.preparation.datasets.families import families, family_of
 from recbole_hellm.data.preparation.datasets.raw_files import raw_files
+from recbole_hellm.data.preparation.row_counts import RowCounts
 from recbole_hellm.data.preparation.sample import generate_sample
 from recbole_hellm.data.preparation.settings import AUTO, PrepareSettings
 from recbole_hellm.data.preparation.table_files import TableFile
-from recbole_hellm.data.preparation.table_readers import read_interactions, read_item_table
+from recbole_hellm.data.preparation.table_readers import (
+    item_ids,
+    read_interactions,
+    read_item_table,
+)
+from recbole_hellm.data.preparation.versions import VERSIONS, Replacing
 from recbole_hellm.errors import ConfigError, DataError, nearest
 
 logger = logging.getLogger(__name__)
 
 SAMPLE = "sample"
+_LONGEST = 200  # bytes of a name; file systems take 255, suffixes included
 
 
 def prepare(
@@ -57,7 +66,14 @@ def prepare(
     raw_dir = Path(settings.raw_dir) if settings.raw_dir else None
     mirrors = Mirrors(settings.mirrors)
     return prepare_dataset(
-        name, directory, raw_dir, mirrors, settings.k_core, settings.family, progress
+        name,
+        directory,
+        raw_dir,
+        mirrors,
+        settings.k_core,
+        settings.family,
+        progress,
+        settings.replacing,
     )
 
 
@@ -69,6 +85,7 @@ def prepare_dataset(
     k_core: int | None = None,
     family: str | None = None,
     progress: bool = True,
+    replacing: Replacing | None = None,
 ) -> dict[str, Any]:
     """Make the atomic files of a dataset that is known by name.
 
@@ -84,6 +101,8 @@ def prepare_dataset(
         Name or import path of the dataset's family; by default the first one that has it.
     progress : bool
         Show progress bars.
+    replacing : Replacing, optional
+        Whether other data may be replaced; by default it is.
 
     Returns
     -------
@@ -95,14 +114,18 @@ def prepare_dataset(
     ConfigError
         If `family` is unknown or does not have the dataset.
     DataError
-        If the name is unknown, or raw files are missing and cannot be downloaded, or malformed.
+        If the name is unknown, raw files are missing and cannot be downloaded, or malformed, or
+        other data must not be replaced.
+    StorageError
+        If the folder cannot be written to.
     """
+    _check_folder(directory)
     if name == SAMPLE and family is None:
         require(k_core is None, "k_core is not for the sample; remove it.")
-        return generate_sample(directory)
+        return generate_sample(directory, replacing=replacing)
     chosen = family_of(name, family)
     if chosen is not None:
-        return _prepare_raw(chosen, name, directory, raw_dir, mirrors, k_core, progress)
+        return _prepare_raw(chosen, name, directory, raw_dir, mirrors, k_core, progress, replacing)
     known = list(families())
     names = [SAMPLE, *(dataset for known_family in known for dataset in known_family.datasets)]
     raise DataError(
@@ -141,28 +164,65 @@ def prepare_files(
             f"'{name}' is a dataset that this package makes; give yours another name, for "
             f"example --dataset=my{name}."
         )
-    if not name or name in (".", "..") or not name.isprintable() or set(name) & set("/\\:"):
-        raise ConfigError(f"--dataset={name!r} cannot name a folder; use letters and digits.")
+    _check_name(name)
+    _check_folder(directory)
     source = Path(str(settings.interactions)).expanduser()
     file = TableFile(source, settings.interactions_format)
     layout = _layout(settings, file)
-    interactions = read_interactions(file, layout, progress)
-    sources, read_items = [source], None
+    counts, item_counts = RowCounts(), RowCounts()
+    interactions = read_interactions(file, layout, progress, counts)
+    sources, read_items, other_ids = [source], None, None
     if settings.items is not None:
         items_file = TableFile(Path(settings.items).expanduser(), settings.items_format)
         sources.append(items_file.path)
 
         def read_items(wanted: set[str]) -> pd.DataFrame:
-            items = read_item_table(items_file, wanted, layout, progress)
+            items = read_item_table(items_file, wanted, layout, progress, item_counts)
             if items.empty:
+                there = ", ".join(itertools.islice(other_ids(wanted), 3))
                 raise DataError(
-                    f"{items_file.path} has none of the {len(wanted)} items of {source}; correct "
-                    "--item_column, or name another file."
+                    f"{items_file.path} has none of the {len(wanted)} items of {source} (ids such "
+                    f"as {there} there, {', '.join(sorted(wanted)[:3])} here); correct "
+                    "--item_column or --items_item_column, or name another file."
                 )
             return items
 
+        def other_ids(wanted: set[str]) -> Iterator[str]:
+            return (token for token in item_ids(items_file, layout) if token not in wanted)
+
+    reading = Reading(
+        counts,
+        item_counts,
+        settings.allow_dropped,
+        settings.allow_unmatched,
+        other_ids or iter,
+        settings.replacing,
+    )
     notes = {"layout": layout.name}
-    return assemble(name, directory, interactions, read_items, sources, notes, settings.k_core)
+    return assemble(
+        name, directory, interactions, read_items, sources, notes, settings.k_core, reading
+    )
+
+
+def _check_name(name: str) -> None:
+    """Check that a name can be a folder's; raises :class:`ConfigError`."""
+    forbidden = name in (".", "..", VERSIONS) or set(name) & set("/\\:")
+    length = len(name.encode("utf-8", "replace"))
+    if forbidden or not name.strip() or not name.isprintable() or length > _LONGEST:
+        raise ConfigError(f"--dataset={name!a:.80} cannot name a folder; use letters and digits.")
+
+
+def _check_folder(directory: Path) -> None:
+    """Check that no file is in a folder's place; raises :class:`DataError`."""
+    for path in (directory, *directory.parents):
+        try:
+            is_file = path.exists() and not path.is_dir()
+        except (OSError, ValueError) as error:  # a name that is too long, or has a null character
+            raise ConfigError(
+                f"{str(directory)!a:.80} cannot name a folder ({error}); correct --data_path."
+            ) from error
+        if is_file:
+            raise DataError(f"{path} is a file, and a folder must be there; correct --data_path.")
 
 
 def ensure_dataset(config: Any) -> None:
@@ -182,6 +242,7 @@ def _prepare_raw(
     mirrors: Mirrors | None,
     k_core: int | None,
     progress: bool,
+    replacing: Replacing | None,
 ) -> dict[str, Any]:
     paths = raw_files(family, name, directory, raw_dir, mirrors, progress)
     interactions = family.read_interactions(name, paths, progress)
@@ -194,6 +255,7 @@ def _prepare_raw(
         list(paths.values()),
         notes,
         family.k_core if k_core is None else k_core,
+        Reading(replacing=replacing or Replacing()),
     )
     family.check_totals(name, manifest)
     if family.citation:
@@ -217,4 +279,6 @@ def _layout(settings: PrepareSettings, file: TableFile) -> Layout:
         user=settings.user_column or layout.user,
         item=settings.item_column or layout.item,
         time=settings.time_column or layout.time,
+        items_item=settings.items_item_column,
+        texts=settings.text_columns,
     )

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from recbole_hellm.data.preparation.atomic import TEXT_COLUMNS, write_atomic_dataset
+from recbole_hellm.data.preparation.versions import Replacing
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,12 @@ class _Items:
 
 
 def generate_sample(
-    directory: Path, seed: int = 2024, users: int = 1000, items: int = 1800, name: str = "sample"
+    directory: Path,
+    seed: int = 2024,
+    users: int = 1000,
+    items: int = 1800,
+    name: str = "sample",
+    replacing: Replacing | None = None,
 ) -> dict[str, Any]:
     """Write the sample's atomic files and its image features.
 
@@ -120,6 +126,8 @@ def generate_sample(
         so that no category runs out within a history.
     name : str
         The dataset's name.
+    replacing : Replacing, optional
+        Whether other data may be replaced; by default it is.
 
     Returns
     -------
@@ -147,7 +155,9 @@ def generate_sample(
     ]
     interactions = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
     notes = {"generator": __name__, "seed": seed, "synthetic": True}
-    manifest = write_atomic_dataset(name, interactions, table, directory, [], notes)
+    manifest = write_atomic_dataset(
+        name, interactions, table, directory, [], notes, replacing=replacing
+    )
     taken = set(interactions["item_id"])
     order = [row for row in np.argsort(tokens) if tokens[row] in taken]
     details = {"template": "style, category and sub-category plus noise", "seed": seed}

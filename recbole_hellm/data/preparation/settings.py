@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from recbole_hellm.config.settings import Settings, names, require, setting
-from recbole_hellm.data.preparation.delimited_text import TextFormat
-from recbole_hellm.errors import ConfigError
+from recbole_hellm.data.preparation.atomic import IMAGE, TEXT_COLUMNS
+from recbole_hellm.data.preparation.delimited_text import TextFormat, unescaped
+from recbole_hellm.data.preparation.versions import Replacing
 
 AUTO = "auto"
-_FOR_FILES = ("columns", "separator", "encoding", "user_column", "item_column", "time_column")
-_FOR_ITEMS = ("item_columns", "item_separator")
+_FOR_FILES = (
+    *("columns", "separator", "encoding", "user_column", "item_column", "time_column"),
+    *("time_format", "allow_dropped"),
+)
+_TEXT_COLUMNS = tuple(f"{role}_column" for role in (*TEXT_COLUMNS, IMAGE))
+_FOR_ITEMS = (
+    *("item_columns", "item_separator", "items_item_column", *_TEXT_COLUMNS),
+    "allow_unmatched",
+)
 _BY_NAME = ("family", "raw_dir", "mirrors")
 
 
@@ -42,14 +52,37 @@ class PrepareSettings(Settings):
         AUTO, "What the columns of interactions mean: auto, table or a family such as amazon2018."
     )
     user_column: str | None = setting(None, "Column of users.")
-    item_column: str | None = setting(None, "Column of items.")
+    item_column: str | None = setting(None, "Column of items in the file of interactions.")
     time_column: str | None = setting(None, "Column of times.")
+    time_format: str | None = setting(
+        None, "How times are written where that is not ISO 8601, such as '%d.%m.%Y'."
+    )
+    quotes: bool = setting(True, "Whether double quotes can enclose cells.")
+    items_item_column: str | None = setting(
+        None,
+        "Column of items in the file of items; by default the same as in interactions, if it is "
+        "there, else one that is known by its name.",
+    )
+    title_column: str | None = setting(None, "Column of titles in the file of items.")
+    brand_column: str | None = setting(None, "Column of brands.")
+    categories_column: str | None = setting(None, "Column of categories.")
+    description_column: str | None = setting(None, "Column of descriptions.")
+    image_column: str | None = setting(None, "Column of addresses or paths of pictures.")
+    allow_dropped: bool = setting(False, "Accept that more than a tenth of the rows are defective.")
+    allow_unmatched: bool = setting(
+        False, "Accept that more than a tenth of the items have no row in the file of items."
+    )
+    force: bool = setting(
+        False, "Replace other data of this name on which runs stand; it is kept for these runs."
+    )
+    runs_dir: str = setting("runs", "Folder of runs that may stand on the dataset.")
 
     def validate_relations(self) -> None:
         """Check that every option has an effect; raises :class:`ConfigError`."""
         if self.interactions is None:
             useless = self._set("items", *_FOR_ITEMS, *_FOR_FILES)
             useless += ["layout"] if self.layout != AUTO else []
+            useless += [] if self.quotes else ["quotes"]
             require(not useless, f"{', '.join(useless)} needs --interactions=FILE beside it.")
         else:
             useless = self._set(*_BY_NAME)
@@ -69,26 +102,26 @@ class PrepareSettings(Settings):
         """How the file of items is written."""
         return self._text_format(self.item_columns, self.item_separator)
 
+    @property
+    def text_columns(self) -> dict[str, str]:
+        """Named columns of the file of items by what they hold, such as ``title``."""
+        named = {key.removesuffix("_column"): getattr(self, key) for key in _TEXT_COLUMNS}
+        return {role: column for role, column in named.items() if column is not None}
+
+    @property
+    def replacing(self) -> Replacing:
+        """Whether other data may be replaced."""
+        return Replacing(self.force, Path(self.runs_dir).expanduser())
+
     def _text_format(
         self, columns: str | tuple[str, ...] | None, separator: str | None
     ) -> TextFormat:
         return TextFormat(
             columns=None if columns is None else names(columns),
-            separator=None if separator is None else _unescaped(separator),
+            separator=None if separator is None else unescaped(separator),
             encoding=self.encoding or "utf-8",
+            quotes=self.quotes,
         )
 
     def _set(self, *keys: str) -> list[str]:
-        return [key for key in keys if getattr(self, key) is not None]
-
-
-def _unescaped(separator: str) -> str:
-    """``\\t`` and ``\\x01`` as the characters they stand for."""
-    if "\\" not in separator or not separator.isascii():
-        return separator
-    try:
-        return separator.encode("ascii").decode("unicode_escape")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"The separator {separator!r} is not a character; write a tab as \\t, for example."
-        ) from error
+        return [key for key in keys if getattr(self, key) not in (None, False)]

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from recbole_hellm.data.preparation.atomic import is_missing
-from recbole_hellm.data.preparation.table_files import UNPARSABLE, Table
+from recbole_hellm.data.preparation.object_files import UNPARSABLE
+from recbole_hellm.data.preparation.table_files import Table
 from recbole_hellm.errors import DataError
 
 _TAG = re.compile(r"<.*?>", re.DOTALL)

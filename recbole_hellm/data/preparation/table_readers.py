@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -17,13 +18,20 @@ from recbole_hellm.data.preparation.column_roles import (
     plain_name,
     role_column,
 )
+from recbole_hellm.data.preparation.row_counts import RowCounts
 from recbole_hellm.data.preparation.table_cells import category_path, ids, picture, text, times
-from recbole_hellm.data.preparation.table_files import TableFile, keeper
+from recbole_hellm.data.preparation.table_files import Table, TableFile, keeper
 from recbole_hellm.errors import ConfigError, DataError
+
+NOBODY = "of items without interactions"
+"""Why most rows of a table of items are left out."""
 
 
 def read_interactions(
-    file: TableFile, layout: Layout = TABLE, progress: bool = True
+    file: TableFile,
+    layout: Layout = TABLE,
+    progress: bool = True,
+    counts: RowCounts | None = None,
 ) -> pd.DataFrame:
     """Users, items and times of a file, in its order.
 
@@ -34,6 +42,8 @@ def read_interactions(
         What its columns mean.
     progress : bool
         Show a progress bar where rows are objects.
+    counts : RowCounts, optional
+        Filled with what became of the rows and columns.
 
     Returns
     -------
@@ -60,6 +70,7 @@ def read_interactions(
     table = file.read(set(columns.values()).__contains__, progress=progress)
     if table.frame.empty:
         raise DataError(f"{file.path} holds no interactions; name another file.")
+    _count(counts, table, columns.values())
     return pd.DataFrame(
         {
             "user_id": ids(table, columns["user"]),
@@ -70,7 +81,11 @@ def read_interactions(
 
 
 def read_item_table(
-    file: TableFile, wanted: set[str], layout: Layout = TABLE, progress: bool = True
+    file: TableFile,
+    wanted: set[str],
+    layout: Layout = TABLE,
+    progress: bool = True,
+    counts: RowCounts | None = None,
 ) -> pd.DataFrame:
     """Texts of the `wanted` items in a file, in its order.
 
@@ -84,6 +99,8 @@ def read_item_table(
         one known for items is taken.
     progress : bool
         Show a progress bar where rows are objects.
+    counts : RowCounts, optional
+        Filled with what became of the rows and columns.
 
     Returns
     -------
@@ -96,26 +113,35 @@ def read_item_table(
     DataError
         If there is no column of items, an item has two rows, or a cell is not a text.
     """
-    own_column = layout.item if layout.item in file.columns else None
-    item_column = role_column(file, "item", own_column, "item_columns")
+    item_column = _item_column(file, layout)
+    named = {
+        role: role_column(file, role, column, "item_columns")
+        for role, column in layout.texts.items()
+    }
     table = file.read(
-        lambda name: name == item_column or plain_name(name) in TEXT_ALIASES,
+        lambda name: (
+            name == item_column or name in named.values() or plain_name(name) in TEXT_ALIASES
+        ),
         keeper(item_column, wanted),
         progress,
     )
-    names = [name for name in table.frame.columns if name != item_column]
-    columns = {role: first_named(names, role) for role in TEXT_ROLES}
+    names = [name for name in table.frame.columns if name not in (item_column, *named.values())]
+    columns = {role: named.get(role) or first_named(names, role) for role in TEXT_ROLES}
     cells = {
         role: [None] * len(table.frame) if name is None else table.frame[name].tolist()
         for role, name in columns.items()
     }
     # Where one column has no picture of an item, another may.
-    pictures = [table.frame[name].tolist() for name in all_named(names, IMAGE)]
+    picture_columns = [] if IMAGE in named else all_named(names, IMAGE)
+    pictures = [table.frame[name].tolist() for name in picture_columns]
     if pictures:
         cells[IMAGE] = [list(row) for row in zip(*pictures, strict=True)]
+    _count(counts, table, [item_column, *filter(None, columns.values()), *picture_columns])
+    unbought = repeated = 0
     rows: dict[str, list[Any]] = {}
     for row, token in enumerate(ids(table, item_column)):
         if token not in wanted:
+            unbought += 1
             continue
         if token not in rows:
             rows[token] = [token]
@@ -129,4 +155,29 @@ def read_item_table(
                     ) from error
         elif not layout.first_row_counts:
             raise DataError(f"{table.where(row)} is a second row for item '{token}'; keep one.")
+        else:
+            repeated += 1
+    if counts is not None:
+        counts.add(NOBODY, unbought)
+        counts.add("further rows of an item", repeated)
     return pd.DataFrame(list(rows.values()), columns=["item_id", *TEXT_ROLES])
+
+
+def item_ids(file: TableFile, layout: Layout = TABLE) -> list[str]:
+    """Ids of all items in a table of items, see :func:`read_item_table`."""
+    column = _item_column(file, layout)
+    return ids(file.read(column.__eq__, progress=False), column)
+
+
+def _item_column(file: TableFile, layout: Layout) -> str:
+    own_column = layout.item if layout.item in file.columns else None
+    return role_column(
+        file, "item", layout.items_item or own_column, "item_columns", "items_item_column"
+    )
+
+
+def _count(counts: RowCounts | None, table: Table, taken: Iterable[str]) -> None:
+    if counts is not None:
+        counts.read = len(table.frame)
+        counts.columns_taken = list(dict.fromkeys(taken))
+        counts.columns_left = [name for name in table.columns if name not in counts.columns_taken]

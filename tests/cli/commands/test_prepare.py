@@ -16,7 +16,7 @@ Tell = Callable[..., str]
 def test_help(shows: Callable[..., str]) -> None:
     text = shows("prepare", PrepareSettings)
     assert "--data_path=TEXTFolderthatholdsonefolderperdataset.[default:dataset]" in text
-    assert "--runs_dir" not in text
+    assert "--runs_dir=TEXT" in text
 
 
 def test_missing_raw_files_are_told(tell: Tell, tmp_path: Path) -> None:

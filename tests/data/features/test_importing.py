@@ -334,7 +334,7 @@ def test_datasets_that_cannot_be_read(tmp_path: Path, shop: Path) -> None:
     assert dataset_items("shop", shop) == TOKENS
     with pytest.raises(DataError, match=r"none.inter does not exist; prepare the dataset 'none'"):
         run(tmp_path / "none", save(tmp_path / "t.npy"))
-    (shop / "shop.inter").write_text("user\titem\nu\ti\n")
+    (shop / "shop.inter").write_text("user:token\titem:token\nu\ti\n")
     with pytest.raises(DataError, match=r"shop.inter, line 1 names no column item_id"):
         run(shop, save(tmp_path / "t.npy"))
     with pytest.raises(ConfigError, match="import needs features; name them"):

@@ -150,6 +150,6 @@ def test_a_folder_is_looked_into_once(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_dataset_without_an_item_table_has_an_empty_showcase(tmp_path: Path) -> None:
     found = ItemMetadata.read(tmp_path, "shop")
     assert (found.title("a"), found.category("a"), found.picture("a")) == ("", "", None)
-    (tmp_path / "shop.item").write_text("token\nx\n")
+    (tmp_path / "shop.item").write_text("token:token\nx\n")
     with pytest.raises(DataError, match="line 1: the header must name 'item_id:token'"):
         ItemMetadata.read(tmp_path, "shop")

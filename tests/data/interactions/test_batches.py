@@ -5,6 +5,7 @@ import pytest
 
 from recbole_hellm.data.interactions import batches as batches_module
 from recbole_hellm.data.interactions.batches import BucketedBatches
+from recbole_hellm.errors import DataError
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 5000])
@@ -54,3 +55,8 @@ def test_buckets_have_similar_lengths_in_random_order() -> None:
     assert spread < 4  # 48 without buckets
     means = [lengths[rows].mean() for rows in epoch]
     assert means != sorted(means)
+
+
+def test_nothing_to_learn_from_is_told() -> None:
+    with pytest.raises(DataError, match=r"four interactions .* such as BPR"):
+        BucketedBatches(np.zeros(0, dtype=np.int64), 4, 0)

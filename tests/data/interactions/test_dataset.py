@@ -14,6 +14,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.data.features.store import save_features
 from recbole_hellm.data.interactions.dataset import HistoryDataset, create_dataset
+from recbole_hellm.data.preparation.atomic import write_atomic_dataset
 from recbole_hellm.data.preparation.prepare import prepare_dataset
 from recbole_hellm.errors import ConfigError, DataError, FeatureError
 
@@ -192,6 +193,80 @@ def test_items_nobody_took_are_no_candidates(
     assert list(kinds[1:]) == wanted
 
 
+@pytest.mark.parametrize("source", ["item", "user"])
+def test_rows_that_a_table_lacks_drop_no_interaction(
+    make_config: Callable[..., Any],
+    interactions: pd.DataFrame,
+    make_dataset: Any,
+    tmp_path: Path,
+    source: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    make_dataset(tmp_path / "tiny", interactions)
+    field = f"{source}_id"
+    tokens = sorted(interactions[field].unique())
+    table = tmp_path / f"tiny/tiny.{source}"
+    header = f"{field}:token\tkind:token\tprice:float\ttags:token_seq\tv:float_seq"
+    rows = [f"{token}\tc{row % 3}\t{row}\tx y\t1 2" for row, token in enumerate(tokens)]
+    table.write_text("\n".join([header, *rows[4:], ""]))
+    columns = [field, "kind", "price", "tags", "v"]
+    load = {"inter": ["user_id", "item_id"], source: columns}
+    for model in MODELS:
+        plain = create_dataset(make_config(model, data_path=str(tmp_path)))
+        config = make_config(model, data_path=str(tmp_path), load_col=load)
+        loaded = create_dataset(config)
+        for key in ("fingerprint", "interactions_hash", "candidates_hash"):
+            assert getattr(plain, key) == getattr(loaded, key)
+        feature = getattr(loaded, f"get_{source}_feature")()
+        without = [loaded.token2id(field, token) for token in tokens[:4]]
+        assert (feature["kind"][without] == 0).all()
+        assert not feature["tags"][without].map(len).any()
+        assert (feature["kind"] != 0).sum() == len(tokens) - 4
+    assert f"4 {source}s of 'tiny' have no row in tiny.{source} (" in caplog.text
+    # A filter on a column still drops what it is meant to.
+    options = {"load_col": load, "val_interval": {"price": "[10,inf)"}, "data_path": str(tmp_path)}
+    filtered = create_dataset(make_config("BPR", **options))
+    kept = set(tokens[10:])
+    assert set(filtered.field2id_token[field][1:]) == kept
+    assert "are left out by the filters" in caplog.text
+
+
+def test_changed_files_are_told(
+    make_config: Callable[..., Any], interactions: pd.DataFrame, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny"
+    items = pd.DataFrame({"item_id": ["i01"], "title": ["Tea"]})
+    manifest = write_atomic_dataset("tiny", interactions, items, folder, [])
+    config = make_config("BPR", data_path=str(tmp_path))
+    assert create_dataset(config).interactions_hash == manifest["content"]
+    (folder / "tiny.item").write_text("item_id:token\ni01\n")
+    with pytest.raises(DataError, match=r"tiny\.item is damaged .*delete manifest\.json"):
+        create_dataset(config)
+    (folder / "manifest.json").unlink()
+    create_dataset(config)
+
+
+def test_a_table_of_another_dataset_is_told(
+    make_config: Callable[..., Any], interactions: pd.DataFrame, make_dataset: Any, tmp_path: Path
+) -> None:
+    make_dataset(tmp_path / "tiny", interactions)
+    (tmp_path / "tiny/tiny.item").write_text("item_id:token\tkind:token\n7\ta\n8\tb\n")
+    load = {"inter": ["user_id", "item_id"], "item": ["item_id", "kind"]}
+    with pytest.raises(DataError, match=r"a row for none of the 30 items .*\(7, 8 there, i"):
+        create_dataset(make_config("BPR", data_path=str(tmp_path), load_col=load))
+
+
+def test_interactions_without_an_id_are_counted(
+    make_config: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    lines = [HEADER, *ROWS, "u1\t\t5", "\ti1\t6"]
+    (tmp_path / "tiny/tiny.inter").write_text("\n".join([*lines, ""]))
+    dataset = create_dataset(make_config("BPR", data_path=str(tmp_path)))
+    assert len(dataset.inter_feat) == len(ROWS)
+    assert "2 interactions of 'tiny' have no user_id or no item_id" in caplog.text
+
+
 def test_positions_are_used_where_times_are_missing(
     make_config: Callable[..., Any], interactions: pd.DataFrame, make_dataset: Any, tmp_path: Path
 ) -> None:
@@ -225,14 +300,14 @@ def test_features_must_be_named_in_a_list(make_parts: Parts) -> None:
         ("user_id:tok\titem_id:token\ttimestamp:float", [], "'user_id:tok' must be written"),
         ("usr:token\titem_id:token\ttimestamp:float", [], "has no column 'user_id:token'"),
         ("user_id:token\tthing:token\ttimestamp:float", [], "has no column 'item_id:token'"),
-        ("user_id:token\titem_id:token\titem_id:token", [], "a column is named twice"),
+        ("user_id:token\titem_id:token\titem_id:token", [], "the column 'item_id' is named twice"),
         ("user_id:token\titem_id:token\twhen:float", [], "neither the time field 'timestamp'"),
         (HEADER, ["u1\ti1\tnan"], r"line 27: timestamp='nan' is no finite number"),
         (HEADER, ["u1\ti1\tinf"], r"line 27: timestamp='inf' is no finite number"),
         (HEADER, ["u1\ti1\tnow"], r"line 27: timestamp='now' is no finite number"),
         (HEADER, ["u1\ti1\t"], "line 27: the timestamp is missing"),
         (HEADER, ["u1\ti1"], "line 27: the timestamp is missing"),
-        (HEADER, ["u1\ti1\t5\tmore"], "cannot be read as an atomic file"),
+        (HEADER, ["u1\ti1\t5\tmore"], "line 27 has 4 cells, and there are 3 columns"),
     ],
 )
 def test_malformed_files_are_told(
@@ -250,10 +325,10 @@ def test_malformed_files_are_told(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "line 1: column '' must be written"),
+        (b"", "bad.inter is empty"),
         (HEADER.encode() + b"\n", "cannot be loaded|Some feat is empty"),
-        (b"\xff\xfe\x00", "is no text file"),
-        ("\n".join([HEADER, *(f"{row}\tx" for row in ROWS)]).encode(), "cannot be read as an"),
+        (b"\xff\xfe\x00", "bad.inter is not encoded in utf-8"),
+        ("\n".join([HEADER, *(f"{row}\tx" for row in ROWS)]).encode(), "line 2 has 4 cells"),
         ("\n".join([HEADER, "u1\ti1\t1", "u1\ti2\t2"]).encode(), "nothing to evaluate"),
     ],
 )

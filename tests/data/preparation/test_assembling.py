@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from recbole_hellm.data.interactions.atomic_files import read_items
 from recbole_hellm.data.preparation.assembling import assemble
-from recbole_hellm.data.preparation.atomic import read_items
 from recbole_hellm.errors import DataError
 
 ROWS = [

@@ -8,10 +8,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from recbole_hellm.data.interactions.splits import candidate_fingerprint, split_fingerprint
-from recbole_hellm.data.preparation.atomic import read_items, write_atomic_dataset
-from recbole_hellm.data.preparation.manifest import describe_source, read_manifest
-from recbole_hellm.errors import DataError
+from recbole_hellm.data.interactions.atomic_files import AtomicSettings, read_items
+from recbole_hellm.data.interactions.splits import (
+    candidate_fingerprint,
+    histories_hash,
+    split_fingerprint,
+)
+from recbole_hellm.data.preparation import atomic
+from recbole_hellm.data.preparation.atomic import write_atomic_dataset
+from recbole_hellm.data.preparation.manifest import check_files, describe_source, read_manifest
+from recbole_hellm.errors import DataError, StorageError
+from recbole_hellm.storage.locks import locked
 
 ROWS = [  # user, item, time; user a's last two are tied, b is short, c's order is by time
     ("a", "i3", 200),
@@ -94,12 +101,9 @@ def test_manifest_counts_and_fingerprints(tmp_path: Path) -> None:
     source.write_bytes(b"raw")
     manifest = write(tmp_path, sources=[describe_source(source)], notes={"seed": 1})
     inter = (tmp_path / "demo.inter").read_bytes()
-    assert manifest["files"][0] == {
-        "file": "demo.inter",
-        "bytes": len(inter),
-        "sha256": hashlib.sha256(inter).hexdigest(),
-    }
-    assert [entry["file"] for entry in manifest.pop("files")] == ["demo.inter", "demo.item"]
+    assert manifest["files"]["demo.inter"] == hashlib.sha256(inter).hexdigest()
+    assert list(manifest.pop("files")) == ["demo.inter", "demo.item"]
+    assert len(manifest.pop("checksum")) == 64
     assert manifest == {
         "format_version": 1,
         "name": "demo",
@@ -109,10 +113,15 @@ def test_manifest_counts_and_fingerprints(tmp_path: Path) -> None:
         "density": 8 / 12,
         "sparsity": 1 - 8 / 12,
         "users_below_three": 1,
+        "longest_history": 3,
         "users_with_tied_test": 1,  # a; b is tied as well and has no test item
         "users_with_tied_validation": 1,
         "split_fingerprint": split_fingerprint(["a", "c"], ["i2", "i3"], ["i3", "i1"]),
         "candidate_fingerprint": candidate_fingerprint(["i1", "i2", "i3", "i9"]),
+        "content": histories_hash(
+            [["a", "i9", "i2", "i3"], ["b", "i1", "i2"], ["c", "i2", "i3", "i1"]]
+        ),
+        "tables": [],
         "sources": [{"file": "raw.txt", "bytes": 3, "sha256": hashlib.sha256(b"raw").hexdigest()}],
         "notes": {"seed": 1},
     }
@@ -130,7 +139,7 @@ def test_files_do_not_depend_on_row_order(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "one")) == ["demo.inter", "demo.item", "manifest.json"]
 
 
-def test_a_crash_leaves_no_manifest_and_no_temporaries(
+def test_a_crash_leaves_what_the_manifest_does_not_vouch_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path)
@@ -143,9 +152,34 @@ def test_a_crash_leaves_no_manifest_and_no_temporaries(
 
     monkeypatch.setattr(os, "replace", fail_on_items)
     with pytest.raises(OSError, match="disk gone"):
-        write(tmp_path, rows=ROWS[:5])
-    assert sorted(os.listdir(tmp_path)) == ["demo.inter", "demo.item"]
-    assert read_manifest(tmp_path) is None
+        write(tmp_path, rows=ROWS[:3])
+    assert sorted(os.listdir(tmp_path)) == ["demo.inter", "demo.item", "manifest.json"]
+    with pytest.raises(DataError, match=r"demo\.item is damaged"):
+        check_files(tmp_path)
+    monkeypatch.undo()
+    write(tmp_path, rows=ROWS[:3])
+    check_files(tmp_path)
+
+
+def test_of_two_writers_one_waits_or_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atomic, "_PATIENCE", 0.1)
+    sentence = "Another process is writing the dataset in"
+    with (
+        locked(tmp_path / ".prepare.lock", DataError("busy")),
+        pytest.raises(DataError, match=sentence),
+    ):
+        write(tmp_path)
+    assert os.listdir(tmp_path) == []
+    write(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(StorageError, match="cannot be written"):
+        write(tmp_path / "closed/demo")
 
 
 def test_a_refused_dataset_keeps_the_old_files(tmp_path: Path) -> None:
@@ -168,6 +202,15 @@ def test_texts_that_utf8_cannot_hold(tmp_path: Path) -> None:
     assert read_items(tmp_path, "demo")["title"][0] == "x?y z"
 
 
+def test_escapes_do_not_reach_the_file(tmp_path: Path) -> None:
+    title = "\x1b]0;owned\x07Red\x1b[31m hat\x9b2J\u202e"
+    items = pd.DataFrame({"item_id": ["i1"], "title": [title], "categories": [["a\x1b[0m b"]]})
+    write(tmp_path, items=items)
+    table = read_items(tmp_path, "demo")
+    assert (table["title"][0].split()[:2], table["categories"][0]) == (["Red", "hat"], ["a b"])
+    assert not set((tmp_path / "demo.item").read_text()) & set("\x1b\x07\x9b\u202e")
+
+
 def test_input_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'demo' has no interactions"):
         write(tmp_path, rows=[])
@@ -185,7 +228,7 @@ def test_items_of_another_atomic_dataset(tmp_path: Path) -> None:
         "007\tnull\t\t\n",
         encoding="utf-8",
     )
-    items = read_items(tmp_path, "ml", item_field="movie")
+    items = read_items(tmp_path, "ml", settings=AtomicSettings(ITEM_ID_FIELD="movie"))
     assert items.to_dict("list") == {
         "item_id": ["1", "007"],
         "movie_title": ['"Toy Story', "null"],
@@ -197,11 +240,11 @@ def test_items_of_another_atomic_dataset(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"movie:token\n1\n", "line 1.*'item_id:token'"),
-        (b"item_id:token\titem_id:token\n1\t2\n", "every column once"),
-        (b"item_id:token\ttitle:token_seq\n1\tx\ty\n", "more columns"),
-        (b"item_id:token\ttitle:token_seq\n1\tx\n1\tx\ty\n", "cannot be read"),
-        (b"item_id:token\ttitle:token_seq\n1\t\xff\n", "cannot be read"),
-        (b"", "cannot be read"),
+        (b"item_id:token\titem_id:token\n1\t2\n", "'item_id' is named twice"),
+        (b"item_id:token\ttitle:token_seq\n1\tx\ty\n", "line 2 has 3 cells"),
+        (b"item_id:token\ttitle:token_seq\n1\tx\n1\tx\ty\n", "line 3 has 3 cells"),
+        (b"item_id:token\ttitle:token_seq\n1\t\xff\n", "not encoded in utf-8"),
+        (b"", "is empty"),
     ],
 )
 def test_unusable_item_files(tmp_path: Path, content: bytes, message: str) -> None:
@@ -226,5 +269,5 @@ def test_pictures_and_absent_tables(tmp_path: Path) -> None:
     assert "image" not in (tmp_path / "demo.item").read_text()
     frame = pd.DataFrame({"user_id": ["a"], "item_id": ["b"], "timestamp": [1]})
     manifest = write_atomic_dataset("demo", frame, None, tmp_path, [])
-    assert [entry["file"] for entry in manifest["files"]] == ["demo.inter"]
+    assert list(manifest["files"]) == ["demo.inter"]
     assert not (tmp_path / "demo.item").exists()

@@ -54,7 +54,7 @@ def test_files_without_a_header(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=message):
             read(path, TextFormat(columns))
     path.write_text("1\t2\t3\n1\t2\t3\t4\n")
-    with pytest.raises(DataError, match="Expected 3 fields in line 2, saw 4"):
+    with pytest.raises(DataError, match="line 2 has 4 cells, and there are 3 columns"):
         read(path, TextFormat(("user", "item", "rating")))
 
 

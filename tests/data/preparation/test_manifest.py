@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from recbole_hellm.data.preparation.manifest import describe, describe_source, read_manifest
+from recbole_hellm.data.preparation.manifest import (
+    check_files,
+    describe_source,
+    describe_table,
+    listed_files,
+    read_manifest,
+)
+from recbole_hellm.data.preparation.row_counts import RowCounts
 from recbole_hellm.errors import DataError
+from recbole_hellm.storage.checksums import sealed
 
 MANIFEST = {
     "format_version": 1,
@@ -35,25 +43,73 @@ def test_sources_are_described(tmp_path: Path) -> None:
     assert describe_source(tmp_path / "raw.txt") == described
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format_version": 0}', "{}"])
-def test_unusable_manifest(tmp_path: Path, content: str) -> None:
-    (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(DataError, match=r"manifest\.json .*prepare the dataset again"):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[]",
+        b'{"format_version": 0}',
+        b"{}",
+        b"",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"format_version": "1"}',
+        b'{"format_version": 1, "files": [{"file": "x"}]}',
+        b'{"format_version": 1, "files": {"x.inter": 7}}',
+        b'{"format_version": 1, "users": 3, "checksum": "0"}',
+    ],
+)
+def test_unusable_manifest(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"manifest\.json.*prepare the dataset again") as caught:
+        read_manifest(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_changed_count_is_noticed(tmp_path: Path) -> None:
+    document = sealed(MANIFEST)
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    assert read_manifest(tmp_path) == document
+    (tmp_path / "manifest.json").write_text(json.dumps(document | {"users": 4}))
+    with pytest.raises(DataError, match=r"manifest\.json is damaged \(its checksum differs\)"):
         read_manifest(tmp_path)
 
 
-def test_description_is_aligned() -> None:
-    manifest = MANIFEST | {"interactions": 198_502}
-    heading, row, *rest = describe(manifest).split("\n")
-    assert len(heading) == len(row)
-    assert heading.split()[3:] == ["Interactions", "Density", "Sparsity"]
-    assert row.split() == ["demo", "3", "4", "198,502", "66.667", "%", "33.333", "%"]
-    assert rest == [
-        "",
-        "Of 2 evaluated users, equal times leave to the rule for ties",
-        "  the test item of 1 (50.0 %)",
-        "  the validation item of 1 (50.0 %)",
-        "1 users have fewer than three interactions: they train only",
-    ]
-    old = {key: manifest[key] for key in manifest if key != "users_with_tied_validation"}
-    assert "validation item" not in describe(old)  # written before it was counted
+@pytest.mark.parametrize("earlier", [False, True])
+def test_files_are_checked(tmp_path: Path, earlier: bool) -> None:
+    check_files(tmp_path)  # RecBole's files from elsewhere have no manifest
+    sha256 = hashlib.sha256(b"data").hexdigest()
+    files = [{"file": "demo.inter", "bytes": 4, "sha256": sha256}]
+    manifest = MANIFEST | {"files": files if earlier else {"demo.inter": sha256}}
+    document = manifest if earlier else sealed(manifest)
+    (tmp_path / "manifest.json").write_text(json.dumps(document))
+    assert listed_files(document) == {"demo.inter": sha256}
+    with pytest.raises(DataError, match=r"demo\.inter is damaged \(it is missing\)"):
+        check_files(tmp_path)
+    (tmp_path / "demo.inter").write_bytes(b"data")
+    check_files(tmp_path)
+    (tmp_path / "demo.inter").write_bytes(b"dat4")
+    check_files(tmp_path, ["demo.item"])
+    with pytest.raises(DataError, match=r"demo\.inter is damaged .*again with --force, or delete"):
+        check_files(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    check_files(tmp_path)
+
+
+def test_a_manifest_without_files_checks_none(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
+    check_files(tmp_path)
+
+
+def test_rows_of_a_file_are_described() -> None:
+    counts = RowCounts(read=5, columns_taken=["a"], columns_left=["b"])
+    counts.add("duplicates", 2)
+    assert describe_table("log.csv", counts) == {
+        "file": "log.csv",
+        "read": 5,
+        "kept": 3,
+        "dropped": {"duplicates": 2},
+        "columns_taken": ["a"],
+        "columns_left": ["b"],
+        "notes": [],
+    }

@@ -11,9 +11,9 @@ import pytest
 
 from recbole_hellm.cli.main import main
 from recbole_hellm.data.features.store import save_features
+from recbole_hellm.data.interactions.atomic_files import read_items
 from recbole_hellm.data.interactions.splits import split_fingerprint
 from recbole_hellm.data.preparation import prepare
-from recbole_hellm.data.preparation.atomic import read_items
 from recbole_hellm.data.preparation.manifest import read_manifest
 from recbole_hellm.data.preparation.prepare import prepare_dataset, prepare_files
 from recbole_hellm.data.preparation.settings import PrepareSettings
@@ -130,7 +130,9 @@ def test_a_known_dataset_is_made_where_it_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples: list[Path] = []
-    monkeypatch.setattr(prepare, "generate_sample", samples.append)
+    monkeypatch.setattr(
+        prepare, "generate_sample", lambda directory, replacing: samples.append(directory)
+    )
     prepare.ensure_dataset(config(tmp_path / "sample"))
     assert samples == [tmp_path / "sample"]
     toys = tmp_path / "Toys"
@@ -186,6 +188,10 @@ def write_files(folder: Path) -> tuple[Path, Path]:
 def test_files_of_ones_own(tmp_path: Path) -> None:
     log, items = write_files(tmp_path)
     settings = PrepareSettings(interactions=str(log), items=str(items))
+    with pytest.raises(DataError, match=r"3 of the 5 items .*such as i2, i3, rare.*ids such as no"):
+        prepare_files("mine", tmp_path / "mine", settings, progress=False)
+    assert not (tmp_path / "mine").exists()
+    settings = settings.replace(allow_unmatched=True)
     manifest = prepare_files("mine", tmp_path / "mine", settings, progress=False)
     assert read_manifest(tmp_path / "mine") == manifest
     counted = {key: manifest[key] for key in ("users", "items", "interactions")}
@@ -201,6 +207,26 @@ def test_files_of_ones_own(tmp_path: Path) -> None:
         "items_without_description": 5,
     }
     assert [source["file"] for source in manifest["sources"]] == ["log.csv", "items.csv"]
+    assert manifest["tables"] == [
+        {
+            "file": "log.csv",
+            "read": 14,
+            "kept": 13,
+            "dropped": {"duplicates": 1},
+            "columns_taken": ["user", "item", "time"],
+            "columns_left": [],
+            "notes": [],
+        },
+        {
+            "file": "items.csv",
+            "read": 3,
+            "kept": 2,
+            "dropped": {"of items without interactions": 1},
+            "columns_taken": ["item", "title", "genres"],
+            "columns_left": [],
+            "notes": [],
+        },
+    ]
     table = read_items(tmp_path / "mine", "mine").set_index("item_id")
     assert table.loc["i0", "categories"] == ["Hats", "Wool"]
     assert table["title"].to_dict()["i1"] == "Blue hat"
@@ -211,7 +237,7 @@ def test_features_of_earlier_texts_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     log, items = write_files(tmp_path)
-    settings = PrepareSettings(interactions=str(log), items=str(items))
+    settings = PrepareSettings(interactions=str(log), items=str(items), allow_unmatched=True)
     folder = tmp_path / "mine"
     prepare_files("mine", folder, settings, progress=False)
     save_features(folder, "text", "old", ["i0", "i1", "i2", "i3", "rare"], np.ones((5, 1)))
@@ -253,16 +279,57 @@ def test_an_item_table_of_other_items_is_told(tmp_path: Path) -> None:
     log, items = write_files(tmp_path)
     items.write_text("item,title\nx,Hat\n")
     settings = PrepareSettings(interactions=str(log), items=str(items))
-    with pytest.raises(DataError, match=r"items.csv has none of the 5 items of .*log.csv; correct"):
+    with pytest.raises(
+        DataError, match=r"none of the 5 items of .*log.csv \(ids such as x there, i0"
+    ):
         prepare_files("mine", tmp_path / "mine", settings, progress=False)
     assert not (tmp_path / "mine").exists()
 
 
-@pytest.mark.parametrize("name", ["Beauty", "sample", "a/b", "..", "", "a\nb"])
+@pytest.mark.parametrize("name", ["Beauty", "sample", "a/b", "..", "", " ", "a\nb", "a" * 250])
 def test_names_that_cannot_be_ones_own(tmp_path: Path, name: str) -> None:
     settings = PrepareSettings(interactions=str(write_files(tmp_path)[0]))
     with pytest.raises(ConfigError, match=r"another name|cannot name a folder"):
         prepare_files(name, tmp_path / "mine", settings)
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("who,what,when\nu1,a,1\nu1,b,2\nu2,a,3\n")
+    rows = ["sku,what,head,title,pic", "a,x,Tea,wrong,a.jpg", "b,y,Pot,wrong,b.jpg", ""]
+    (tmp_path / "items.csv").write_text("\n".join(rows))
+    options = {
+        "interactions": str(tmp_path / "log.csv"),
+        "items": str(tmp_path / "items.csv"),
+        "user_column": "who",
+        "item_column": "what",
+        "time_column": "when",
+        "items_item_column": "sku",
+        "title_column": "head",
+        "image_column": "pic",
+        "brand_column": "what",
+    }
+    settings = PrepareSettings(**options)
+    manifest = prepare_files("mine", tmp_path / "mine", settings, progress=False)
+    table = read_items(tmp_path / "mine", "mine").set_index("item_id")
+    assert table.loc["a", ["title", "brand", "image"]].tolist() == ["Tea", "x", "a.jpg"]
+    assert manifest["tables"][1]["columns_left"] == ["title"]
+    for key, sentence in (
+        ("title_column", "no column 'none' .*the column of titles with --title_column"),
+        ("items_item_column", "no column 'none' .*the column of items with --items_item_column"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            prepare_files("mine", tmp_path / "mine", PrepareSettings(**options | {key: "none"}))
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
+    log, _ = write_files(tmp_path)
+    settings = PrepareSettings(interactions=str(log))
+    with pytest.raises(DataError, match=r"log\.csv is a file, and a folder must be there"):
+        prepare_files("mine", log / "mine", settings)
+    with pytest.raises(DataError, match=r"log\.csv is a file, and a folder must be there"):
+        prepare_dataset("sample", log)
+    with pytest.raises(ConfigError, match=r"cannot name a folder \(.*correct --data_path"):
+        prepare_dataset("sample", tmp_path / ("x" * 300) / "sample")
 
 
 def test_a_k_core_is_not_for_the_sample(tmp_path: Path) -> None:
@@ -301,7 +368,9 @@ def test_layouts_of_ones_own_files(tmp_path: Path) -> None:
         str(raw / f"{file}.json.gz") for file in ("reviews_Toys_and_Games_5", "meta_Toys_and_Games")
     )
     for options in ({}, {"layout": "amazon2014"}):
-        settings = PrepareSettings(interactions=reviews, items=meta, **options)
+        settings = PrepareSettings(
+            interactions=reviews, items=meta, allow_unmatched=True, **options
+        )
         manifest = prepare_files("mine", tmp_path / "mine", settings, progress=False)
         assert manifest["notes"]["layout"] == "amazon2014"
         assert read_items(tmp_path / "mine", "mine")["title"].tolist() == [

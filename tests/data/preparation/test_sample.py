@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from recbole_hellm.data.interactions.atomic_files import read_items
 from recbole_hellm.data.preparation import sample
-from recbole_hellm.data.preparation.atomic import read_items
 from recbole_hellm.data.preparation.manifest import read_manifest
 from recbole_hellm.data.preparation.sample import generate_sample
 

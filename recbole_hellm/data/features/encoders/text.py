@@ -64,7 +64,7 @@ def item_texts(items: pd.DataFrame) -> list[str]:
     Parameters
     ----------
     items : DataFrame
-        One row per item, as :func:`recbole_hellm.data.preparation.atomic.read_items` returns it.
+        One row per item, see :func:`recbole_hellm.data.interactions.atomic_files.read_items`.
 
     Returns
     -------

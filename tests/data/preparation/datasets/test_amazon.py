@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recbole_hellm.data.downloads.mirrors import Mirrors
-from recbole_hellm.data.preparation.atomic import read_items
+from recbole_hellm.data.interactions.atomic_files import read_items
 from recbole_hellm.data.preparation.datasets.families import family_of
 from recbole_hellm.data.preparation.prepare import prepare_dataset
 

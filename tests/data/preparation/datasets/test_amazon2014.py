@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from recbole_hellm.data.preparation.atomic import read_items
+from recbole_hellm.data.interactions.atomic_files import read_items
 from recbole_hellm.data.preparation.datasets.amazon2014 import Amazon2014
 from recbole_hellm.data.preparation.datasets.raw_files import find_raw_files
 from recbole_hellm.data.preparation.kcore import k_core
@@ -126,9 +126,9 @@ def test_bytes_that_are_no_utf8(tmp_path: Path) -> None:
     reviews, meta = tmp_path / "r.json", tmp_path / "m.json"
     reviews.write_bytes(b'{"reviewerID": "\xff", "asin": "A", "unixReviewTime": 1}\n')
     meta.write_bytes(b"{'asin': 'A', 'title': '\xff'}\n")
-    with pytest.raises(DataError, match="line 1 is neither"):
+    with pytest.raises(DataError, match="line 1 is not encoded in utf-8"):
         read_reviews(reviews)
-    with pytest.raises(DataError, match="line 1 is neither"):
+    with pytest.raises(DataError, match="line 1 is not encoded in utf-8"):
         read_meta(meta, {"A"})
 
 

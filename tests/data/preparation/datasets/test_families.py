@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recbole_hellm.cli.main import main
-from recbole_hellm.data.preparation.atomic import read_items
+from recbole_hellm.data.interactions.atomic_files import read_items
 from recbole_hellm.data.preparation.datasets import families as module
 from recbole_hellm.data.preparation.datasets.families import (
     BUILT_IN,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_hellm.data.preparation.atomic import read_items
+from recbole_hellm.data.interactions.atomic_files import read_items
 from recbole_hellm.data.preparation.datasets.movielens import MovieLens
 from recbole_hellm.data.preparation.prepare import prepare_dataset
 
