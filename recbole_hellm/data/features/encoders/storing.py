@@ -13,12 +13,8 @@ import numpy.typing as npt
 
 from recbole_hellm.data.features.encoders.base import BatchEncoder, TextEncoder
 from recbole_hellm.data.features.encoders.resumable import Partial, encode_batches
-from recbole_hellm.data.features.store import (
-    load_features,
-    read_manifest,
-    save_features,
-    tokens_digest,
-)
+from recbole_hellm.data.features.feature_files import read_manifest, read_set, tokens_digest
+from recbole_hellm.data.features.store import save_features
 from recbole_hellm.errors import FeatureError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +28,7 @@ def is_current(path: Path, tokens: Sequence[str], recipe: Mapping[str, Any]) -> 
         return False
     try:
         manifest = read_manifest(path)
-        load_features(path.parent.parent, tokens, [path.stem])
+        read_set(path)
     except FeatureError as error:
         logger.warning("Encoding again: %s", error)
         return False

@@ -38,12 +38,8 @@ from recbole_hellm.data.features.encoders.storing import (
     save_filled,
 )
 from recbole_hellm.data.features.encoders.transformer_text import BERT, Pooling, TransformerEncoder
-from recbole_hellm.data.features.store import (
-    check_tokens,
-    feature_path,
-    list_features,
-    tokens_digest,
-)
+from recbole_hellm.data.features.feature_files import manifest_path, tokens_digest
+from recbole_hellm.data.features.store import check_tokens, choose_features, feature_path
 from recbole_hellm.errors import FeatureError
 
 logger = logging.getLogger(__name__)
@@ -178,7 +174,7 @@ def resolve_text_encoder(
 
 
 def named_features(directory: Path, encoder: str) -> list[str] | None:
-    """Feature sets for models where a text encoder is named: of texts its own, and all others.
+    """Feature sets for models where a text encoder is named: its own, and one of other modalities.
 
     Parameters
     ----------
@@ -194,10 +190,8 @@ def named_features(directory: Path, encoder: str) -> list[str] | None:
     """
     if encoder == "auto":
         return None
-    own_name = f"text-{encoder if encoder in RESERVED else slug(encoder)}"
-    stored = list_features(directory)
-    names = [info.name for info in stored if info.modality != "text" or info.name == own_name]
-    return names if own_name in names else None
+    own = feature_path(directory, "text", encoder if encoder in RESERVED else slug(encoder))
+    return choose_features(directory, own.stem) if manifest_path(own).is_file() else None
 
 
 def encode_text(

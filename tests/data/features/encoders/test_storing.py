@@ -19,7 +19,8 @@ from recbole_hellm.data.features.encoders.storing import (
     rounding,
     save_filled,
 )
-from recbole_hellm.data.features.store import read_manifest, save_features
+from recbole_hellm.data.features.feature_files import read_manifest
+from recbole_hellm.data.features.store import save_features
 from recbole_hellm.errors import FeatureError
 
 TOKENS = ["a", "b", "c", "d"]
