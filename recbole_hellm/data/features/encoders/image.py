@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recbole_hellm.config.devices import AUTO
+from recbole_hellm.data.downloads.picture_rules import LEADS_OUT, TOO_LARGE
 from recbole_hellm.data.features.encoders.base import ImageEncoder
 from recbole_hellm.data.features.encoders.devices import OnDevice
 from recbole_hellm.data.features.encoders.models import (
@@ -27,7 +28,12 @@ from recbole_hellm.data.features.encoders.models import (
     model_folder,
     slug,
 )
-from recbole_hellm.data.features.encoders.pictures import PictureError, broken_reason, read_picture
+from recbole_hellm.data.features.encoders.pictures import (
+    LARGEST,
+    PictureError,
+    broken_reason,
+    read_picture,
+)
 from recbole_hellm.data.features.encoders.storing import (
     check_own,
     encoded,
@@ -258,9 +264,11 @@ def encode_images(
     path = feature_path(directory, "image", model.name)
     tokens = check_tokens(tokens, path)
     files = {token: metadata.file(token) for token in tokens}
+    outside = {token for token, file in files.items() if not file and metadata.leads_out(token)}
     present_files = [file for file in files.values() if file is not None]
     if not present_files:
-        raise _no_pictures(directory, metadata, len(tokens), "there is no picture file")
+        why = f"{len(outside)} lead out of it" if outside else "there is no picture file"
+        raise _no_pictures(directory, metadata, len(tokens), why)
     with _readers() as readers:
         contents = list(readers.map(_digest, files.values()))
     recipe = {
@@ -278,6 +286,7 @@ def encode_images(
         # A row of NaN from a sound picture stays: saving tells that the model made it.
         broken = {token: broken_reason(file) for token, file in files.items() if file not in filled}
         reasons = {token: reason for token, reason in broken.items() if reason is not None}
+        reasons |= dict.fromkeys(outside, LEADS_OUT)
         present = np.array([token not in reasons for token in tokens])
         usable = vectors[present[[file is not None for file in files.values()]]]
         counts = ", ".join(f"{n} {reason}" for reason, n in Counter(reasons.values()).most_common())
@@ -298,6 +307,8 @@ def _readers() -> concurrent.futures.Executor:
 
 def _digest(file: Path | None) -> str | None:
     try:
+        if file is not None and file.stat().st_size > LARGEST:
+            return TOO_LARGE
         return None if file is None else file_sha256(file)
     except OSError:  # gone or not to be read: encoding will say so
         return None
