@@ -44,7 +44,7 @@ from recbole_hellm.data.features.encoders.storing import (
 from recbole_hellm.data.features.item_metadata import IMAGES, ItemMetadata
 from recbole_hellm.data.features.store import check_tokens, feature_path
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.models.pretrained import LOADING_ERRORS, NO_CODE, Pretrained, cause, needs_code
+from recbole_hellm.models.pretrained import NO_CODE, Pretrained, cause
 from recbole_hellm.storage.checksums import file_sha256
 
 if TYPE_CHECKING:
@@ -152,14 +152,16 @@ class VisionEncoder(OnDevice):
         assert self._loaded is not None  # noqa: S101
         model, _, pooled = self._loaded
         pixels = pixels.to(model.device, model.dtype)
-        try:
-            with torch.inference_mode(), enough_memory(self._told.subject, len(pixels)):
-                vectors = _image_features(model, pixels, pooled).flatten(1).float().cpu()
-        except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            raise FeatureError(
-                f"{self._told.subject} ({model.config.model_type}) makes no vector of a picture "
-                f"({cause(error)}); name a vision model such as {CLIP}."
-            ) from error
+        subject = f"{self._told.subject} ({model.config.model_type})"
+        advice = f"name a vision model such as {CLIP}."
+        with (
+            self._told.loading(
+                lambda error: f"{subject} makes no vector of a picture ({cause(error)}); {advice}"
+            ),
+            torch.inference_mode(),
+            enough_memory(self._told.subject, len(pixels)),
+        ):
+            vectors = _image_features(model, pixels, pooled).flatten(1).float().cpu()
         return np.asarray(vectors, dtype=np.float32)
 
     def _load(self) -> tuple[Any, Any, bool]:
@@ -169,23 +171,25 @@ class VisionEncoder(OnDevice):
         return model, processor, not any("pooler" in key for key in missing)
 
     def _load_processor(self) -> Any:
+        from PIL import Image
         from transformers import AutoImageProcessor
 
         # The first releases of transformers 5 have no back ends, but a switch for the same.
         modern = importlib.util.find_spec("transformers.image_processing_backends")
         options = {"backend": "pil"} if modern else {"use_fast": False}
-        try:
-            return AutoImageProcessor.from_pretrained(
+        with self._told.loading(self._no_processor):
+            processor = AutoImageProcessor.from_pretrained(
                 str(self.folder), local_files_only=True, **options, **NO_CODE
             )
-        except LOADING_ERRORS as error:
-            if needs_code(error):
-                raise self._told.failure(error) from error
-            raise FeatureError(
-                f"{self._told.subject} has no image processor that can be loaded "
-                f"({cause(error)}); put its preprocessor_config.json into the folder, or name a "
-                f"vision model such as {CLIP}."
-            ) from error
+            processor(images=Image.new("RGB", (32, 32)), return_tensors="pt")["pixel_values"][0]
+            return processor
+
+    def _no_processor(self, error: BaseException) -> str:
+        return (
+            f"{self._told.subject} has no image processor that can be loaded ({cause(error)}); put "
+            "its preprocessor_config.json into the folder, or name a vision model such as "
+            f"{CLIP}."
+        )
 
 
 def resolve_image_encoder(name: str, batch_size: int = 64, device: str = AUTO) -> ImageEncoder:
