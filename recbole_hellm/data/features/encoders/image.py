@@ -35,9 +35,8 @@ from recbole_hellm.data.features.encoders.pictures import (
     read_picture,
 )
 from recbole_hellm.data.features.encoders.storing import (
-    check_own,
     encoded,
-    is_current,
+    making,
     rounding,
     save_filled,
 )
@@ -279,30 +278,33 @@ def encode_images(
         "revision": model.revision,
         "images_sha256": hashlib.sha256(json.dumps(contents).encode()).hexdigest(),
     }
-    if not force and is_current(path, tokens, recipe):
-        logger.info("%s is there and current; nothing to encode.", path)
-        return path
-    if not force:
-        check_own(path, encoder, model.revision)
-
-    with encoded(model, present_files, path, recipe, progress=progress) as vectors:
-        filled = {present_files[row] for row in np.flatnonzero(~np.isnan(vectors).all(axis=1))}
-        # A row of NaN from a sound picture stays: saving tells that the model made it.
-        broken = {token: broken_reason(file) for token, file in files.items() if file not in filled}
-        reasons = {token: reason for token, reason in broken.items() if reason is not None}
-        reasons |= dict.fromkeys(outside, LEADS_OUT)
-        present = np.array([token not in reasons for token in tokens])
-        usable = vectors[present[[file is not None for file in files.values()]]]
-        counts = ", ".join(f"{n} {reason}" for reason, n in Counter(reasons.values()).most_common())
-        if not present.any():
-            raise _no_pictures(directory, metadata, len(tokens), counts)
-        if reasons:
-            logger.warning(
-                "%d of %d items have no usable picture and get the mean vector (%s).",
-                *(len(reasons), len(tokens), counts),
+    with making(path, tokens, recipe, encoder, force) as needed:
+        if not needed:
+            return path
+        with encoded(model, present_files, path, recipe, progress=progress) as vectors:
+            filled = {present_files[row] for row in np.flatnonzero(~np.isnan(vectors).all(axis=1))}
+            # A row of NaN from a sound picture stays: saving tells that the model made it.
+            broken = {
+                token: broken_reason(file) for token, file in files.items() if file not in filled
+            }
+            reasons = {token: reason for token, reason in broken.items() if reason is not None}
+            reasons |= dict.fromkeys(outside, LEADS_OUT)
+            present = np.array([token not in reasons for token in tokens])
+            usable = vectors[present[[file is not None for file in files.values()]]]
+            counts = ", ".join(
+                f"{n} {reason}" for reason, n in Counter(reasons.values()).most_common()
             )
-        made = rounding(model) | {"requested_encoder": encoder, "missing_reasons": reasons}
-        return save_filled(directory, "image", model.name, tokens, present, usable, recipe | made)
+            if not present.any():
+                raise _no_pictures(directory, metadata, len(tokens), counts)
+            if reasons:
+                logger.warning(
+                    "%d of %d items have no usable picture and get the mean vector (%s).",
+                    *(len(reasons), len(tokens), counts),
+                )
+            made = rounding(model) | {"requested_encoder": encoder, "missing_reasons": reasons}
+            return save_filled(
+                directory, "image", model.name, tokens, present, usable, recipe | made
+            )
 
 
 def _readers() -> concurrent.futures.Executor:

@@ -31,9 +31,8 @@ from recbole_hellm.data.features.encoders.sentence import (
     text_model,
 )
 from recbole_hellm.data.features.encoders.storing import (
-    check_own,
     encoded,
-    is_current,
+    making,
     rounding,
     save_filled,
 )
@@ -252,21 +251,18 @@ def encode_text(
         "template": template,
         "texts_sha256": tokens_digest(texts),
     }
-    if not force and is_current(path, tokens, recipe):
-        logger.info("%s is there and current; nothing to encode.", path)
-        return path
-    if not force:
-        check_own(path, encoder, model.revision)
-
-    present = np.array([bool(text) for text in texts])
-    if not present.all():
-        logger.warning("%d items have no text and get the mean vector.", (~present).sum())
-    texts_to_encode = [text for text in texts if text]
-    details = recipe | rounding(model) | {"requested_encoder": encoder}
-    with encoded(
-        model, texts_to_encode, path, recipe, list(map(len, texts_to_encode)), progress
-    ) as vectors:
-        return save_filled(directory, "text", model.name, tokens, present, vectors, details)
+    with making(path, tokens, recipe, encoder, force) as needed:
+        if not needed:
+            return path
+        present = np.array([bool(text) for text in texts])
+        if not present.all():
+            logger.warning("%d items have no text and get the mean vector.", (~present).sum())
+        texts_to_encode = [text for text in texts if text]
+        details = recipe | rounding(model) | {"requested_encoder": encoder}
+        with encoded(
+            model, texts_to_encode, path, recipe, list(map(len, texts_to_encode)), progress
+        ) as vectors:
+            return save_filled(directory, "text", model.name, tokens, present, vectors, details)
 
 
 def _text_columns(items: pd.DataFrame) -> list[str]:
