@@ -6,11 +6,12 @@ report the same problems in the same words.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import pickle
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from recbole_hellm.errors import HellmError
+from recbole_hellm.storage.json_files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -34,10 +36,20 @@ DAMAGE = (
     *(SafetensorError, json.JSONDecodeError, UnicodeDecodeError),
     *(pickle.UnpicklingError, EOFError),
 )
+# Libraries check little of what configurations say, and so fail in any of these ways.
 LOADING_ERRORS = (
-    *(OSError, ValueError, KeyError, ImportError, RuntimeError, StrictDataclassError),
+    *(OSError, ValueError, LookupError, ImportError, RuntimeError, StrictDataclassError),
+    *(ArithmeticError, AssertionError, AttributeError, TypeError, MemoryError),
     *DAMAGE,
 )
+_OBJECTS = (
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "preprocessor_config.json", "processor_config.json"),
+    *("sentence_bert_config.json", "config_sentence_transformers.json", "generation_config.json"),
+    *("model.safetensors.index.json", "pytorch_model.bin.index.json"),
+)
+_PARTS = "modules.json"
+_LARGEST = 1 << 28  # bytes of a JSON file, among which are large vocabularies
 UNREACHABLE = (LocalEntryNotFoundError, OfflineModeIsEnabled)
 # For every call that loads a part of a model: by default transformers asks on the terminal whether
 # to run the model's own Python code.
@@ -83,6 +95,46 @@ class Pretrained:
             raise self.error(f"{self.subject} is not a folder; {self.alternative}")
         if folder.is_dir() and not (folder / "config.json").is_file():
             raise self.error(f"{self.subject} is a folder without config.json; {self.alternative}")
+
+    def check_files(self, folder: Path) -> None:
+        """Raise `error` for the first file of a model that is not what its name says.
+
+        Parameters
+        ----------
+        folder : Path
+            Where the model's files are. Libraries wait for ever on a pipe, and their messages on a
+            broken file do not name it.
+        """
+        way_out = f"fetch the model anew or {self.instead}"
+        for path in sorted(folder.rglob("*")):
+            if any(part.startswith(".") for part in path.relative_to(folder).parts):
+                continue
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise self.error(f"{path} is no regular file; {way_out}.")
+            if path.name in _OBJECTS or path.name == _PARTS:
+                kind = list[dict[str, Any]] if path.name == _PARTS else dict[str, Any]
+                read_json(path, kind, self.error, way_out, _LARGEST)
+
+    @contextlib.contextmanager
+    def loading(self, tell: Callable[[BaseException], str] | None = None) -> Iterator[None]:
+        """Turn what a library raises over a model's files into `error`.
+
+        Parameters
+        ----------
+        tell : callable, optional
+            Makes the sentence of an exception; by default as :meth:`failure` does.
+        """
+        try:
+            yield
+        except HellmError:
+            raise
+        except Exception as error:
+            # The package tokenizers raises plain Exceptions.
+            if not isinstance(error, LOADING_ERRORS) and type(error) is not Exception:
+                raise
+            if tell is None or needs_code(error):
+                raise self.failure(error) from error
+            raise self.error(tell(error)) from error
 
     def check_weights(self, missing: Collection[str]) -> None:
         """Raise `error` if weights are missing; transformers would fill them with noise."""
@@ -176,7 +228,12 @@ def has_words(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
 def cause(error: BaseException) -> str:
     """The first sentence of an error, for use in parentheses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    sentence = lines[0].split(". ")[0].rstrip(".")
+    # Of these the message alone says little, for example that of KeyError: a key.
+    kind = f"{type(error).__name__}: " if isinstance(error, (LookupError, AssertionError)) else ""
+    return f"{kind}{sentence[:200]}"
 
 
 def _is_kind(error: BaseException, *kinds: type[BaseException]) -> bool:

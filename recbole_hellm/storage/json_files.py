@@ -10,7 +10,7 @@ from typing import Any
 import pydantic
 
 from recbole_hellm.errors import HellmError
-from recbole_hellm.storage.text_files import read_text
+from recbole_hellm.storage.text_files import SMALL, read_text
 
 
 @functools.cache
@@ -76,7 +76,9 @@ def fit(content: Any, schema: Any, path: Path, error: type[HellmError], way_out:
         raise error(f"{path} is nested too deeply; {way_out}.") from cause
 
 
-def read_json(path: Path, schema: Any, error: type[HellmError], way_out: str) -> Any:
+def read_json(
+    path: Path, schema: Any, error: type[HellmError], way_out: str, limit: int = SMALL
+) -> Any:
     """Read a JSON file that fits a schema.
 
     Parameters
@@ -84,11 +86,13 @@ def read_json(path: Path, schema: Any, error: type[HellmError], way_out: str) ->
     path : Path
     schema, error, way_out
         See :func:`fit`.
+    limit : int
+        The most bytes that are read.
 
     Raises
     ------
     HellmError
         If the file cannot be read, is no JSON, or does not fit.
     """
-    content = parse_json(read_text(path, error, way_out), path, error, way_out)
+    content = parse_json(read_text(path, error, way_out, limit=limit), path, error, way_out)
     return fit(content, schema, path, error, way_out)

@@ -32,6 +32,7 @@ from recbole_hellm.data.downloads.retry import (
 from recbole_hellm.errors import DataError
 from recbole_hellm.storage.checksums import file_sha256
 from recbole_hellm.storage.files import write_text
+from recbole_hellm.storage.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -140,13 +141,12 @@ class _Transfer:
     def _resumable(self) -> tuple[int, str]:
         """The size of the .part file and the validator of its version; (0, '') to start anew."""
         try:
-            note = json.loads(self.note.read_text(encoding="utf-8"))
+            note = read_json(self.note, dict[str, str], DataError, "it is made anew")
             size = self.part.stat().st_size
-            if note["url"] == self.url and note["validator"]:
-                return size, str(note["validator"])
-        except (OSError, ValueError, TypeError, KeyError):  # none, or not by this module
-            pass
-        return 0, ""
+        except (OSError, DataError):  # none, or not by this module
+            return 0, ""
+        fits = note.get("url") == self.url and note.get("validator")
+        return (size, note["validator"]) if fits else (0, "")
 
     def _fetch(self) -> None:
         """One request, for the rest of the file if the server has the same version of it."""

@@ -17,15 +17,19 @@ import dataclasses
 import functools
 import json
 import logging
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Literal
 
+import pydantic
 import requests
 from tqdm import tqdm
+from typing_extensions import NotRequired, TypedDict
 
 from recbole_hellm.config.settings import setting
 from recbole_hellm.data.downloads import hosts, picture_rules, pictures
@@ -40,11 +44,14 @@ from recbole_hellm.data.features.item_metadata import (
 from recbole_hellm.data.interactions.atomic_files import AtomicSettings, read_items
 from recbole_hellm.data.preparation.manifest import MANIFEST
 from recbole_hellm.errors import DataError
+from recbole_hellm.storage.checksums import check_seal, sealed
 from recbole_hellm.storage.files import remove_leftovers, write_bytes
+from recbole_hellm.storage.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
+LARGEST_MANIFEST = 1 << 31  # bytes
 NO_ADDRESS, NOT_HTTP, NO_NAME = (
     "no address",
     "no http or https address",
@@ -68,6 +75,25 @@ class ImageSettings(AtomicSettings):
 
     workers: int = setting(8, "Pictures that are fetched at once.", ge=1, le=64)
     retry_missing: bool = setting(False, "Ask again for pictures that were gone for good.")
+
+
+class _Entry(TypedDict):
+    """Why an item has no picture."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="allow")  # type: ignore[misc]
+
+    reason: str
+    address: NotRequired[str]
+    detail: NotRequired[str]
+
+
+class _Manifest(TypedDict):
+    """What is read of a manifest of pictures."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="allow")  # type: ignore[misc]
+
+    format_version: Literal[1]
+    missing: dict[str, _Entry]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +204,8 @@ class _Record:
                 self.present += 1
                 continue
             reason = _reason_not_to_ask(token, address)
+            if reason is None and metadata.leads_out(token):
+                reason = picture_rules.LEADS_OUT  # what people put there is not replaced
             if reason is not None:
                 self.add(_Outcome(token, address, reason))
                 continue
@@ -214,7 +242,7 @@ class _Record:
             "reasons": self.reasons(),
             "missing": {token: self.missing[token] for token in sorted(self.missing)},
         }
-        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(sealed(content), indent=1, ensure_ascii=False) + "\n"
         write_bytes(self.path, text.encode(), sync=True)
 
     def save_at_times(self) -> None:
@@ -227,20 +255,13 @@ class _Record:
 
     def _read(self) -> dict[str, dict[str, str]]:
         """The missing items of the manifest of an earlier call."""
-        try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
-            missing = dict(content["missing"])
-            if content["format_version"] == FORMAT_VERSION and all(
-                isinstance(entry["reason"], str) for entry in missing.values()
-            ):
-                return missing
-        except FileNotFoundError:
+        if not os.path.lexists(self.path):
             return {}
-        except (ValueError, TypeError, KeyError):
-            pass
-        raise DataError(
-            f"{self.path} is not a manifest of pictures; delete it and run the same command again."
-        )
+        way_out = "delete it and run the same command again"
+        content = read_json(self.path, _Manifest, DataError, way_out, LARGEST_MANIFEST)
+        check_seal(content, self.path, DataError, way_out)
+        missing: dict[str, dict[str, str]] = content["missing"]
+        return missing
 
 
 def _reason_not_to_ask(token: str, address: str) -> str | None:

@@ -24,6 +24,7 @@ NOT_A_PICTURE, BROKEN, PLACEHOLDER, TOO_LARGE = (
     "placeholder",
     "too large",
 )
+LEADS_OUT = "outside its folder"  # a link, or a name in the item table, that leads elsewhere
 # What Pillow raises for damaged files, beside its error for decompression bombs.
 _UNDECODABLE = (
     *(OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError),

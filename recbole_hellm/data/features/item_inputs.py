@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recbole_hellm.data.features.embedding_files import ItemTableFile
+from recbole_hellm.data.features.embedding_files import ItemTableFile, dense_table
 from recbole_hellm.data.features.store import Features, load_features
 from recbole_hellm.errors import ConfigError, DataError, FeatureError, nearest
 from recbole_hellm.extensions import installed, is_import_path, load_object
@@ -111,18 +111,18 @@ class ItemInput:
         if self._vectors is None:
             tokens = dataset.item_tokens
             try:
-                table = torch.as_tensor(self.table(dataset))
+                table = _as_tensor(self.table(dataset))
             except (TypeError, ValueError) as error:
                 raise DataError(
                     f"The item input {self.name} gives no table of numbers ({error}); return an "
                     "array of numbers, a row an item."
                 ) from error
-            vectors = table.detach().float().cpu().contiguous()
-            if vectors.ndim != 2 or len(vectors) != len(tokens) or not vectors.shape[1]:
+            if table.ndim != 2 or len(table) != len(tokens) or not table.shape[1]:
                 raise DataError(
-                    f"The item input {self.name} gives a table of shape {tuple(vectors.shape)}; "
+                    f"The item input {self.name} gives a table of shape {tuple(table.shape)}; "
                     f"give a row of one or more numbers for each of the {len(tokens)} items."
                 )
+            vectors = table.float().cpu().contiguous()
             bad = torch.nonzero(~vectors.isfinite().all(dim=1)).flatten()
             if len(bad):
                 raise DataError(
@@ -282,6 +282,16 @@ def find_item_inputs(names: Iterable[str], config: Mapping[str, Any]) -> dict[st
         If a name can be none, or what it names is not a subclass of :class:`ItemInput`.
     """
     return {name: _input_class(name)(name, config) for name in names}
+
+
+def _as_tensor(table: np.ndarray | Tensor) -> Tensor:
+    try:
+        tensor = torch.as_tensor(table)
+    except RuntimeError as error:  # a type that torch does not know
+        raise TypeError(f"it gives a {type(table).__name__}") from error
+    tensor = tensor.byte() if tensor.dtype == torch.bool else tensor
+    flat = not tensor.is_nested and (tensor.ndim != 2 or not tensor.shape[1])
+    return tensor if flat else dense_table(tensor)
 
 
 def _input_class(name: str) -> type[ItemInput]:

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from recbole_hellm.data.interactions.atomic_files import STANDARD, AtomicSettings, read_items
+from recbole_hellm.storage.text_files import open_regular
 
 TITLE_COLUMNS = ("title", "name", "movie_title")
 CATEGORY_COLUMNS = ("categories", "category", "genres", "genre", "class")
@@ -119,7 +120,7 @@ class ItemMetadata:
         """The item's picture, if there is a local file with one."""
         for path in self._places(token):
             kind = _image_kind(path)
-            if kind:
+            if kind and self._holds(path):
                 return Picture(path, kind)
         return None
 
@@ -128,7 +129,15 @@ class ItemMetadata:
         picture = self.picture(token)
         if picture is not None:
             return picture.path
-        return next(filter(_is_file, self._places(token)), None)
+        places = (path for path in self._places(token) if _is_there(path))
+        return next(filter(self._holds, places), None)
+
+    def leads_out(self, token: str) -> bool:
+        """Whether the item's picture is a link, or a name in the item table, out of the folders."""
+        named = self.files.get(token)
+        if named and "://" not in named and not any(_is_within(f, named) for f in self.folders):
+            return True
+        return any(_is_there(path) and not self._holds(path) for path in self._places(token))
 
     def refresh(self) -> None:
         """Look into the folders anew."""
@@ -143,6 +152,11 @@ class ItemMetadata:
             if folder.name == IMAGES or folder == self.folders[0]:
                 for stem in dict.fromkeys((file_stem(token), token)):
                     yield from self._files(folder, stem)
+
+    def _holds(self, path: Path) -> bool:
+        """Whether a file is in one of the folders, after links; a folder itself may be a link."""
+        file = Path(os.path.realpath(path))
+        return any(file.is_relative_to(os.path.realpath(folder)) for folder in self.folders)
 
     def _files(self, folder: Path, stem: str) -> Iterator[Path]:
         head, slash, tail = stem.rpartition("/")
@@ -214,21 +228,21 @@ def picture_kind(start: bytes) -> str | None:
 def _image_kind(path: Path) -> str | None:
     """Media type of a picture file; None for anything else."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return picture_kind(file.read(12))
     except (OSError, ValueError):  # ValueError: a name with a null character
         return None
 
 
-def _is_file(path: Path) -> bool:
+def _is_there(path: Path) -> bool:
     try:
-        return path.is_file()
-    except (OSError, ValueError):
+        return os.path.lexists(path)
+    except ValueError:
         return False
 
 
 def _is_within(folder: Path, name: str) -> bool:
-    """Whether a name from an item table stays in `folder`; links that lie there are followed."""
+    """Whether a name from an item table stays in `folder`, as far as there are no links."""
     if "://" in name:
         return False
     path = Path(name)

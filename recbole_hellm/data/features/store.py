@@ -4,7 +4,8 @@ One feature set is three files in ``<dataset directory>/features``:
 
 - ``<modality>-<encoder>.npy``: the matrix, float32 [N, D], readable without pickle;
 - ``<modality>-<encoder>.tokens.json``: the N item tokens in row order;
-- ``<modality>-<encoder>.json``: the manifest (where the rows come from, and checksums).
+- ``<modality>-<encoder>.json``: the manifest (where the rows come from, and checksums), see
+  :mod:`recbole_hellm.data.features.feature_files`.
 
 Rows are found by item token, so features never touch a dataset's id map, and a dataset filtered
 or ordered differently still reads the right rows.
@@ -17,25 +18,30 @@ import hashlib
 import json
 import logging
 import re
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from recbole_hellm.data.features.feature_files import (
+    manifest_path,
+    read_manifest,
+    read_set,
+    tokens_digest,
+    tokens_path,
+)
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.storage.checksums import file_sha256
+from recbole_hellm.storage.checksums import FILES, file_sha256, sealed
 from recbole_hellm.storage.files import atomic_paths
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "features"
 LIFTED = ("revision", "template", "missing")  # details with a manifest field of their own
-_TYPES = {"modality": str, "encoder": str, "rows": int, "dim": int} | dict.fromkeys(
-    ("matrix_sha256", "tokens_sha256"), str
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +142,12 @@ def save_features(
 
     rest = dict(details or {})
     lifted = {key: rest.pop(key, None) for key in LIFTED}
-    targets = (path, _tokens_path(path), _manifest_path(path))
+    targets = (path, tokens_path(path), manifest_path(path))
     with atomic_paths(targets) as (staged_matrix, staged_tokens, staged_manifest):
         with staged_matrix.open("wb") as file:
             np.save(file, values, allow_pickle=False)
-        staged_tokens.write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
+        staged_tokens.write_bytes(json.dumps(tokens, ensure_ascii=False).encode())
+        matrix_sha256 = file_sha256(staged_matrix)
         manifest = {
             "modality": modality,
             "encoder": encoder,
@@ -148,12 +155,15 @@ def save_features(
             "missing": list(lifted["missing"] or []),
             "rows": values.shape[0],
             "dim": values.shape[1],
-            "matrix_sha256": file_sha256(staged_matrix),
+            "matrix_sha256": matrix_sha256,
             "tokens_sha256": tokens_digest(tokens),
+            "saved_at": time.time(),
             "details": rest,
+            FILES: {path.name: matrix_sha256, tokens_path(path).name: file_sha256(staged_tokens)},
         }
-        text = json.dumps(manifest, indent=2, ensure_ascii=False)
-        staged_manifest.write_text(text + "\n", encoding="utf-8")
+        plain = json.loads(json.dumps(manifest))  # refuses what JSON cannot hold
+        text = json.dumps(sealed(plain), indent=2) + "\n"
+        staged_manifest.write_bytes(text.encode())
     logger.info("Saved %s: %d items, %d dimensions.", path, *values.shape)
     return path
 
@@ -181,18 +191,20 @@ def load_features(
     tokens : sequence of str
         Item tokens (real items only, no padding); row order of the result.
     names : sequence of str, optional
-        Feature sets such as ``["text-minilm", "image-synthetic"]``; by default every modality
-        that is there.
+        Feature sets such as ``["text-minilm", "image-synthetic"]``; by default one of every
+        modality that is there, see :func:`choose_features`.
 
     Returns
     -------
     dict of str to Features
-        By modality, in the order of `names`, else sorted.
+        By modality, in the order of `names`, else sorted. Items without a row get the mean of the
+        others, and a warning says how many they are.
 
     Raises
     ------
     FeatureError
-        If a set is absent, damaged, ambiguous, lacks an item, or holds a NaN or infinity.
+        If a set is absent, damaged, named beside another one of its modality, lacks most items, or
+        holds a NaN or infinity.
     """
     directory = Path(directory)
     stored = _stored(directory)
@@ -200,7 +212,7 @@ def load_features(
     if names is None:
         if not stored:
             raise FeatureError(f"{directory / FOLDER} holds no item features; {way_out}.")
-        names = list(stored)
+        names = choose_features(directory)
     chosen: dict[str, FeatureInfo] = {}
     for name in names:
         if name not in stored:
@@ -210,12 +222,58 @@ def load_features(
             )
         info = _info(stored[name])
         if info.modality in chosen:
+            rest = [other for other in names if other not in (name, chosen[info.modality].name)]
             raise FeatureError(
-                f"{directory / FOLDER} offers {chosen[info.modality].name} and {name} for the one "
-                f"modality {info.modality}; name one of them, for example --features='[{name}]'."
+                f"--features names {chosen[info.modality].name} and {name} for the one modality "
+                f"{info.modality}; name one of them, for example "
+                f"--features='[{', '.join([name, *rest])}]'."
             )
         chosen[info.modality] = info
-    return {modality: _load(info, tokens, way_out) for modality, info in chosen.items()}
+    return {modality: _load(info, tokens) for modality, info in chosen.items()}
+
+
+def choose_features(directory: Path, preferred: str | None = None) -> list[str]:
+    """One feature set of each modality: the preferred one, else the newest.
+
+    Parameters
+    ----------
+    directory : Path
+        The dataset directory.
+    preferred : str, optional
+        A set that is taken if it is there, for example ``text-minilm``.
+
+    Returns
+    -------
+    list of str
+        Names, sorted by modality.
+
+    Raises
+    ------
+    FeatureError
+        If a manifest that is needed to choose cannot be read.
+    """
+    by_modality: dict[str, list[str]] = {}
+    stored = _stored(directory)
+    for name in stored:
+        by_modality.setdefault(name.partition("-")[0], []).append(name)
+    names = [
+        same[0]
+        if len(same) == 1
+        else preferred
+        if preferred in same
+        else max(same, key=lambda name: (_saved_at(stored[name]), name))
+        for same in by_modality.values()
+    ]
+    for name, same in zip(names, by_modality.values(), strict=True):
+        if len(same) > 1:
+            logger.warning(
+                "%s has the sets %s of one modality; %s is taken, %s (--features='[%s]' takes the "
+                "same ones whatever is added).",
+                *(Path(directory) / FOLDER, ", ".join(same), name),
+                "which the text encoder names" if name == preferred else "the newest",
+                ", ".join(names),
+            )
+    return names
 
 
 def features_fingerprint(features: Mapping[str, Features]) -> str:
@@ -224,39 +282,21 @@ def features_fingerprint(features: Mapping[str, Features]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of the feature matrix `path`.
+def verify_features(directory: Path) -> list[tuple[Path, str]]:
+    """Check all feature files of a dataset directory.
 
-    Raises
-    ------
-    FeatureError
-        If it is missing, is no JSON, or lacks a field.
+    Returns
+    -------
+    list of tuple
+        The matrix of each damaged set, and what is wrong with it.
     """
-    source = _manifest_path(path)
-    try:
-        manifest = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FeatureError(
-            f"{source} cannot be read as a feature manifest ({error}); delete it and encode again."
-        ) from error
-    for key, kind in _TYPES.items():
-        if not isinstance(manifest, dict) or not isinstance(manifest.get(key), kind):
-            raise FeatureError(
-                f"{source} is no feature manifest, for it lacks a valid {key!r}; delete it and "
-                "encode again, or write features with "
-                "recbole_hellm.data.features.store.save_features."
-            )
-    if f"{manifest['modality']}-{manifest['encoder']}" != path.stem:
-        raise FeatureError(
-            f"{source} describes {manifest['modality']}-{manifest['encoder']}, not {path.stem}; "
-            "give the files of this feature set back their names."
-        )
-    return manifest
-
-
-def tokens_digest(tokens: Sequence[str]) -> str:
-    """Hash of item tokens in their order."""
-    return hashlib.sha256(json.dumps(list(tokens), ensure_ascii=False).encode()).hexdigest()
+    found = []
+    for path in _stored(directory).values():
+        try:
+            read_set(path)
+        except FeatureError as error:
+            found.append((path, str(error)))
+    return found
 
 
 def check_tokens(tokens: Sequence[str], where: Path) -> list[str]:
@@ -271,54 +311,48 @@ def check_tokens(tokens: Sequence[str], where: Path) -> list[str]:
     return plain
 
 
-def _load(info: FeatureInfo, tokens: Sequence[str], way_out: str) -> Features:
-    path, manifest = info.path, read_manifest(info.path)
-    stored = _read_tokens(path, manifest, way_out)
-    try:
-        if file_sha256(path) != manifest["matrix_sha256"]:
-            raise FeatureError(
-                f"{path} differs from the checksum in {_manifest_path(path).name}, so it is "
-                f"damaged or was replaced; to make it again {way_out}."
-            )
-        # Mapped, so that only the requested rows take memory.
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise FeatureError(
-            f"{path} cannot be read as a plain array ({error}); to make it again {way_out}."
-        ) from error
-    if matrix.shape != (info.rows, info.dim) or len(stored) != info.rows:
-        raise FeatureError(
-            f"{path} has shape {matrix.shape} and {len(stored)} item tokens where its manifest "
-            f"says [{info.rows}, {info.dim}]; to make it again {way_out}."
-        )
+def _load(info: FeatureInfo, tokens: Sequence[str]) -> Features:
+    stored, matrix = read_set(info.path)
     row_of = {token: row for row, token in enumerate(stored)}
-    absent = [str(token) for token in tokens if token not in row_of]
-    if absent:
-        raise FeatureError(
-            f"{path} lacks {len(absent)} of the {len(tokens)} items (first: "
-            f"{', '.join(absent[:3])}); {way_out}, or make this file for all items."
-        )
-    rows = np.fromiter((row_of[token] for token in tokens), dtype=np.int64, count=len(tokens))
-    values = _as_float32(matrix[rows], path)
-    _check_finite(values, tokens, path)
+    known = [token for token in tokens if token in row_of]
+    if len(known) < len(tokens):
+        _tell_missing(info.path, tokens, row_of)
+    rows = np.fromiter((row_of[token] for token in known), dtype=np.int64, count=len(known))
+    values = _as_float32(matrix[rows], info.path)
+    _check_finite(values, known, info.path)
+    if len(known) < len(tokens):
+        values = _filled(values, known, tokens, read_manifest(info.path).get("missing") or ())
     return Features(info.modality, info.encoder, values, info.checksum)
 
 
-def _read_tokens(path: Path, manifest: Mapping[str, Any], way_out: str) -> list[str]:
-    source = _tokens_path(path)
-    try:
-        tokens = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+def _tell_missing(path: Path, tokens: Sequence[str], known: Collection[str]) -> None:
+    """Warn of items without a row; an error if they are most of all items."""
+    missing = [str(token) for token in tokens if token not in known]
+    counted = f"{len(missing):,} of the {len(tokens):,} items (first: {', '.join(missing[:3])})"
+    if 2 * len(missing) > len(tokens):
+        directory = path.parent.parent
         raise FeatureError(
-            f"{source} cannot be read as a list of item tokens ({error}); to make it again "
-            f"{way_out}."
-        ) from error
-    if not isinstance(tokens, list) or tokens_digest(tokens) != manifest["tokens_sha256"]:
-        raise FeatureError(
-            f"{source} differs from the checksum in {_manifest_path(path).name}, so rows cannot "
-            f"be told apart; to make it again {way_out}."
+            f"{path} lacks {counted}, so it is most likely another dataset's; give these items "
+            f"rows in {directory / directory.name}.item and encode again, or import features of "
+            "this dataset."
         )
-    return tokens
+    logger.warning("%s lacks %s, which get the mean of the others.", path, counted)
+
+
+def _filled(
+    values: npt.NDArray[np.float32],
+    known: Sequence[str],
+    tokens: Sequence[str],
+    filled_before: Collection[str],
+) -> npt.NDArray[np.float32]:
+    """Rows in the order of `tokens`, those of `known` tokens and the mean of these elsewhere."""
+    before = set(filled_before)
+    own = np.array([token not in before for token in known])
+    sound = values[own] if own.any() else values
+    matrix = np.tile(sound.mean(axis=0, dtype=np.float64).astype(np.float32), (len(tokens), 1))
+    there = set(known)
+    matrix[[token in there for token in tokens]] = values
+    return matrix
 
 
 def _stored(directory: Path) -> dict[str, Path]:
@@ -340,6 +374,12 @@ def _info(path: Path) -> FeatureInfo:
     )
 
 
+def _saved_at(path: Path) -> float:
+    """When a set was saved; that of earlier versions, by the time of its manifest."""
+    saved_at = read_manifest(path).get("saved_at")
+    return manifest_path(path).stat().st_mtime if saved_at is None else float(saved_at)
+
+
 def _as_float32(matrix: np.ndarray, path: Path) -> npt.NDArray[np.float32]:
     kind = np.asarray(matrix).dtype
     if kind.kind not in "fiu":
@@ -355,11 +395,3 @@ def _check_finite(values: np.ndarray, tokens: Sequence[str], path: Path) -> None
             f"{path} holds NaN or infinity in the rows of {bad.size} items (first: "
             f"{tokens[bad[0]]}); fill or drop them before saving features."
         )
-
-
-def _tokens_path(path: Path) -> Path:
-    return path.with_suffix(".tokens.json")
-
-
-def _manifest_path(path: Path) -> Path:
-    return path.with_suffix(".json")

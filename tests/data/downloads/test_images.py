@@ -26,6 +26,7 @@ from recbole_hellm.data.downloads.images import ImageCounts, ImageSettings, fetc
 from recbole_hellm.data.downloads.retry import RetryPolicy
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import ConfigError, DataError
+from recbole_hellm.storage.files import atomic_path
 
 Handler = http.server.BaseHTTPRequestHandler
 Reply = Callable[[Handler], None]
@@ -157,7 +158,9 @@ def test_pictures_are_named_by_token_and_content(tmp_path: Path, shop: Shop) -> 
         "É x.jpg": JPEG,
     }
     assert counts == ImageCounts(5, 0, {}, folder / "images/manifest.json")
-    assert manifest(folder) == {
+    written = manifest(folder)
+    assert written.pop("checksum")
+    assert written == {
         "format_version": 1,
         "items": 5,
         "pictures": 5,
@@ -352,18 +355,44 @@ def test_what_is_there_is_not_fetched(tmp_path: Path, shop: Shop) -> None:
     (folder / "images").mkdir()
     (folder / "images/a.png").write_bytes(PNG)
     (folder / "images/b.jpg").write_text("no picture")
-    old, new = folder / "images/.7.tmp", folder / "images/.8.tmp"
-    for part in (old, new):
-        part.write_bytes(JPEG[:50])
-    os.utime(old, (0, 0))
+    left = folder / f"images/.{'7' * 16}.tmp"
+    left.write_bytes(JPEG[:50])
     (folder / "images/d.JPG").write_bytes(JPEG)
-    (tmp_path / "away").write_bytes(JPEG)
-    (folder / "images/e.jpg").symlink_to(tmp_path / "away")
-    counts = fetch(folder)
+    (folder / "away").write_bytes(JPEG)
+    (folder / "images/e.jpg").symlink_to(folder / "away")
+    with atomic_path(folder / "images/x.jpg") as new:  # another process's
+        counts = fetch(folder)
+        assert new.exists()
     assert (counts.fetched, counts.present) == (2, 3)
-    assert not old.exists()
-    assert new.exists()  # for it may be another process's
+    assert not left.exists()
     assert set(shop.asked) == {"/b", "/c"}
+
+
+def test_links_out_of_the_folder_are_kept_and_told(tmp_path: Path, shop: Shop) -> None:
+    folder = write_items(tmp_path / "shop", {token: f"{shop.url}/{token}" for token in "ab"})
+    (folder / "images").mkdir()
+    (tmp_path / "away").write_bytes(JPEG)
+    (folder / "images/a.jpg").symlink_to(tmp_path / "away")
+    counts = fetch(folder)
+    assert (counts.fetched, counts.reasons) == (1, {"outside its folder": 1})
+    assert (folder / "images/a.jpg").is_symlink()
+    assert set(shop.asked) == {"/b"}
+
+
+def test_a_changed_manifest_is_told(tmp_path: Path, shop: Shop) -> None:
+    shop.default = send(b"", 404)
+    folder = write_items(tmp_path / "shop", {"a": f"{shop.url}/a"})
+    fetch(folder)
+    path = folder / "images/manifest.json"
+    path.write_text(path.read_text().replace("HTTP 404", "HTTP 405"))
+    with pytest.raises(DataError, match=r"manifest.json is damaged \(its checksum differs\)"):
+        fetch(folder)
+    path.unlink()  # the way out
+    assert fetch(folder).reasons == {"HTTP 404": 1}
+    content = json.loads(path.read_text())
+    del content["checksum"]  # as earlier versions wrote it
+    path.write_text(json.dumps(content))
+    assert fetch(folder).reasons == {"HTTP 404": 1}
 
 
 def test_a_new_address_is_asked_for(tmp_path: Path, shop: Shop) -> None:
@@ -379,7 +408,7 @@ def test_a_damaged_manifest_is_told(tmp_path: Path, shop: Shop, text: str) -> No
     folder = write_items(tmp_path / "shop", {"a": f"{shop.url}/a"})
     (folder / "images").mkdir()
     (folder / "images/manifest.json").write_text(text)
-    with pytest.raises(DataError, match=r"manifest.json is not a manifest of pictures; delete it"):
+    with pytest.raises(DataError, match=r"manifest.json.*; delete it and run the same"):
         fetch(folder)
 
 

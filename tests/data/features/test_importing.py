@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from recbole_hellm.cli.main import main
 from recbole_hellm.config.resolution import HellmConfig
+from recbole_hellm.data.features.feature_files import read_manifest
 from recbole_hellm.data.features.importing import (
     Imported,
     ImportSettings,
@@ -22,7 +23,7 @@ from recbole_hellm.data.features.importing import (
     import_features,
     read_rows,
 )
-from recbole_hellm.data.features.store import load_features, read_manifest
+from recbole_hellm.data.features.store import load_features
 from recbole_hellm.data.interactions.dataset import create_dataset
 from recbole_hellm.errors import ConfigError, DataError, FeatureError
 

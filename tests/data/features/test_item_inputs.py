@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 
 from recbole_hellm import extensions, load_run, run
@@ -166,6 +167,30 @@ def test_another_table_has_another_content() -> None:
 )
 def test_tables_that_do_not_fit_are_told(table: np.ndarray, told: str) -> None:
     with pytest.raises(DataError, match=f"item input given gives .*{told}"):
+        Given("given", {"given": table}).vectors(Data())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_tables_may_be_sparse_or_true_and_false() -> None:
+    rows = [[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
+    whole = torch.tensor(rows)
+    for table in (whole.to_sparse(), whole.to_sparse_csr(), whole.bool(), whole.numpy() > 0):
+        assert Given("given", {"given": table}).vectors(Data()).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        (scipy.sparse.csr_matrix(np.eye(3)), "sparse array length"),
+        (object(), "it gives a object"),
+        (torch.zeros(3, 2, dtype=torch.complex64), "type torch.complex64"),
+        (torch.zeros(3, 2, device="meta"), "without values"),
+        (torch.nested.nested_tensor([torch.zeros(2)]), "rows of their own lengths"),
+        (np.full((3, 2), None), "object"),
+    ],
+)
+def test_what_is_no_table_is_told(table: Any, told: str) -> None:
+    with pytest.raises(DataError, match=rf"gives no table of numbers \(.*{told}.*an item\.$"):
         Given("given", {"given": table}).vectors(Data())
 
 

@@ -110,19 +110,19 @@ def test_pictures_that_come_later_are_found(tmp_path: Path) -> None:
 
 
 def test_links_and_capitals(tmp_path: Path) -> None:
-    away, folder = tmp_path / "away", tmp_path / "shop/images"
-    away.mkdir()
-    folder.mkdir(parents=True)
+    away, folder = tmp_path / "shop/away", tmp_path / "shop/images"
+    away.mkdir(parents=True)
+    folder.mkdir()
     (away / "1.bin").write_bytes(JPEG)
     (away / "deep").mkdir()
     (away / "deep/c.jpg").write_bytes(JPEG)
     (folder / "a.jpg").symlink_to(away / "1.bin")
     (folder / "b.JPG").write_bytes(JPEG)
     (folder / "c").symlink_to(away / "deep")
-    (folder / "d.png").symlink_to(away / "gone.png")
+    (folder / "d.png").symlink_to(tmp_path / "gone.png")
     (folder / "e.Png").write_bytes(PNG)
     (folder / "e.jpeg").write_bytes(JPEG)
-    named = {"f": "c/c.jpg", "g": "../../away/1.bin", "h": str(away / "1.bin"), "i": "\0.jpg"}
+    named = {"f": "c/c.jpg", "g": "../../away/1.bin", "h": str(tmp_path / "1.bin"), "i": "\0.jpg"}
     metadata = ItemMetadata({}, {}, (folder, folder.parent), named)
     found = {token: metadata.picture(token) for token in "abcdefghi"}
     paths = {token: picture.path for token, picture in found.items() if picture}
@@ -133,6 +133,39 @@ def test_links_and_capitals(tmp_path: Path) -> None:
         "f": folder / "c/c.jpg",
     }
     assert [metadata.file(token) for token in "dghi"] == [None] * 4
+    assert [metadata.leads_out(token) for token in "abcdefghi"] == [
+        *(False, False, False, True, False, False, True, True, False)
+    ]
+
+
+def test_links_stay_in_the_folders(tmp_path: Path) -> None:
+    (tmp_path / "pool/deep").mkdir(parents=True)
+    (tmp_path / "secret.jpg").write_bytes(JPEG)
+    (tmp_path / "pool/deep/1.jpg").write_bytes(JPEG)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/images").symlink_to(tmp_path / "pool")  # pictures may be elsewhere
+    (tmp_path / "pool/a.jpg").symlink_to("deep/1.jpg")
+    (tmp_path / "pool/b.jpg").symlink_to("../secret.jpg")
+    (tmp_path / "pool/out").symlink_to(tmp_path)
+    (tmp_path / "shop/c.jpg").write_bytes(JPEG)
+    (tmp_path / "pool/c.jpg").symlink_to(tmp_path / "shop/c.jpg")  # another of the folders
+    (tmp_path / "pool/e.jpg").symlink_to("e.jpg")
+    folders = (tmp_path / "shop/images", tmp_path / "shop")
+    metadata = ItemMetadata({}, {}, folders, {"d": "out/secret.jpg"})
+    assert [metadata.picture(token) is not None for token in "abcde"] == [
+        *(True, False, True, False, False)
+    ]
+    assert [metadata.file(token) for token in "bd"] == [None, None]
+    assert [metadata.leads_out(token) for token in "abcde"] == [False, True, False, True, False]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").mkdir()
+    metadata = ItemMetadata({}, {}, (tmp_path,))
+    assert [metadata.picture(token) for token in "ab"] == [None, None]
+    assert metadata.file("a") == tmp_path / "a.jpg"  # in place of a picture
 
 
 def test_a_folder_is_looked_into_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +174,6 @@ def test_a_folder_is_looked_into_once(tmp_path: Path, monkeypatch: pytest.Monkey
     listed: list[object] = []
     scandir = os.scandir
     monkeypatch.setattr(module.os, "scandir", lambda path: listed.append(path) or scandir(path))
-    monkeypatch.setattr(Path, "resolve", lambda _: pytest.fail("a file was resolved"))
     metadata = ItemMetadata({}, {}, (tmp_path / "more", tmp_path / "images", tmp_path))
     assert [n for n in range(100) if metadata.file(str(n))] == [1]
     assert listed == [tmp_path / "more", tmp_path / "images"]

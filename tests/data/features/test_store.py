@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 
 from recbole_hellm.data.features.store import (
+    choose_features,
     features_fingerprint,
     list_features,
     load_features,
     save_features,
+    verify_features,
 )
 from recbole_hellm.errors import FeatureError
+from recbole_hellm.storage.checksums import sealed
 
 TOKENS = ["B07", "B01", "B30", "Ü9"]
 MATRIX = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -30,8 +34,12 @@ def directory(tmp_path: Path) -> Path:
 
 
 def _edit_manifest(directory: Path, **changes: object) -> None:
+    """As foreign software might, which writes no checksum of the manifest."""
     path = directory / "features" / "text-tfidf.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
+    manifest = json.loads(path.read_text("utf-8")) | changes
+    for key in ("checksum", "files"):
+        manifest.pop(key, None)
+    path.write_text(json.dumps(manifest), "utf-8")
 
 
 def _replace_matrix(directory: Path, matrix: np.ndarray, **changes: object) -> None:
@@ -146,36 +154,97 @@ def test_unknown_name_lists_what_is_there(directory: Path) -> None:
     assert "text-bert.npy does not exist" in message and "text-tfidf" in message
 
 
-def test_several_encoders_of_one_modality(directory: Path) -> None:
+def _saved_at(directory: Path, name: str, seconds: float) -> None:
+    """Give a set the time of saving, in its manifest, that it would have."""
+    path = directory / "features" / f"{name}.json"
+    manifest = json.loads(path.read_text("utf-8")) | {"saved_at": seconds}
+    del manifest["checksum"]
+    path.write_text(json.dumps(sealed(manifest)), "utf-8")
+
+
+def test_of_several_encoders_the_newest_is_taken(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_features(directory, "image", "clip", TOKENS, MATRIX + 1)
+    assert list(load_features(directory, TOKENS)) == ["image", "text"] and not caplog.messages
+    save_features(directory, "text", "a-newer", TOKENS, MATRIX + 2)
+    features = load_features(directory, TOKENS)
+    assert {key: value.encoder for key, value in features.items()} == {
+        "image": "clip",
+        "text": "a-newer",
+    }
+    assert caplog.messages == [
+        f"{directory}/features has the sets text-a-newer, text-tfidf of one modality; text-a-newer "
+        "is taken, the newest (--features='[image-clip, text-a-newer]' takes the same ones "
+        "whatever is added)."
+    ]
+    # By what the manifests say, for a copy of the folder has other times.
+    _saved_at(directory, "text-a-newer", 1e9)
+    assert choose_features(directory) == ["image-clip", "text-tfidf"]
+    _saved_at(directory, "text-tfidf", 1e9)
+    assert choose_features(directory) == ["image-clip", "text-tfidf"]  # the last by name
+    caplog.clear()
+    assert choose_features(directory, "text-a-newer") == ["image-clip", "text-a-newer"]
+    assert "text-a-newer is taken, which the text encoder names" in caplog.text
+
+
+def test_sets_of_earlier_versions_go_by_the_time_of_the_file(directory: Path) -> None:
+    save_features(directory, "text", "a", TOKENS, MATRIX)
+    for name, seconds in (("a", 2e9), ("tfidf", 1e9)):
+        path = directory / "features" / f"text-{name}.json"
+        manifest = json.loads(path.read_text("utf-8"))
+        del manifest["checksum"], manifest["files"], manifest["saved_at"]
+        path.write_text(json.dumps(manifest), "utf-8")
+        os.utime(path, (seconds, seconds))
+    assert choose_features(directory) == ["text-a"]
+
+
+def test_two_named_sets_of_one_modality_are_refused(directory: Path) -> None:
     save_features(directory, "text", "minilm", TOKENS, MATRIX)
-    for names in (None, ["text-minilm", "text-tfidf"]):
-        message = _message(directory, names)
-        assert "text-minilm" in message and "text-tfidf" in message and "--features" in message
+    save_features(directory, "image", "clip", TOKENS, MATRIX)
+    message = _message(directory, ["text-minilm", "image-clip", "text-tfidf"])
+    assert "text-minilm and text-tfidf for the one modality text" in message
+    assert message.endswith("--features='[text-tfidf, image-clip]'.")  # no modality is lost
 
 
-def test_uncovered_tokens(directory: Path) -> None:
+def test_items_without_a_row_get_the_mean_of_the_others(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = ["N1", "Ü9", "B07", "N2", "B30"]
+    matrix = load_features(directory, wanted)["text"].matrix
+    # B30 has no text itself: its row is a mean that counts for nothing.
+    mean = MATRIX[[3, 0]].mean(axis=0)
+    np.testing.assert_array_equal(matrix, [mean, MATRIX[3], MATRIX[0], mean, MATRIX[2]])
+    path = directory / "features/text-tfidf.npy"
+    assert caplog.messages == [
+        f"{path} lacks 2 of the 5 items (first: N1, N2), which get the mean of the others."
+    ]
+    np.testing.assert_array_equal(
+        load_features(directory, ["N", "B30"])["text"].matrix, MATRIX[[2, 2]]
+    )
+
+
+def test_most_items_without_a_row(directory: Path) -> None:
     message = _message(directory, tokens=["N1", "B01", "N2", "N3", "N4"])
-    assert "lacks 4 of the 5 items (first: N1, N2, N3)" in message
+    assert "lacks 4 of the 5 items (first: N1, N2, N3), so it is most likely" in message
+    assert f"give these items rows in {directory}/toy.item and encode again" in message
 
 
-def test_corrupted_matrix(directory: Path) -> None:
+def test_damaged_sets_are_listed(directory: Path, tmp_path: Path) -> None:
+    assert verify_features(tmp_path / "nowhere") == verify_features(directory) == []
+    save_features(directory, "image", "clip", TOKENS, MATRIX)
     path = directory / "features" / "text-tfidf.npy"
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 1
-    path.write_bytes(content)
-    assert "text-tfidf.npy differs from the checksum" in _message(directory)
-
-
-def test_permuted_tokens_file(directory: Path) -> None:
-    path = directory / "features" / "text-tfidf.tokens.json"
-    path.write_text(json.dumps(TOKENS[::-1]), "utf-8")
-    assert "text-tfidf.tokens.json differs from the checksum" in _message(directory)
+    path.write_bytes(path.read_bytes()[:-1])
+    (damaged,) = verify_features(directory)
+    assert damaged[0] == path and "text-tfidf.npy is damaged (its checksum differs)" in damaged[1]
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".tokens.json"])
 def test_lost_file(directory: Path, suffix: str) -> None:
     (directory / "features" / f"text-tfidf{suffix}").unlink()
-    assert f"text-tfidf{suffix} cannot be read" in _message(directory)
+    message = _message(directory)
+    assert f"text-tfidf{suffix} is damaged (it is missing)" in message
+    assert "delete the files text-tfidf.* there" in message
 
 
 def test_lost_manifest_means_no_set(directory: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recbole_hellm.config.devices import AUTO
+from recbole_hellm.data.downloads.picture_rules import LEADS_OUT, TOO_LARGE
 from recbole_hellm.data.features.encoders.base import ImageEncoder
 from recbole_hellm.data.features.encoders.devices import OnDevice
 from recbole_hellm.data.features.encoders.models import (
@@ -27,18 +28,22 @@ from recbole_hellm.data.features.encoders.models import (
     model_folder,
     slug,
 )
-from recbole_hellm.data.features.encoders.pictures import PictureError, broken_reason, read_picture
+from recbole_hellm.data.features.encoders.pictures import (
+    LARGEST,
+    PictureError,
+    broken_reason,
+    read_picture,
+)
 from recbole_hellm.data.features.encoders.storing import (
-    check_own,
     encoded,
-    is_current,
+    making,
     rounding,
     save_filled,
 )
 from recbole_hellm.data.features.item_metadata import IMAGES, ItemMetadata
 from recbole_hellm.data.features.store import check_tokens, feature_path
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.models.pretrained import LOADING_ERRORS, NO_CODE, Pretrained, cause, needs_code
+from recbole_hellm.models.pretrained import NO_CODE, Pretrained, cause
 from recbole_hellm.storage.checksums import file_sha256
 
 if TYPE_CHECKING:
@@ -146,14 +151,16 @@ class VisionEncoder(OnDevice):
         assert self._loaded is not None  # noqa: S101
         model, _, pooled = self._loaded
         pixels = pixels.to(model.device, model.dtype)
-        try:
-            with torch.inference_mode(), enough_memory(self._told.subject, len(pixels)):
-                vectors = _image_features(model, pixels, pooled).flatten(1).float().cpu()
-        except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            raise FeatureError(
-                f"{self._told.subject} ({model.config.model_type}) makes no vector of a picture "
-                f"({cause(error)}); name a vision model such as {CLIP}."
-            ) from error
+        subject = f"{self._told.subject} ({model.config.model_type})"
+        advice = f"name a vision model such as {CLIP}."
+        with (
+            self._told.loading(
+                lambda error: f"{subject} makes no vector of a picture ({cause(error)}); {advice}"
+            ),
+            torch.inference_mode(),
+            enough_memory(self._told.subject, len(pixels)),
+        ):
+            vectors = _image_features(model, pixels, pooled).flatten(1).float().cpu()
         return np.asarray(vectors, dtype=np.float32)
 
     def _load(self) -> tuple[Any, Any, bool]:
@@ -163,23 +170,25 @@ class VisionEncoder(OnDevice):
         return model, processor, not any("pooler" in key for key in missing)
 
     def _load_processor(self) -> Any:
+        from PIL import Image
         from transformers import AutoImageProcessor
 
         # The first releases of transformers 5 have no back ends, but a switch for the same.
         modern = importlib.util.find_spec("transformers.image_processing_backends")
         options = {"backend": "pil"} if modern else {"use_fast": False}
-        try:
-            return AutoImageProcessor.from_pretrained(
+        with self._told.loading(self._no_processor):
+            processor = AutoImageProcessor.from_pretrained(
                 str(self.folder), local_files_only=True, **options, **NO_CODE
             )
-        except LOADING_ERRORS as error:
-            if needs_code(error):
-                raise self._told.failure(error) from error
-            raise FeatureError(
-                f"{self._told.subject} has no image processor that can be loaded "
-                f"({cause(error)}); put its preprocessor_config.json into the folder, or name a "
-                f"vision model such as {CLIP}."
-            ) from error
+            processor(images=Image.new("RGB", (32, 32)), return_tensors="pt")["pixel_values"][0]
+            return processor
+
+    def _no_processor(self, error: BaseException) -> str:
+        return (
+            f"{self._told.subject} has no image processor that can be loaded ({cause(error)}); put "
+            "its preprocessor_config.json into the folder, or name a vision model such as "
+            f"{CLIP}."
+        )
 
 
 def resolve_image_encoder(name: str, batch_size: int = 64, device: str = AUTO) -> ImageEncoder:
@@ -258,38 +267,44 @@ def encode_images(
     path = feature_path(directory, "image", model.name)
     tokens = check_tokens(tokens, path)
     files = {token: metadata.file(token) for token in tokens}
+    outside = {token for token, file in files.items() if not file and metadata.leads_out(token)}
     present_files = [file for file in files.values() if file is not None]
     if not present_files:
-        raise _no_pictures(directory, metadata, len(tokens), "there is no picture file")
+        why = f"{len(outside)} lead out of it" if outside else "there is no picture file"
+        raise _no_pictures(directory, metadata, len(tokens), why)
     with _readers() as readers:
         contents = list(readers.map(_digest, files.values()))
     recipe = {
         "revision": model.revision,
         "images_sha256": hashlib.sha256(json.dumps(contents).encode()).hexdigest(),
     }
-    if not force and is_current(path, tokens, recipe):
-        logger.info("%s is there and current; nothing to encode.", path)
-        return path
-    if not force:
-        check_own(path, encoder, model.revision)
-
-    with encoded(model, present_files, path, recipe, progress=progress) as vectors:
-        filled = {present_files[row] for row in np.flatnonzero(~np.isnan(vectors).all(axis=1))}
-        # A row of NaN from a sound picture stays: saving tells that the model made it.
-        broken = {token: broken_reason(file) for token, file in files.items() if file not in filled}
-        reasons = {token: reason for token, reason in broken.items() if reason is not None}
-        present = np.array([token not in reasons for token in tokens])
-        usable = vectors[present[[file is not None for file in files.values()]]]
-        counts = ", ".join(f"{n} {reason}" for reason, n in Counter(reasons.values()).most_common())
-        if not present.any():
-            raise _no_pictures(directory, metadata, len(tokens), counts)
-        if reasons:
-            logger.warning(
-                "%d of %d items have no usable picture and get the mean vector (%s).",
-                *(len(reasons), len(tokens), counts),
+    with making(path, tokens, recipe, encoder, force) as needed:
+        if not needed:
+            return path
+        with encoded(model, present_files, path, recipe, progress=progress) as vectors:
+            filled = {present_files[row] for row in np.flatnonzero(~np.isnan(vectors).all(axis=1))}
+            # A row of NaN from a sound picture stays: saving tells that the model made it.
+            broken = {
+                token: broken_reason(file) for token, file in files.items() if file not in filled
+            }
+            reasons = {token: reason for token, reason in broken.items() if reason is not None}
+            reasons |= dict.fromkeys(outside, LEADS_OUT)
+            present = np.array([token not in reasons for token in tokens])
+            usable = vectors[present[[file is not None for file in files.values()]]]
+            counts = ", ".join(
+                f"{n} {reason}" for reason, n in Counter(reasons.values()).most_common()
             )
-        made = rounding(model) | {"requested_encoder": encoder, "missing_reasons": reasons}
-        return save_filled(directory, "image", model.name, tokens, present, usable, recipe | made)
+            if not present.any():
+                raise _no_pictures(directory, metadata, len(tokens), counts)
+            if reasons:
+                logger.warning(
+                    "%d of %d items have no usable picture and get the mean vector (%s).",
+                    *(len(reasons), len(tokens), counts),
+                )
+            made = rounding(model) | {"requested_encoder": encoder, "missing_reasons": reasons}
+            return save_filled(
+                directory, "image", model.name, tokens, present, usable, recipe | made
+            )
 
 
 def _readers() -> concurrent.futures.Executor:
@@ -298,6 +313,8 @@ def _readers() -> concurrent.futures.Executor:
 
 def _digest(file: Path | None) -> str | None:
     try:
+        if file is not None and file.stat().st_size > LARGEST:
+            return TOO_LARGE
         return None if file is None else file_sha256(file)
     except OSError:  # gone or not to be read: encoding will say so
         return None

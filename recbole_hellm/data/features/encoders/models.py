@@ -19,7 +19,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 
 from recbole_hellm.data.features.encoders.devices import working_dtype
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.models.pretrained import LOADING_ERRORS, NO_CODE, Pretrained
+from recbole_hellm.models.pretrained import NO_CODE, Pretrained
 from recbole_hellm.storage.checksums import update_digest
 
 if TYPE_CHECKING:
@@ -61,11 +61,9 @@ def model_folder(model: Pretrained, owner: str | None = None) -> Path:
     names = [model.name]
     if owner and "/" not in model.name:
         names.append(f"{owner}/{model.name}")
-    try:
+    with model.loading():
         cached = next((found for name in names if (found := _cached(name))), None)
         return cached or _downloaded(names)
-    except LOADING_ERRORS as error:
-        raise model.failure(error) from error
 
 
 def folder_revision(folder: Path) -> str:
@@ -106,10 +104,9 @@ def load_config(model: Pretrained, folder: Path) -> Any:
 
     if not (folder / "config.json").is_file():
         raise FeatureError(f"{model.subject} is a folder without config.json; {model.alternative}")
-    try:
+    model.check_files(folder)
+    with model.loading():
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, **NO_CODE)
-    except LOADING_ERRORS as error:
-        raise model.failure(error) from error
 
 
 def load_model(
@@ -139,7 +136,7 @@ def load_model(
     """
     from transformers import AutoModel
 
-    try:
+    with model.loading():
         loaded, report = AutoModel.from_pretrained(
             str(folder),
             config=config,
@@ -148,8 +145,6 @@ def load_model(
             output_loading_info=True,
             **NO_CODE,
         )
-    except LOADING_ERRORS as error:
-        raise model.failure(error) from error
     missing = set(report["missing_keys"])
     model.check_weights({key for key in missing if not any(part in key for part in unneeded)})
     with enough_memory(model.subject):

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recbole_hellm.data.downloads.picture_rules import UnusablePictureError, decoded
+from recbole_hellm.data.downloads.picture_rules import (
+    BROKEN,
+    NOT_A_PICTURE,
+    TOO_LARGE,
+    UnusablePictureError,
+    decoded,
+)
 from recbole_hellm.errors import FeatureError
+from recbole_hellm.storage.text_files import open_regular
 
 if TYPE_CHECKING:
     from PIL import Image
 
 NO_FILE = "no picture file"
+LARGEST = 256 << 20  # bytes of a file, as many as its pixels may have in RGB
 
 
 class PictureError(FeatureError):
@@ -40,18 +49,24 @@ def read_picture(path: Path) -> Image.Image:
     ------
     PictureError
         If the file is missing, no picture, cut off, a placeholder (a small GIF, or less than
-        ``SMALLEST_SIDE`` pixels wide or high), or of more than ``MOST_PIXELS`` pixels, which is
-        found out before any of them is decoded.
+        ``SMALLEST_SIDE`` pixels wide or high), or too large: of more than ``MOST_PIXELS`` pixels or
+        ``LARGEST`` bytes, which is found out before any of them is decoded.
     """
     from PIL import ImageOps
 
     try:
-        with decoded(path, path.stat().st_size) as image:
-            return _rgb(ImageOps.exif_transpose(image))
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > LARGEST:
+                raise PictureError(TOO_LARGE)
+            with decoded(file, size) as image:
+                return _rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise PictureError(NO_FILE) from error
     except UnusablePictureError as error:
         raise PictureError(str(error)) from error
+    except OSError as error:  # without a number: a pipe, a device or a folder
+        raise PictureError(NOT_A_PICTURE if error.errno is None else BROKEN) from error
 
 
 def broken_reason(path: Path | None) -> str | None:

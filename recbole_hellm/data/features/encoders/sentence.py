@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +22,8 @@ from recbole_hellm.data.features.encoders.models import (
 )
 from recbole_hellm.data.features.encoders.resumable import encode_batches
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.models.pretrained import LOADING_ERRORS, NO_CODE, Pretrained, needs_code
+from recbole_hellm.models.pretrained import NO_CODE, Pretrained, cause
+from recbole_hellm.storage.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -118,44 +118,52 @@ class SentenceEncoder(TextModel):
         """
         if self._model is None:
             self._model = self._load()
-        with enough_memory(f"Text encoder {self.name}", len(inputs)):
+        with (
+            self._told.loading(self._tell),
+            enough_memory(f"Text encoder {self.name}", len(inputs)),
+        ):
             vectors = self._model.encode(
                 list(inputs),
                 batch_size=len(inputs),
                 show_progress_bar=False,
                 convert_to_tensor=True,
             )
-        return np.asarray(vectors.float().cpu(), dtype=np.float32)
+            array = np.asarray(vectors.float().cpu(), dtype=np.float32)
+            if array.ndim != 2 or len(array) != len(inputs):
+                raise ValueError(f"its output has the shape {array.shape}")
+        return array
 
     def _load(self) -> Any:
         from sentence_transformers import SentenceTransformer
 
         device = self.device
-        try:
+        self._told.check_files(self.folder)
+        with self._told.loading(self._tell), enough_memory(self._told.subject):
             self._check_modules()
-            with enough_memory(self._told.subject):
-                model = SentenceTransformer(
-                    str(self.folder), device=str(device), local_files_only=True, **NO_CODE
-                )
-        except (*LOADING_ERRORS, AttributeError) as error:
-            if needs_code(error):
-                raise self._told.failure(error) from error
-            raise FeatureError(
-                f"{self.folder} cannot be loaded by sentence-transformers "
-                f"({' '.join(str(error).split())}); save the model there again with "
-                "SentenceTransformer.save, or use the encoder tfidf."
-            ) from error
-        model.eval().requires_grad_(False).to(working_dtype(device))
+            model = SentenceTransformer(
+                str(self.folder), device=str(device), local_files_only=True, **NO_CODE
+            )
+            model.eval().requires_grad_(False).to(working_dtype(device))
         logger.info("Text encoder %s runs on %s.", self.name, device)
         return model
+
+    def _tell(self, error: BaseException) -> str:
+        return (
+            f"{self.folder} cannot be used by sentence-transformers ({cause(error)}); save the "
+            "model there again with SentenceTransformer.save, or use the encoder tfidf."
+        )
 
     def _check_modules(self) -> None:
         """Raise a ValueError if a part is code of the folder's own.
 
         Of a folder, releases before 6 of sentence-transformers run such code without being told to.
         """
-        parts = json.loads((self.folder / "modules.json").read_text(encoding="utf-8"))
-        for part in parts if isinstance(parts, list) else []:
-            kind = str(part.get("type")) if isinstance(part, dict) else ""
-            if kind and not kind.startswith("sentence_transformers."):
+        source = self.folder / "modules.json"
+        for part in read_json(source, list[dict[str, Any]], FeatureError, "fetch the model anew"):
+            kind, place = part.get("type"), part.get("path")
+            if not isinstance(kind, str) or not isinstance(place, str):
+                raise ValueError("a part in modules.json has no type or no path")
+            if not kind.startswith("sentence_transformers."):
                 raise ValueError(f"{kind} would need trust_remote_code.")
+            if not (self.folder / place).resolve().is_relative_to(self.folder.resolve()):
+                raise ValueError(f"modules.json names {place}, which is outside the folder")

@@ -13,17 +13,17 @@ import numpy.typing as npt
 
 from recbole_hellm.data.features.encoders.base import BatchEncoder, TextEncoder
 from recbole_hellm.data.features.encoders.resumable import Partial, encode_batches
-from recbole_hellm.data.features.store import (
-    load_features,
-    read_manifest,
-    save_features,
-    tokens_digest,
-)
+from recbole_hellm.data.features.feature_files import read_manifest, read_set, tokens_digest
+from recbole_hellm.data.features.store import save_features
 from recbole_hellm.errors import FeatureError
+from recbole_hellm.storage.files import remove_leftovers, writing
+from recbole_hellm.storage.locks import locked
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+LONGEST_WAIT = 6 * 3600.0  # seconds for another process that makes the same features
 
 
 def is_current(path: Path, tokens: Sequence[str], recipe: Mapping[str, Any]) -> bool:
@@ -32,7 +32,7 @@ def is_current(path: Path, tokens: Sequence[str], recipe: Mapping[str, Any]) -> 
         return False
     try:
         manifest = read_manifest(path)
-        load_features(path.parent.parent, tokens, [path.stem])
+        read_set(path)
     except FeatureError as error:
         logger.warning("Encoding again: %s", error)
         return False
@@ -40,6 +40,83 @@ def is_current(path: Path, tokens: Sequence[str], recipe: Mapping[str, Any]) -> 
     return manifest["tokens_sha256"] == tokens_digest(tokens) and all(
         stored.get(key) == value for key, value in recipe.items()
     )
+
+
+@contextlib.contextmanager
+def making(
+    path: Path, tokens: Sequence[str], recipe: Mapping[str, Any], encoder: str, force: bool
+) -> Iterator[bool]:
+    """Find out whether features have to be made, and keep other processes from making them.
+
+    If another process makes them, this one waits, and most often finds them current then.
+
+    Parameters
+    ----------
+    path : Path
+        The feature matrix.
+    tokens, recipe
+        See :func:`is_current`.
+    encoder : str
+        The encoder as the user requested it, see :func:`check_own`.
+    force : bool
+        Make them in any case.
+
+    Yields
+    ------
+    bool
+        Whether they have to be made.
+
+    Raises
+    ------
+    FeatureError
+        If features of another origin are there, or another process takes too long.
+    """
+    remove_leftovers(path.parent)
+    if not force and is_current(path, tokens, recipe):
+        _clear(path)
+        logger.info("%s is there and current; nothing to encode.", path)
+        yield False
+        return
+    with _taking_turns(path):
+        if not force and is_current(path, tokens, recipe):
+            logger.info("%s was made by another process meanwhile.", path)
+            yield False
+            return
+        if not force:
+            check_own(path, encoder, recipe["revision"])
+        yield True
+
+
+@contextlib.contextmanager
+def _taking_turns(path: Path) -> Iterator[None]:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(path.with_suffix(".lock"), _busy(path)))
+        except FeatureError:
+            logger.warning("Another process makes %s; waiting for it.", path)
+            held.enter_context(locked(path.with_suffix(".lock"), _busy(path), LONGEST_WAIT))
+        yield
+
+
+def _busy(path: Path) -> FeatureError:
+    return FeatureError(
+        f"{path} is being made by another process; wait until that has finished, or end it."
+    )
+
+
+def _clear(path: Path) -> None:
+    """Remove what an encoding left that was killed after it had saved its features."""
+    partial = path.with_suffix(".partial")
+    left = (partial, *(partial.with_name(f"{partial.name}.{end}") for end in ("progress", "lock")))
+    with contextlib.suppress(FeatureError, OSError):  # another process is busy, or may not write
+        if any(map(Path.exists, left)):
+            with Partial(partial, {}) as files:
+                files.discard()
+        if path.with_suffix(".lock").exists():
+            with locked(path.with_suffix(".lock"), _busy(path)):
+                pass
 
 
 def check_own(path: Path, encoder: str, revision: str) -> None:

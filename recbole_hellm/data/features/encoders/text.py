@@ -31,19 +31,14 @@ from recbole_hellm.data.features.encoders.sentence import (
     text_model,
 )
 from recbole_hellm.data.features.encoders.storing import (
-    check_own,
     encoded,
-    is_current,
+    making,
     rounding,
     save_filled,
 )
 from recbole_hellm.data.features.encoders.transformer_text import BERT, Pooling, TransformerEncoder
-from recbole_hellm.data.features.store import (
-    check_tokens,
-    feature_path,
-    list_features,
-    tokens_digest,
-)
+from recbole_hellm.data.features.feature_files import manifest_path, tokens_digest
+from recbole_hellm.data.features.store import check_tokens, choose_features, feature_path
 from recbole_hellm.errors import FeatureError
 
 logger = logging.getLogger(__name__)
@@ -178,7 +173,7 @@ def resolve_text_encoder(
 
 
 def named_features(directory: Path, encoder: str) -> list[str] | None:
-    """Feature sets for models where a text encoder is named: of texts its own, and all others.
+    """Feature sets for models where a text encoder is named: its own, and one of other modalities.
 
     Parameters
     ----------
@@ -194,10 +189,8 @@ def named_features(directory: Path, encoder: str) -> list[str] | None:
     """
     if encoder == "auto":
         return None
-    own_name = f"text-{encoder if encoder in RESERVED else slug(encoder)}"
-    stored = list_features(directory)
-    names = [info.name for info in stored if info.modality != "text" or info.name == own_name]
-    return names if own_name in names else None
+    own = feature_path(directory, "text", encoder if encoder in RESERVED else slug(encoder))
+    return choose_features(directory, own.stem) if manifest_path(own).is_file() else None
 
 
 def encode_text(
@@ -258,21 +251,18 @@ def encode_text(
         "template": template,
         "texts_sha256": tokens_digest(texts),
     }
-    if not force and is_current(path, tokens, recipe):
-        logger.info("%s is there and current; nothing to encode.", path)
-        return path
-    if not force:
-        check_own(path, encoder, model.revision)
-
-    present = np.array([bool(text) for text in texts])
-    if not present.all():
-        logger.warning("%d items have no text and get the mean vector.", (~present).sum())
-    texts_to_encode = [text for text in texts if text]
-    details = recipe | rounding(model) | {"requested_encoder": encoder}
-    with encoded(
-        model, texts_to_encode, path, recipe, list(map(len, texts_to_encode)), progress
-    ) as vectors:
-        return save_filled(directory, "text", model.name, tokens, present, vectors, details)
+    with making(path, tokens, recipe, encoder, force) as needed:
+        if not needed:
+            return path
+        present = np.array([bool(text) for text in texts])
+        if not present.all():
+            logger.warning("%d items have no text and get the mean vector.", (~present).sum())
+        texts_to_encode = [text for text in texts if text]
+        details = recipe | rounding(model) | {"requested_encoder": encoder}
+        with encoded(
+            model, texts_to_encode, path, recipe, list(map(len, texts_to_encode)), progress
+        ) as vectors:
+            return save_filled(directory, "text", model.name, tokens, present, vectors, details)
 
 
 def _text_columns(items: pd.DataFrame) -> list[str]:

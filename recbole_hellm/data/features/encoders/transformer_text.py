@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +19,8 @@ from recbole_hellm.data.features.encoders.models import (
 )
 from recbole_hellm.data.features.encoders.sentence import OWNER, TextModel, text_model
 from recbole_hellm.errors import FeatureError
-from recbole_hellm.models.pretrained import LOADING_ERRORS, NO_CODE, cause, has_words, needs_code
+from recbole_hellm.models.pretrained import NO_CODE, cause, has_words
+from recbole_hellm.storage.json_files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -90,10 +90,14 @@ class TransformerEncoder(TextModel):
         if self._loaded is None:
             self._loaded = self._load()
         model, tokenizer, limit = self._loaded
-        tokens = tokenizer(
-            list(inputs), padding=True, truncation=True, max_length=limit, return_tensors="pt"
-        ).to(model.device)
-        with torch.inference_mode(), enough_memory(self._told.subject, len(inputs)):
+        with (
+            self._told.loading(self._tell),
+            torch.inference_mode(),
+            enough_memory(self._told.subject, len(inputs)),
+        ):
+            tokens = tokenizer(
+                list(inputs), padding=True, truncation=True, max_length=limit, return_tensors="pt"
+            ).to(model.device)
             try:
                 hidden = model(**tokens).last_hidden_state.float()
             except IndexError as error:
@@ -104,6 +108,12 @@ class TransformerEncoder(TextModel):
                 ) from error
             pooled = pool(hidden, tokens["attention_mask"], self.pooling)
         return np.asarray(pooled.cpu(), dtype=np.float32)
+
+    def _tell(self, error: BaseException) -> str:
+        return (
+            f"{self._told.subject} makes no vectors of texts ({cause(error)}); fetch the model "
+            f"anew, or {self._told.instead}."
+        )
 
     def _load(self) -> tuple[Any, Any, int]:
         config = load_config(self._told, self.folder)
@@ -135,18 +145,13 @@ class TransformerEncoder(TextModel):
         from transformers import AutoTokenizer
 
         advice = "put its tokenizer files into the folder, or name another model."
-        try:
+        no_tokenizer = f"{self._told.subject} has no tokenizer that can be loaded"
+        with self._told.loading(lambda error: f"{no_tokenizer} ({cause(error)}); {advice}"):
             tokenizer = AutoTokenizer.from_pretrained(
                 str(self.folder), local_files_only=True, **NO_CODE
             )
-        except LOADING_ERRORS as error:
-            if needs_code(error):
-                raise self._told.failure(error) from error
-            raise FeatureError(
-                f"{self._told.subject} has no tokenizer that can be loaded ({cause(error)}); "
-                f"{advice}"
-            ) from error
-        if not has_words(tokenizer, _PROBE):
+            with_words = has_words(tokenizer, _PROBE)
+        if not with_words:
             raise FeatureError(
                 f"{self._told.subject} has no tokenizer beside its weights; {advice}"
             )
@@ -204,8 +209,12 @@ def _positions(model: Any) -> int | None:
 
 def _transformer_folder(folder: Path) -> Path:
     """Where the transformer of a sentence-transformers model lies; `folder` itself by default."""
-    try:
-        first = json.loads((folder / "modules.json").read_text(encoding="utf-8"))[0]
-        return folder / str(first["path"])
-    except (OSError, ValueError, LookupError, TypeError):
+    source = folder / "modules.json"
+    if not source.is_file():
         return folder  # a transformer alone
+    modules = read_json(source, list[dict[str, Any]], FeatureError, "fetch the model anew")
+    place = modules[0].get("path") if modules else ""
+    path = folder / place if isinstance(place, str) else folder
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise FeatureError(f"{source} names files outside its folder; fetch the model anew.")
+    return path

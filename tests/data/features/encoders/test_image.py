@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -176,6 +177,36 @@ def test_items_without_a_usable_picture_get_the_mean(
     assert manifest["revision"] == VisionEncoder(str(tiny_clip)).revision
     assert "10 of 15 items have no usable picture and get the mean" in caplog.text
     assert "3 not a picture, 3 placeholder, 2 broken picture" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_pipes_links_out_and_huge_files_are_named(
+    tiny_clip: Path, shop: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for token in BAD:
+        (shop / f"images/{token}.jpg").unlink()
+    os.mkfifo(shop / "images/html.jpg")
+    (tmp_path / "secret.png").write_bytes(content(noise(9)))
+    (shop / "images/empty.jpg").symlink_to(tmp_path / "secret.png")
+    (shop / "images/cut.jpg").symlink_to("/dev/zero")
+    with (shop / "images/cutpng.png").open("wb") as file:
+        file.truncate(1 << 40)
+    tokens = (shop / "shop.item").read_text().split()[1:]
+    named = {"header": "../../secret.png"}
+    rows = [f"{token}\t{named.get(token, '')}" for token in tokens]
+    (shop / "shop.item").write_text("\n".join(["item_id:token\timage:token", *rows, ""]))
+    metadata = ItemMetadata.read(shop, "shop")
+    path = encode_images(shop, tokens, metadata, str(tiny_clip), progress=False)
+    reasons = json.loads(path.with_suffix(".json").read_text())["details"]["missing_reasons"]
+    assert {token: reasons[token] for token in ("html", "empty", "cut", "cutpng", "header")} == {
+        "html": "not a picture",
+        "empty": "outside its folder",
+        "cut": "outside its folder",
+        "cutpng": "too large",
+        "header": "outside its folder",
+    }
+    assert "3 outside its folder" in caplog.text
+    assert path == encode_images(shop, tokens, metadata, str(tiny_clip), progress=False)
 
 
 def test_current_features_are_kept_and_stale_ones_made_again(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from recbole_hellm.data.downloads import picture_rules
 from recbole_hellm.data.downloads import pictures as fetched
-from recbole_hellm.data.downloads.picture_rules import BROKEN, TOO_LARGE
+from recbole_hellm.data.downloads.picture_rules import NOT_A_PICTURE, TOO_LARGE
 from recbole_hellm.data.features.encoders.pictures import (
     NO_FILE,
     PictureError,
@@ -72,8 +73,6 @@ def test_what_is_no_picture(tmp_path: Path, name: str) -> None:
         read_picture(tmp_path / "a.jpg")
     assert str(error.value) == reason == broken_reason(tmp_path / "a.jpg")
     assert broken_reason(None) == broken_reason(tmp_path / "b.jpg") == NO_FILE
-    (tmp_path / "c").mkdir()
-    assert broken_reason(tmp_path / "c") == BROKEN
 
 
 def test_a_picture_is_never_decoded_beyond_its_limit(
@@ -107,3 +106,16 @@ def test_pillows_own_warning_decides_nothing(
     assert broken_reason(tmp_path / "a.png") is None
     assert fetched.check_picture(content(noise(0))) == ".png"
     assert not recwarn
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_what_is_no_file_and_what_is_huge(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.write(content(noise(1)))
+        file.truncate(1 << 40)  # takes no place on the disk
+    reasons = {name: broken_reason(tmp_path / name) for name in ("pipe.jpg", "folder.jpg")}
+    assert set(reasons.values()) == {NOT_A_PICTURE}
+    assert broken_reason(tmp_path / "huge.png") == TOO_LARGE
+    assert broken_reason(Path("/dev/zero")) == NOT_A_PICTURE

@@ -75,7 +75,7 @@ def test_damaged_model_is_a_feature_error(tmp_path: Path) -> None:
     for file in ("config.json", "modules.json", "tokenizer.json", "sentence_bert_config.json"):
         (folder / file).write_bytes((source / file).read_bytes())
     (folder / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(FeatureError, match="broken cannot be loaded by sentence-transformers"):
+    with pytest.raises(FeatureError, match="broken cannot be used by sentence-transformers"):
         SentenceEncoder(str(folder)).encode(["x"])
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from recbole_hellm.data.features.encoders import storing
 from recbole_hellm.data.features.encoders.storing import (
     check_own,
     encoded,
     is_current,
+    making,
     rounding,
     save_filled,
 )
-from recbole_hellm.data.features.store import read_manifest, save_features
-from recbole_hellm.errors import FeatureError
+from recbole_hellm.data.features.feature_files import read_manifest
+from recbole_hellm.data.features.store import save_features
+from recbole_hellm.errors import FeatureError, StorageError
 
 TOKENS = ["a", "b", "c", "d"]
 RECIPE = {"revision": "r1", "texts_sha256": "t1"}
@@ -63,6 +69,67 @@ def test_features_are_current_for_the_same_items_and_recipe(
     with caplog.at_level(logging.WARNING):
         assert not is_current(path, TOKENS, RECIPE)
     assert "Encoding again" in caplog.text
+
+
+def left(path: Path) -> list[str]:
+    return sorted(file.name for file in path.parent.iterdir())
+
+
+def test_what_a_killed_encoding_left_goes(tmp_path: Path) -> None:
+    path = save(tmp_path)
+    whole = left(path)
+    for name in (".partial", ".partial.progress", ".partial.lock", ".lock"):
+        path.with_name(f"{path.stem}{name}").write_bytes(b"1")
+    (path.parent / f".{'0' * 16}.tmp").write_bytes(b"1")
+    with making(path, TOKENS, RECIPE, "bert", force=False) as needed:
+        assert not needed
+    assert left(path) == whole
+
+
+def test_one_process_at_a_time_makes_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "features" / "text-bert.npy"
+    answers = []
+
+    def make() -> None:
+        with making(path, TOKENS, RECIPE, "bert", force=False) as needed:
+            answers.append(needed)
+
+    with making(path, TOKENS, RECIPE, "bert", force=False) as needed:
+        assert needed
+        other = threading.Thread(target=make)
+        other.start()
+        while "waiting for it" not in caplog.text:
+            time.sleep(0.01)
+        save(tmp_path)
+    other.join()
+    assert answers == [False]  # it finds them current
+    monkeypatch.setattr(storing, "LONGEST_WAIT", 0.1)
+    with (
+        making(path, TOKENS, RECIPE, "bert", force=True),
+        pytest.raises(FeatureError, match="is being made by another process; wait until"),
+        making(path, TOKENS, RECIPE, "bert", force=True),
+    ):
+        pass
+    assert left(path) == ["text-bert.json", "text-bert.npy", "text-bert.tokens.json"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    path = save(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path.parent))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        with making(path, TOKENS, RECIPE, "bert", force=False) as needed:
+            assert not needed  # what is there can be used
+        with (
+            pytest.raises(StorageError, match="cannot be written"),
+            making(path, TOKENS, RECIPE, "bert", force=True),
+        ):
+            pass
 
 
 def test_a_set_of_another_origin_is_protected(tmp_path: Path) -> None:
