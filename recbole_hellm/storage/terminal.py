@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-# A terminal obeys CSI and OSC sequences; the letters in them are no part of the text.
+# What a terminal obeys; the letters in it are no part of the text. Sequences that do not end, and
+# those that begin with a character above \x7f, lose just that: it may be a letter of cp1252.
 _SEQUENCE = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
-    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x9c|\x1b\\)?"
-    r"|\x1b[ -/]*[0-~]?"
+    r"\x1b\[[0-?]*[ -/]*[@-~]"
+    r"|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)"
+    r"|\x1b[ -/]*[0-OQ-WYZ\\`-~]"
 )
 # Control characters, line and paragraph separators, and what UTF-8 cannot hold.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
