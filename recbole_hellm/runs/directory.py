@@ -17,14 +17,17 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pydantic
 import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from typing_extensions import NotRequired, TypedDict
 
 from recbole_hellm.errors import RunError
-from recbole_hellm.storage import files, locks
+from recbole_hellm.storage import files, json_files, locks
 from recbole_hellm.storage.files import atomic_path, remove_leftovers
+from recbole_hellm.storage.sealed_folders import RECORD, SealedFolder
 
 ARTEFACTS = "model"  # folder of a fine-tuned run's model in its directory
 RECORDED_PACKAGES = (
@@ -39,6 +42,35 @@ RECORDED_PACKAGES = (
     "scikit-learn",
     "sentence-transformers",
 )
+
+
+class ImportedFile(TypedDict):
+    """A file that took the place of a stage."""
+
+    file: str
+    sha256: str
+
+
+class RunRecord(TypedDict):
+    """What a finished run came to: ``metrics.json`` without its checksums."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="allow")  # type: ignore[misc]
+
+    model: str
+    dataset: str
+    masking: str
+    split: str
+    candidates: str
+    users: int
+    items: int
+    seed: int
+    best_epoch: int
+    epochs: int
+    valid: dict[str, dict[str, float]]
+    test: dict[str, dict[str, float]]
+    cost: dict[str, float | None]
+    stages: dict[str, str]
+    imported: NotRequired[dict[str, ImportedFile]]
 
 
 def environment() -> dict[str, Any]:
@@ -77,7 +109,7 @@ def _git_commit() -> str | None:
     return completed.stdout.strip()
 
 
-class RunDirectory:
+class RunDirectory(SealedFolder):
     """One run's files: ``<runs>/<dataset>/<model>/<id>/``.
 
     Parameters
@@ -86,17 +118,12 @@ class RunDirectory:
         The directory; made on first write.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-
-    def file(self, name: str) -> Path:
-        """Path of a file of this run."""
-        return self.path / name
+    error = RunError
 
     @property
     def finished(self) -> bool:
         """Whether the run wrote its metrics, which it does last."""
-        return self.file("metrics.json").is_file()
+        return self.has_record
 
     @property
     def last_checkpoint(self) -> Path:
@@ -148,17 +175,46 @@ class RunDirectory:
         self.write_text(name, yaml.safe_dump(dict(content), sort_keys=True, allow_unicode=True))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Read a JSON file.
+        """Read a JSON file, whose content is as it was written.
 
         Raises
         ------
         RunError
-            If it is missing or malformed.
+            If it is missing or damaged.
         """
-        try:
-            return json.loads(self.file(name).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise RunError(f"{self.file(name)} cannot be read; is this a finished run?") from error
+        if name == RECORD:
+            return self.read_record()
+        path = self.verified(name)
+        content: dict[str, Any] = json_files.read_json(path, dict[str, Any], RunError, self.way_out)
+        return content
+
+    def record(self) -> RunRecord:
+        """What the finished run came to.
+
+        Raises
+        ------
+        RunError
+            If it is not finished, or ``metrics.json`` is damaged.
+        """
+        path = self.file(RECORD)
+        record: RunRecord = json_files.fit(
+            self.read_record(), RunRecord, path, RunError, self.way_out
+        )
+        for phase in (record["valid"], record["test"]):
+            if record["masking"] not in phase:
+                raise RunError(
+                    f"{path} has no metrics under its masking {record['masking']!r}; "
+                    f"{self.way_out}."
+                )
+        return record
+
+    @property
+    def way_out(self) -> str:
+        """How to get whole files again."""
+        return (
+            f"train the run again with --force, or as a stage with --{self.path.parent.name}"
+            ".force=True"
+        )
 
     def write_table(
         self, name: str, frame: pd.DataFrame, compression: Literal["snappy", "zstd"] = "snappy"
@@ -262,6 +318,9 @@ class SilentDirectory(RunDirectory):
         """Do nothing."""
 
     def write_bytes(self, name: str, content: bytes) -> None:
+        """Do nothing."""
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
         """Do nothing."""
 
 

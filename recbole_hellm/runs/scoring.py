@@ -77,7 +77,7 @@ def score(trained: Trained) -> None:
     }
     _write_artefacts(trained, record, weights)
     tensorboard.write_results(trainer.tensorboard, record, config["valid_metric"])
-    directory.write_json("metrics.json", record)
+    directory.write_record(record)
 
 
 def _write_artefacts(

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,10 @@ import torch
 from recbole_hellm.errors import RunError
 from recbole_hellm.runs import directory
 from recbole_hellm.runs.directory import RunDirectory, SilentDirectory, environment
+from recbole_hellm.storage import files
 from recbole_hellm.storage.checksums import content_hash
+
+RECORDS = Path(__file__).parents[2] / "docs/records"
 
 
 @pytest.fixture
@@ -63,8 +65,54 @@ def test_missing_or_broken_json_is_told(run: RunDirectory) -> None:
         run.read_json("metrics.json")
     run.path.mkdir()
     run.file("metrics.json").write_text('{"a": ')
-    with pytest.raises(RunError, match=r"metrics\.json cannot be read"):
+    with pytest.raises(RunError, match=r"metrics\.json is no JSON .*train the run again"):
         run.read_json("metrics.json")
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    numbers = dict.fromkeys(("users", "items", "seed", "best_epoch", "epochs"), 3)
+    texts = {"model": "BPR", "dataset": "tiny", "split": "s", "candidates": "c"}
+    metrics = {"seen": {"ndcg@10": 0.5}}
+    parts = {"masking": "seen", "valid": metrics, "test": metrics, "cost": {"seconds": 1.5}}
+    return {**numbers, **texts, **parts, "stages": {}, **changes}
+
+
+def test_a_record_comes_back_without_its_checksums(run: RunDirectory) -> None:
+    run.write_json("identity.json", {"a": 1})
+    run.write_record(record(further=[1]))
+    assert run.record() == run.read_json("metrics.json") == record(further=[1])
+    assert list(json.loads(run.file("metrics.json").read_text())["files"]) == ["identity.json"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"stages": ["a"]}, "stages is wrong"),
+        ({"users": "3"}, "users is wrong"),
+        ({"test": {"seen": {"ndcg@10": "much"}}}, "test.seen.ndcg@10 is wrong"),
+        ({"masking": "train"}, "has no metrics under its masking 'train'"),
+    ],
+)
+def test_a_record_of_another_form_is_told(
+    run: RunDirectory, changes: dict[str, Any], sentence: str
+) -> None:
+    run.write_json("metrics.json", record(**changes))
+    with pytest.raises(RunError, match=f"metrics.json.*{sentence}.*train the run again"):
+        run.record()
+
+
+@pytest.mark.parametrize("key", [key for key in record() if key != "imported"])
+def test_a_record_without_a_key_is_told(run: RunDirectory, key: str) -> None:
+    run.write_json("metrics.json", {name: value for name, value in record().items() if name != key})
+    with pytest.raises(RunError, match=f"metrics.json: {key} is wrong"):
+        run.record()
+
+
+def test_kept_records_fit_the_schema() -> None:
+    kept = [path.parent for path in RECORDS.glob("*/*/*/metrics.json")]
+    assert len(kept) > 100
+    for path in kept:
+        assert RunDirectory(path).record()["model"] == path.parent.name
 
 
 def fail_half_way(writes: bytes) -> Any:
@@ -218,12 +266,11 @@ def test_a_run_is_locked_by_one_process_and_leaves_no_lock(tmp_path: Path) -> No
 
 def test_what_a_killed_process_left_is_removed(run: RunDirectory) -> None:
     run.write_json("a.json", {})
-    old, new = run.file(".1.tmp"), run.file(".2.tmp")
-    for path in (old, new):
-        path.write_bytes(b"half a checkpoint")
-    os.utime(old, (0, 0))
-    with run.locked():
-        assert sorted(path.name for path in run.path.iterdir()) == [".2.tmp", "a.json"]
+    left = run.file(f".{'0' * 16}.tmp")
+    left.write_bytes(b"half a checkpoint")
+    with files.atomic_path(run.file("b.json")) as held, run.locked():
+        held.write_text("{}")
+        assert sorted(path.name for path in run.path.iterdir()) == [held.name, "a.json"]
 
 
 def test_another_process_writes_nothing(tmp_path: Path) -> None:
