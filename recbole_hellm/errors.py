@@ -35,6 +35,10 @@ class RunError(HellmError):
     """A run directory or checkpoint cannot be used."""
 
 
+class BusyError(RunError):
+    """A run is being trained by another process."""
+
+
 class StorageError(HellmError):
     """A file cannot be written: the disk is full, or the folder is read-only."""
 

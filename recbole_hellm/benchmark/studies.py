@@ -165,8 +165,8 @@ class Journal:
         if cut is None:
             return
         begun = first.startswith(b'{"op_code"'[: len(first)]) or not first.strip(b"\0")
-        if not sound and not begun:  # no journal at all
-            raise cut[1]
+        if not sound and not begun:
+            raise ValueError("it is no journal of a study")
         logger.warning(
             "The end of %s was cut, by a kill or a power failure; line %d and what follows it "
             "(%d bytes) are removed.",

@@ -15,7 +15,7 @@ import pandas as pd
 
 from recbole_hellm.benchmark.methods import Method
 from recbole_hellm.benchmark.plans import Family, Table, paper_masking
-from recbole_hellm.benchmark.records import SLICED, SLICES
+from recbole_hellm.benchmark.records import SLICED
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.list_metrics import LIST_METRICS
 from recbole_hellm.evaluation.metric import Metric
@@ -242,8 +242,8 @@ def slices(
     for method, group in itertools.product(methods, groups["group"]):
         if (method.name, group) not in means:
             raise RunError(
-                f"{method.runs[0].path / SLICES} lacks the group '{group}' of {grouping}; restore "
-                "the record, or take its folder out."
+                f"{method.runs[0].path}/slices.csv lacks the group '{group}' of {grouping}; "
+                f"{method.runs[0].directory.way_out}."
             )
     places = {
         group: _places(table, {m.name: means[m.name, group] for m in methods}, metric)

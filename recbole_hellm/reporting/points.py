@@ -31,8 +31,8 @@ def results(figure: Figure, runs: Points) -> pd.DataFrame:
     rows = []
     for point, run in runs:
         run_masking = run.record["masking"]
-        valid = {f"valid {key}": run.record["valid"][run_masking][key] for key in figure.metrics}
-        test = {metric: run.metrics(masking)[metric] for metric in figure.metrics}
+        valid = {f"valid {key}": run.metric(key, run_masking, "valid") for key in figure.metrics}
+        test = {metric: run.metric(metric, masking) for metric in figure.metrics}
         rows.append({**point, "seed": run.seed, **test, **valid})
     axes = dict.fromkeys(key for panel in figure.panels for key in panel.axes)
     last = [*figure.metrics, *(f"valid {key}" for key in figure.metrics)]

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from typing_extensions import NotRequired, TypedDict
 
-from recbole_hellm.errors import RunError
+from recbole_hellm.errors import BusyError, RunError
 from recbole_hellm.storage import files, json_files, locks
 from recbole_hellm.storage.files import atomic_path, remove_leftovers
 from recbole_hellm.storage.sealed_folders import RECORD, SealedFolder
@@ -141,11 +141,11 @@ class RunDirectory(SealedFolder):
 
         Raises
         ------
-        RunError
+        BusyError
             If another process trains it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        busy = RunError(
+        busy = BusyError(
             f"{self.path} is being trained by another process; wait until that has finished, "
             "or end it."
         )
