@@ -159,6 +159,7 @@ def test_the_best_value_is_the_least_where_less_is_better(
     for number, result in enumerate(runs):
         record = result.path / "metrics.json"
         content = json.loads(record.read_text())
+        del content["checksum"], content["files"]  # as an earlier version wrote it
         content["test"]["seen"] |= dict.fromkeys(keys, 0.25 + number / 2)
         record.write_text(json.dumps(content))
         path = result.path / "config.yaml"
