@@ -10,6 +10,7 @@ import pandas as pd
 from recbole_hellm.benchmark.methods import check_comparable
 from recbole_hellm.benchmark.plans import Figure, paper_masking
 from recbole_hellm.benchmark.records import Record
+from recbole_hellm.reporting.numbers import undefined
 from recbole_hellm.reporting.sheets import Sheet
 
 Points = Sequence[tuple[Mapping[str, Any], Record]]
@@ -52,6 +53,7 @@ def sheet(figure: Figure, dataset: str, runs: Points, notes: Sequence[str] = ())
         f"Test metrics under mask_history={masking}, epochs chosen by validation.",
         *_exemptions(figure, runs),
         "Plots mark the settings that hold elsewhere, the defaults if nothing else was given.",
+        *undefined(data[[key for key in head if "@" in key]].to_numpy().ravel()),
         *notes,
     ]
     return Sheet("points", f"{figure.title}: {dataset}", head, rows, all_notes, data)

@@ -31,6 +31,7 @@ from recbole_hellm.errors import ConfigError, DataError, HellmError, RunError
 from recbole_hellm.evaluation.metrics import BUILT_IN, find
 from recbole_hellm.extensions import is_import_path
 from recbole_hellm.reporting import curves
+from recbole_hellm.reporting.numbers import undefined
 from recbole_hellm.reporting.tables import common_metrics, comparable
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.recommending import Recommender
@@ -177,7 +178,8 @@ def _results(runs: list[RunResult], names: Mapping[str, str]) -> list[dict[str, 
             values = run.metrics("test", masking)
             cells = [(f"{values[name]:.4f}", values[name] == best[name]) for name in metrics]
             rows.append((names[str(run.path)], cells))
-        note = MASKING_NOTES[masking]
+        shown = [run.metrics("test", masking)[name] for run in runs for name in metrics]
+        note = "; ".join([MASKING_NOTES[masking], *undefined(shown)]).rstrip(".")
         tables.append({"masking": masking, "note": note, "metrics": metrics, "rows": rows})
     return tables
 
