@@ -13,7 +13,7 @@ from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.training import random_state
 from recbole_hellm.training.batching import TokenCount
 from recbole_hellm.training.model_state import (
-    loose_values,
+    LooseState,
     pack_other,
     restore_loose_values,
     unpack,
@@ -40,6 +40,7 @@ class Checkpoints:
     scaler: torch.amp.GradScaler
     train_cpu_seconds: float
     seen_tokens: TokenCount
+    loose_state: LooseState
     best_valid_score: float
     start_epoch: int
 
@@ -71,7 +72,7 @@ class Checkpoints:
         state = self.parallel.save(self.run, epoch, self._optimizers()) | {
             "epoch": epoch,
             "other": pack_other(self.model),
-            "loose_values": loose_values(self.model),
+            "loose_values": self.loose_state.save(),
             **{name: getattr(self, name) for name in COUNTERS},
             "best_valid_score": float(self.best_valid_score),
             "train_cpu_seconds": self.train_cpu_seconds,

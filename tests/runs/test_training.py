@@ -23,7 +23,7 @@ def test_checkpoints_are_safe(bpr: RunResult) -> None:
         torch.load(bpr.path / name, weights_only=True)
 
 
-MODELS = ["BPR", "SASRec", "HeLLMPre", "HeLLM", "CoLLM", "RecVAE", "MultiVAE", "LDiffRec"]
+MODELS = ["BPR", "SASRec", "HeLLMPre", "HeLLM", "CoLLM", "RecVAE", "MultiVAE", "LDiffRec", "LINE"]
 
 
 @pytest.mark.parametrize("model", MODELS)
