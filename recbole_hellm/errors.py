@@ -70,6 +70,12 @@ class UnknownOptionError(ConfigError):
         return UnknownOptionError(key, model, {*known, *more})
 
 
+def reason(error: BaseException) -> str:
+    """The first sentence of another error's text, for use in parentheses."""
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    return (lines or [type(error).__name__])[0].split(". ")[0].rstrip(".: ")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`` (did you mean …?);`` for the known names close to `name`, else ``;``."""
     lowered = {candidate.lower(): candidate for candidate in known}

@@ -20,7 +20,6 @@ from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.runs.directory import RunDirectory, RunRecord
 from recbole_hellm.storage.json_files import fit, read_json
-from recbole_hellm.storage.parquet_files import read_parquet
 from recbole_hellm.storage.sealed_folders import RECORD
 from recbole_hellm.storage.text_files import read_text
 
@@ -111,7 +110,7 @@ class RecordDirectory(RunDirectory):
         """Values of each user that ranks do not tell; empty where there are none."""
         if not self.holds(VALUES):
             return pd.DataFrame()
-        return read_parquet(self.verified(VALUES), RunError, self.way_out)
+        return self.read_table(VALUES)
 
 
 @dataclasses.dataclass(frozen=True)

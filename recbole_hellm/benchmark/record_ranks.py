@@ -17,7 +17,7 @@ from recbole_hellm.data.interactions.splits import token_order
 from recbole_hellm.errors import DataError, RunError
 from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.runs.directory import RunDirectory
-from recbole_hellm.storage.parquet_files import read_parquet
+from recbole_hellm.storage.tables import read_parquet
 
 CLIP = 255
 """Items above the target are counted up to here: metrics at a k up to this are exact."""
@@ -131,7 +131,7 @@ def read_record_ranks(path: Path, way_out: str = "restore it") -> dict[str, Rank
     RunError
         If the file is missing, damaged, or something else.
     """
-    frame = read_parquet(path, RunError, way_out)
+    frame = read_parquet(path, None, RunError, way_out)
     maskings = dict.fromkeys(str(column).partition(".")[0] for column in frame)
     wanted = {f"{masking}.{name}" for masking in maskings for name in _KEPT}
     if not wanted or wanted != set(frame):
@@ -148,7 +148,7 @@ def read_record_ranks(path: Path, way_out: str = "restore it") -> dict[str, Rank
 
 def _read(path: Path, way_out: str, counts: Sequence[str], name: str) -> pd.DataFrame:
     """Columns of whole numbers, and one of names."""
-    frame = read_parquet(path, RunError, way_out, [name, *counts])
+    frame = read_parquet(path, [name, *counts], RunError, way_out)
     _check_counts(frame, counts, path, way_out)
     if not frame[name].is_unique or not frame[name].map(type).eq(str).all():
         raise RunError(f"{path} is damaged ('{name}' does not name everyone once); {way_out}.")

@@ -17,7 +17,6 @@ from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.opening import open_dataset
 from recbole_hellm.runs.rankings import lists_file
 from recbole_hellm.runs.results import RunResult
-from recbole_hellm.storage.parquet_files import read_parquet
 
 
 class TestUsers:
@@ -104,9 +103,8 @@ class TestUsers:
         directory, masking = RunDirectory(run.path), run.record["masking"]
         if not directory.holds(lists_file(masking)):
             return None
-        path = directory.verified(lists_file(masking))
-        columns = ["user", "place", "item"]
-        frame = read_parquet(path, RunError, directory.way_out, columns)
+        path = directory.file(lists_file(masking))
+        frame = directory.read_table(path.name, ["user", "place", "item"])
         frame = frame.sort_values(["user", "place"], kind="stable")
         ids = frame["item"].map(self.dataset.field2token_id[self.dataset.iid_field])
         users = frame["user"].drop_duplicates()
@@ -118,8 +116,7 @@ class TestUsers:
                 f"{directory.way_out}."
             )
         items = ids.to_numpy(dtype=np.int64, copy=True).reshape(len(users), -1)
-        ranks = directory.verified(f"ranks-{masking}.parquet")
-        ranked = read_parquet(ranks, RunError, directory.way_out, ["candidates"])["candidates"]
+        ranked = directory.read_table(f"ranks-{masking}.parquet", ["candidates"])["candidates"]
         # A list that is longer than what was ranked ends with items that were masked.
         longest = min(items.shape[1], int(ranked.min()))
         return RecommendedLists.of(

@@ -125,6 +125,24 @@ class SealedFolder:
             raise self.error(f"{self.file(name)} {problem}; {self.way_out}.")
         return check_file(self.path, listed or {}, name, self.error, self.way_out)
 
+    def verified_folder(self, name: str) -> Path:
+        """Path of a folder in this one, whose files but for texts to read are as they were written.
+
+        Raises
+        ------
+        HellmError
+            If a file in it is damaged, missing or not listed.
+        """
+        folder, listed = self.file(name), self.listed()
+        if listed is not None:
+            there = (path for path in folder.rglob("*") if path.is_file())
+            names = {path.relative_to(self.path).as_posix() for path in there}
+            names |= {other for other in listed if other.startswith(f"{name}/")}
+            for other in sorted(names):
+                if not other.endswith((".md", ".tmp")):
+                    self.verified(other)
+        return folder
+
     def damages(self) -> Iterator[str]:
         """Each damaged file, with what is wrong with it."""
         try:
@@ -175,7 +193,7 @@ class SealedFolder:
         like: os.stat_result | None = None,
     ) -> None:
         """Write the record, with the times of the one that it replaces if given."""
-        text = json.dumps(sealed({**record, FILES: dict(listed)}), indent=2) + "\n"
+        text = json.dumps(sealed({**record, FILES: dict(sorted(listed.items()))}), indent=2) + "\n"
         with atomic_path(self.file(RECORD)) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
             if like is not None:

@@ -34,7 +34,7 @@ def test_a_record_lists_all_files_but_itself_and_temporary_ones(folder: SealedFo
 def test_a_damaged_file_is_told(folder: SealedFolder, damage: str) -> None:
     path = folder.file("part/b.txt")
     path.unlink() if damage == "delete" else path.write_text("c" * (damage == "change"))
-    with pytest.raises(HellmError, match="b.txt is damaged .*; restore the folder."):
+    with pytest.raises(HellmError, match=r"b.txt is damaged .*; restore the folder."):
         folder.verified("part/b.txt")
     assert [line.split(" is damaged")[0] for line in folder.damages()] == [str(path)]
     assert folder.verified("a.txt")
@@ -44,9 +44,9 @@ def test_a_file_that_is_not_listed_is_none_of_the_folder(folder: SealedFolder) -
     folder.file("c.txt").write_text("c")
     assert not folder.holds("c.txt")
     assert folder.holds("a.txt")
-    with pytest.raises(HellmError, match="c.txt is not listed in metrics.json; restore"):
+    with pytest.raises(HellmError, match=r"c.txt is not listed in metrics.json; restore"):
         folder.verified("c.txt")
-    with pytest.raises(HellmError, match="d.txt is missing; restore"):
+    with pytest.raises(HellmError, match=r"d.txt is missing; restore"):
         folder.verified("d.txt")
 
 
@@ -84,7 +84,7 @@ def test_a_changed_record_is_told(
 )
 def test_a_record_that_is_none_is_told(folder: SealedFolder, text: str) -> None:
     folder.file(RECORD).write_text(text)
-    with pytest.raises(HellmError, match="metrics.json.*; restore the folder."):
+    with pytest.raises(HellmError, match=r"metrics.json.*; restore the folder."):
         folder.read_record()
 
 
