@@ -35,6 +35,10 @@ class RunError(HellmError):
     """A run directory or checkpoint cannot be used."""
 
 
+class BusyError(RunError):
+    """A run is being trained by another process."""
+
+
 class StorageError(HellmError):
     """A file cannot be written: the disk is full, or the folder is read-only."""
 
@@ -64,6 +68,12 @@ class UnknownOptionError(ConfigError):
         """The same, where it may be one of `more` that is meant."""
         key, model, known = self.args
         return UnknownOptionError(key, model, {*known, *more})
+
+
+def reason(error: BaseException) -> str:
+    """The first sentence of another error's text, for use in parentheses."""
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    return (lines or [type(error).__name__])[0].split(". ")[0].rstrip(".: ")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

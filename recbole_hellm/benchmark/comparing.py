@@ -15,6 +15,7 @@ from recbole_hellm.benchmark.methods import Method, methods
 from recbole_hellm.benchmark.plans import Figure, Table, short_name
 from recbole_hellm.benchmark.records import SLICED, Record, read_records, write_record
 from recbole_hellm.benchmark.running import Job, PlannedRun, carry_out
+from recbole_hellm.benchmark.studies import check_writable
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
 from recbole_hellm.config.settings import names
@@ -25,6 +26,7 @@ from recbole_hellm.reporting import evidence, plots, points
 from recbole_hellm.reporting.sheets import Sheet, as_latex, as_markdown, as_text, html_page
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.results import RunResult
+from recbole_hellm.storage.files import writing
 
 logger = logging.getLogger(__name__)
 
@@ -380,9 +382,12 @@ def _make_folder(key: str, path: str | None) -> None:
     """Before hours of training, not after them."""
     if path is None:
         return
+    folder = Path(path)
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"{key}={path} is not a folder and cannot be created ({error.strerror}); name another."
         ) from error
+    with writing(folder):
+        check_writable(folder)

@@ -46,7 +46,7 @@ class Method:
 
     def values(self, metric: str, masking: str) -> np.ndarray:
         """The metric of each run, float64, shape [S]."""
-        return np.array([run.metrics(masking)[metric] for run in self.runs])
+        return np.array([run.metric(metric, masking) for run in self.runs])
 
     def cost(self, key: str, of: str = "cost") -> float | None:
         """Mean over the runs of an entry of their cost; None where a run does not tell."""

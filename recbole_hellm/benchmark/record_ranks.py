@@ -6,6 +6,7 @@ belong together row by row, whatever ids the runs gave their users.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from recbole_hellm.data.interactions.splits import token_order
 from recbole_hellm.errors import DataError, RunError
 from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.runs.directory import RunDirectory
+from recbole_hellm.storage.tables import read_parquet
 
 CLIP = 255
 """Items above the target are counted up to here: metrics at a k up to this are exact."""
@@ -23,6 +25,7 @@ CLIP = 255
 _COUNTS = ("higher", "tied", "candidates")
 _KEPT = {"higher": np.uint8, "tied": np.uint32}
 _PREFIX = "ranks-"
+_FILE = re.compile(rf"{_PREFIX}[^/]*\.parquet")
 
 
 def read_run_ranks(directory: Path) -> dict[str, Ranks]:
@@ -31,15 +34,21 @@ def read_run_ranks(directory: Path) -> dict[str, Ranks]:
     Raises
     ------
     RunError
-        If there are none, a file is damaged, or the files are about different users.
+        If there are none, a file is damaged or missing, or the files are about different users.
     """
-    files = sorted(Path(directory).glob(f"{_PREFIX}*.parquet"))
+    run = RunDirectory(Path(directory))
+    names = run.listed()
+    if names is None:  # an earlier version wrote it
+        names = {path.name: "" for path in run.path.glob(f"{_PREFIX}*.parquet")}
+    files = [run.verified(name) for name in sorted(names) if _FILE.fullmatch(name)]
     if not files:
         raise RunError(f"{directory} holds no per-user ranks; is this a finished run?")
-    frames = {file: _read(file, ["user", *_COUNTS]) for file in files}
+    frames = {file: _read(file, run.way_out, _COUNTS, "user") for file in files}
     first = frames[files[0]]["user"]
     if any(not first.equals(frame["user"]) for frame in frames.values()):
-        raise RunError(f"The ranks in {directory} are about different users under each masking.")
+        raise RunError(
+            f"The ranks in {directory} are about different users under each masking; {run.way_out}."
+        )
     ranks = {
         file.stem.removeprefix(_PREFIX): _ranks({name: frame[name] for name in _COUNTS})
         for file, frame in frames.items()
@@ -105,22 +114,29 @@ def write_record_ranks(path: Path, frame: pd.DataFrame) -> None:
     RunDirectory(path.parent).write_table(path.name, frame, compression="zstd")
 
 
-def read_record_ranks(path: Path) -> dict[str, Ranks]:
+def read_record_ranks(path: Path, way_out: str = "restore it") -> dict[str, Ranks]:
     """Kept ranks by masking, users numbered 0..U-1 by ascending token.
 
     Metrics at a k up to :data:`CLIP` are those of the full ranks. What is not kept is not there:
     ``candidates`` is 0, and ``mean_rank`` is a lower bound for users at the clip.
+
+    Parameters
+    ----------
+    path : Path
+    way_out : str
+        The end of the sentence that is raised.
 
     Raises
     ------
     RunError
         If the file is missing, damaged, or something else.
     """
-    frame = _read(path)
+    frame = read_parquet(path, None, RunError, way_out)
     maskings = dict.fromkeys(str(column).partition(".")[0] for column in frame)
     wanted = {f"{masking}.{name}" for masking in maskings for name in _KEPT}
     if not wanted or wanted != set(frame):
-        raise RunError(f"{path} holds no kept ranks; it was written by something else.")
+        raise RunError(f"{path} holds no kept ranks, since something else wrote it; {way_out}.")
+    _check_counts(frame, [*frame], path, way_out)
     unknown = np.zeros(len(frame), dtype=np.int64)
     return {
         masking: _ranks(
@@ -130,11 +146,19 @@ def read_record_ranks(path: Path) -> dict[str, Ranks]:
     }
 
 
-def _read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path, columns=columns)
-    except (OSError, ValueError) as error:  # pyarrow's errors are among them
-        raise RunError(f"{path} cannot be read as ranks ({error}).") from error
+def _read(path: Path, way_out: str, counts: Sequence[str], name: str) -> pd.DataFrame:
+    """Columns of whole numbers, and one of names."""
+    frame = read_parquet(path, [name, *counts], RunError, way_out)
+    _check_counts(frame, counts, path, way_out)
+    if not frame[name].is_unique or not frame[name].map(type).eq(str).all():
+        raise RunError(f"{path} is damaged ('{name}' does not name everyone once); {way_out}.")
+    return frame
+
+
+def _check_counts(frame: pd.DataFrame, columns: Sequence[str], path: Path, way_out: str) -> None:
+    for name in columns:
+        if not pd.api.types.is_integer_dtype(frame[name]) or bool((frame[name] < 0).any()):
+            raise RunError(f"{path} is damaged ('{name}' is no count); {way_out}.")
 
 
 def _ranks(columns: Mapping[str, np.ndarray | pd.Series]) -> Ranks:

@@ -8,16 +8,16 @@ A record is a folder ``<records>/<dataset>/<model>/<id>/``:
 - ``ranks.parquet``, ``slices.csv``, ``lists.json``: per-user ranks without tokens, metrics by
   groups of users, metrics of the recommended lists (for tables; a figure's points have none);
 - ``values.parquet``: per-user values of metrics that ranks do not tell, if any were asked for;
-- ``metrics.json``: all metrics, masking policy and cost; written last.
+- ``metrics.json``: all metrics, masking policy and cost, and the checksums of all files.
 
 It holds no checkpoint, no token of a user or an item, and no path of the machine.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import json
+import contextlib
+import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recbole_hellm.benchmark.record_files import (
+    CONFIG,
+    ENVIRONMENT,
+    IDENTITY,
+    LISTS,
+    RANKS,
+    SLICES,
+    VALUES,
+    Record,
+    RecordDirectory,
+)
 from recbole_hellm.benchmark.record_ranks import (
     compress_ranks,
-    read_record_ranks,
     read_run_ranks,
     write_record_ranks,
 )
 from recbole_hellm.benchmark.users import TestUsers
-from recbole_hellm.config.yaml_files import read_yaml
-from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.list_metrics import LIST_METRICS
 from recbole_hellm.evaluation.metric import RankMetric
 from recbole_hellm.evaluation.metrics import BUILT_IN, MetricSet
@@ -44,120 +53,18 @@ from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.identity import portable, recipe_of
 from recbole_hellm.runs.results import RunResult
 from recbole_hellm.storage.checksums import content_hash
+from recbole_hellm.storage.files import atomic_folder, settle_folders, writing
+from recbole_hellm.storage.locks import locked
 
-RANKS, SLICES, LISTS = "ranks.parquet", "slices.csv", "lists.json"
-VALUES = "values.parquet"
+logger = logging.getLogger(__name__)
+
+PATIENCE = 60.0
+"""Seconds to wait for another process that writes a record."""
+
 SLICED = MetricSet.of(("recall", "ndcg"), (10, 20))
 """Metrics that every record has by groups of users."""
 LISTED = MetricSet(LIST_METRICS, (10, 20))
 """Metrics of lists that every record has, if lists of that length were kept."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """A kept record.
-
-    Attributes
-    ----------
-    path : Path
-    record : dict
-        Content of ``metrics.json``.
-    recipe : str
-        Hash of what determines the result but for the data; the same on every machine.
-    """
-
-    path: Path
-    record: dict[str, Any]
-    recipe: str
-
-    @property
-    def seed(self) -> int:
-        """The run's random seed."""
-        return int(self.record["seed"])
-
-    @property
-    def detailed(self) -> bool:
-        """Whether per-user ranks and slices were kept."""
-        return (self.path / RANKS).is_file() and (self.path / SLICES).is_file()
-
-    @functools.cached_property
-    def settings(self) -> dict[str, Any]:
-        """The settings that determine the result."""
-        return read_yaml(self.path / "config.yaml")
-
-    def has(self, settings: Mapping[str, Any]) -> bool:
-        """Whether it was made with these settings."""
-        return all(self.settings.get(key) == value for key, value in settings.items())
-
-    @functools.cached_property
-    def hardware(self) -> str:
-        """What it was trained on: the GPU's name, or ``CPU``."""
-        return RunDirectory(self.path).read_json("environment.json").get("gpu") or "CPU"
-
-    def metrics(self, masking: str) -> dict[str, float]:
-        """Test metrics under a masking."""
-        return self.record["test"][masking]
-
-    def ranks(self) -> dict[str, Ranks]:
-        """Per-user ranks by masking, users in ascending order of their tokens.
-
-        Raises
-        ------
-        RunError
-            If there are none.
-        """
-        return read_record_ranks(self.path / RANKS)
-
-    @functools.cached_property
-    def user_values(self) -> dict[tuple[str, str], np.ndarray]:
-        """Values of each user by masking and metric, users in ascending order of their tokens.
-
-        Those of this package's rank metrics are not among them; :meth:`ranks` tells them.
-
-        Raises
-        ------
-        RunError
-            If the file is damaged.
-        """
-        path = self.path / VALUES
-        try:
-            frame = pd.read_parquet(path) if path.is_file() else pd.DataFrame()
-        except (OSError, ValueError) as error:  # pyarrow's errors are among them
-            raise _damaged(path) from error
-        columns = {str(name).partition("."): frame[name].to_numpy() for name in frame}
-        return {(masking, metric): values for (masking, _, metric), values in columns.items()}
-
-    def slices(self) -> pd.DataFrame:
-        """Metrics by groups of users: masking, grouping, group, users, metric, value.
-
-        Raises
-        ------
-        RunError
-            If the file is damaged.
-        """
-        path = self.path / SLICES
-        try:
-            return pd.read_csv(path, dtype={"group": str})
-        except ValueError as error:  # pandas' own are of that kind
-            raise _damaged(path) from error
-
-    def lists(self) -> dict[str, float]:
-        """Metrics of the recommended lists; empty where the lists were not kept.
-
-        Raises
-        ------
-        RunError
-            If the file is damaged.
-        """
-        path = self.path / LISTS
-        try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except ValueError as error:
-            raise _damaged(path) from error
-
-
-def _damaged(path: Path) -> RunError:
-    return RunError(f"{path} is damaged; restore the record, or take its folder out.")
 
 
 def write_record(
@@ -192,13 +99,6 @@ def write_record(
     identity = _portable(source.read_json("identity.json"))
     recipe = content_hash(recipe_of(identity))
     settings = identity.pop("settings")
-    directory = RunDirectory(folder / record["dataset"] / record["model"] / run.path.name)
-    directory.clear()
-    directory.write_yaml("config.yaml", settings)
-    directory.write_json("identity.json", identity)
-    directory.write_json("environment.json", _without_paths(source.read_json("environment.json")))
-    if details:
-        _write_details(run, directory, test_users, asked)
     stages = [stage.record["cost"] for stage in run.stages]
     cost = record["cost"]
     with_stages = {
@@ -211,8 +111,30 @@ def write_record(
         "features": test_users.encoders if identity["features"] else None,
         "cost_with_stages": with_stages,
     }
-    directory.write_json("metrics.json", metrics)
-    return Record(directory.path, metrics, recipe)
+    path = folder / record["dataset"] / record["model"] / run.path.name
+    with _writing_into(path.parent), atomic_folder(path) as temporary:
+        directory = RecordDirectory(temporary)
+        directory.write_yaml(CONFIG, settings)
+        directory.write_json(IDENTITY, identity)
+        directory.write_json(ENVIRONMENT, _without_paths(source.read_json(ENVIRONMENT)))
+        if details:
+            _write_details(run, directory, test_users, asked)
+        directory.write_record(metrics)
+    return Record(path, metrics, recipe)
+
+
+@contextlib.contextmanager
+def _writing_into(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a model's records; finish what killed ones left there."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    busy = RunError(
+        f"{folder} has been in use by another process for {PATIENCE:.0f} seconds; end that "
+        "process, and give the same command again."
+    )
+    with locked(folder / ".lock", busy, PATIENCE):
+        settle_folders(folder)
+        yield
 
 
 def _portable(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,6 +150,13 @@ def _write_details(
     run: RunResult, kept: RunDirectory, test_users: TestUsers, asked: MetricSet
 ) -> None:
     ranks_by_masking = read_run_ranks(run.path)
+    for masking in run.record["test"]:
+        ranks = ranks_by_masking.get(masking)
+        if ranks is None or len(ranks.users) != run.record["users"]:
+            raise RunError(
+                f"{run.path} does not hold the ranks of {run.record['users']} users under "
+                f"mask_history={masking}; {RunDirectory(run.path).way_out}."
+            )
     write_record_ranks(kept.file(RANKS), compress_ranks(ranks_by_masking))
     lists, run_masking = test_users.lists_of(run), run.record["masking"]
     frames: list[pd.DataFrame] = []
@@ -309,24 +238,48 @@ def read_records(
 
 
 def _records(folder: Path) -> Iterator[Record]:
-    for path in sorted(folder.glob("*/*/metrics.json")):
-        if not path.with_name("identity.json").is_file():
-            continue  # a record of another kind
-        directory = RunDirectory(path.parent)
-        try:
-            record, identity = map(directory.read_json, ("metrics.json", "identity.json"))
-            settings = read_yaml(path.with_name("config.yaml"))
-            recipe = content_hash(recipe_of({**identity, "settings": settings}))
-        except (ConfigError, RunError, KeyError, TypeError) as error:
-            raise _damaged(path.parent) from error
-        if "recipe" not in record:
-            continue
-        if recipe != record["recipe"]:
-            raise RunError(
-                f"{path.parent}/config.yaml or identity.json does not fit metrics.json beside it; "
-                "they were changed by hand, so take the record out or restore it."
-            )
-        yield Record(path.parent, record, recipe)
+    for model in sorted(path for path in folder.glob("*") if path.is_dir()):
+        if any(model.glob(".*.old")) and os.access(model, os.W_OK):
+            with _writing_into(model):
+                pass
+        for path in sorted(path for path in model.glob("*") if path.is_dir()):
+            record = None if path.name.startswith(".") else _record(RecordDirectory(path))
+            if record is not None:
+                yield record
+
+
+def _record(directory: RecordDirectory) -> Record | None:
+    """The record in a folder; None where something else is in it."""
+    path = directory.path
+    described = directory.file(IDENTITY).is_file()
+    if not directory.has_record:
+        if described:
+            logger.warning("%s is left out: it has no metrics.json.", path)
+        return None
+    directory.check()
+    if "recipe" not in directory.read_record():
+        if described:
+            logger.warning("%s is left out: it is no record, perhaps a run.", path)
+        return None
+    metrics, identity = directory.metrics(), directory.read_json(IDENTITY)
+    try:
+        recipe = content_hash(recipe_of({**identity, "settings": directory.settings()}))
+    except (AttributeError, KeyError, RecursionError, TypeError) as error:
+        raise RunError(
+            f"{directory.file(IDENTITY)} is damaged ({type(error).__name__}: {error}); "
+            f"{directory.way_out}."
+        ) from error
+    if recipe != metrics["recipe"]:
+        raise RunError(
+            f"{path}/config.yaml or identity.json does not fit metrics.json beside it; "
+            "they were changed by hand, so take the record out or restore it."
+        )
+    if (metrics["model"], metrics["dataset"]) != (path.parent.name, path.parents[1].name):
+        raise RunError(
+            f"{path} holds a record of {metrics['model']} on {metrics['dataset']}; move it to "
+            f"{path.parents[2] / metrics['dataset'] / metrics['model']}."
+        )
+    return Record(path, dict(metrics), recipe)
 
 
 def _without_paths(environment: Mapping[str, Any]) -> dict[str, Any]:

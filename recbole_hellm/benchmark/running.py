@@ -7,13 +7,15 @@ stopped.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -128,7 +130,8 @@ class _Worker:
             target=_work, args=(dataclasses.replace(job, overrides=overrides), outbox), daemon=True
         )
         logger.info("%s.", job)
-        self.process.start()
+        with _interrupts_held():
+            self.process.start()
         outbox.close()
 
     def outcome(self) -> RunResult | HellmError:
@@ -138,13 +141,32 @@ class _Worker:
             kind, text = "died", ""
         self.process.join()
         if kind == "done":
-            return load_run(text)
+            try:
+                return load_run(text)
+            except HellmError as error:
+                return error
         if kind == "died":
             text = (
                 f"{self.job} ended without an error message (exit code {self.process.exitcode}), "
                 "perhaps out of memory; run the benchmark again to continue from its last epoch."
             )
         return RunError(text)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start processes that interrupts do not reach: this process ends them.
+
+    A terminal sends an interrupt to all of them, some of which may just be importing.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(job: Job, outbox: Connection) -> None:

@@ -10,9 +10,7 @@ import dataclasses
 import itertools
 import logging
 import math
-import re
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +18,21 @@ import pandas as pd
 import yaml
 
 from recbole_hellm import registry
+from recbole_hellm.benchmark.studies import (
+    check_writable,
+    database_errors,
+    open_storage,
+    require_optuna,
+)
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
 from recbole_hellm.config.settings import Settings, setting
 from recbole_hellm.config.yaml_files import packaged, read_yaml
-from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.errors import BusyError, ConfigError, RunError
 from recbole_hellm.runs.identity import recipe
 from recbole_hellm.runs.running import Validation, validate
 from recbole_hellm.storage.checksums import content_hash
+from recbole_hellm.storage.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +164,7 @@ def tune(
         If a value of the space does not fit its key, a searched key is also set, an override
         addresses a model that is not run, a folder is not writable, or Optuna is not installed.
     """
-    optuna = _optuna()
+    optuna = require_optuna()
     space, files = search_space(model, settings.space), list(config_files)
     _check_searched(model, space, overrides, files)
     # Check every value before the first trial trains.
@@ -170,13 +175,14 @@ def tune(
     )
     folder = Path(settings.studies_dir) / dataset
     try:
-        _check_writable(folder)
+        check_writable(folder)
     except OSError as error:
         raise ConfigError(
             f"studies_dir={settings.studies_dir} cannot be written ({error.strerror}: {folder}); "
             "name another folder."
         ) from error
-    storage = _storage(settings.storage or str(folder / f"{base.model}.journal"))
+    location = settings.storage or str(folder / f"{base.model}.journal")
+    storage = open_storage(location)
     data = TestUsers.open(base)
     about = {
         "space": space,
@@ -188,32 +194,53 @@ def tune(
     name = content_hash(about)
     # A storage that the user names may hold studies of other models too.
     lead = "" if settings.storage is None else f"{dataset}/{base.model}/"
-    study = optuna.create_study(
-        storage=storage,
-        study_name=lead + name,
-        sampler=optuna.samplers.TPESampler(
-            seed=base["seed"], n_startup_trials=settings.startup, constant_liar=True
-        ),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=settings.warmup),
-        direction="maximize" if base["valid_metric_bigger"] else "minimize",
-        load_if_exists=True,
-    )
-    defaults = {key: base[key] for key, values in space.items() if base[key] in values}
-    if len(defaults) == len(space):
-        study.enqueue_trial(defaults, skip_if_exists=True)
+    with database_errors(location):
+        study = optuna.create_study(
+            storage=storage,
+            study_name=lead + name,
+            sampler=optuna.samplers.TPESampler(
+                seed=base["seed"], n_startup_trials=settings.startup, constant_liar=True
+            ),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=settings.warmup),
+            direction="maximize" if base["valid_metric_bigger"] else "minimize",
+            load_if_exists=True,
+        )
+        defaults = {key: base[key] for key, values in space.items() if base[key] in values}
+        if len(defaults) == len(space):
+            study.enqueue_trial(defaults, skip_if_exists=True)
 
-    target = min(settings.trials, math.prod(map(len, space.values())))
-    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+        def train(values: Mapping[str, Any], report: Callable[[int, float], None]) -> Validation:
+            given = {**overrides, **values, "resume": True}
+            return validate(HellmConfig(model, dataset, given, files), report)
+
+        def write() -> Study:
+            return _write(study, storage, folder, base.model, lead)
+
+        target = min(settings.trials, math.prod(map(len, space.values())))
+        _search(study, space, target, train, write)
+        return write()
+
+
+def _search(
+    study: Any,
+    space: Mapping[str, list[Any]],
+    target: int,
+    train: Callable[[Mapping[str, Any], Callable[[int, float], None]], Validation],
+    write: Callable[[], Study],
+) -> None:
+    """Carry out trials until so many are finished; write the tables after each."""
+    optuna = require_optuna()
+    complete, pruned = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED
+    busy: list[dict[str, Any]] = []  # points that other processes are training
 
     def finished() -> list[Any]:
-        return study.get_trials(deepcopy=False, states=states)
+        return study.get_trials(deepcopy=False, states=(complete, pruned))
 
     def objective(trial: Any) -> float:
         values = {key: trial.suggest_categorical(key, space[key]) for key in space}
         if any(values == tried.params for tried in finished()):
             raise _Repeated
-        logger.info("Trial %d of %s: %s.", trial.number, model, values)
-        config = HellmConfig(model, dataset, {**overrides, **values, "resume": True}, files)
+        logger.info("Trial %d: %s.", trial.number, values)
 
         def report(epoch: int, score: float) -> None:
             trial.report(score, epoch)
@@ -221,87 +248,58 @@ def tune(
                 raise optuna.TrialPruned
 
         try:
-            validation = validate(config, report)
+            validation = train(values, report)
+        except BusyError as error:
+            logger.info("Trial %d: %s", trial.number, error)
+            busy.append(values)
+            raise _Repeated from error
         except RunError as error:
             logger.warning("Trial %d failed: %s", trial.number, error)
+            trial.set_user_attr("failed", str(error))
             raise optuna.TrialPruned from error
+        except KeyboardInterrupt:
+            study.enqueue_trial(values)  # the next search goes on with its training
+            raise
         _note(trial, validation)
         return validation.score
 
     def after(_: Any, trial: Any) -> None:
         done = finished()
         if trial.state == optuna.trial.TrialState.FAIL:
-            untried = _untried(space, [tried.params for tried in study.get_trials(deepcopy=False)])
+            taken = [tried.params for tried in done] + busy
+            untried = _untried(space, study.get_trials(deepcopy=False), taken)
             if untried:
                 study.enqueue_trial(untried[trial.number % len(untried)])
+            else:
+                logger.info("Other processes are at work on what is left of the space.")
+                study.stop()
         if len(done) >= target:
             study.stop()
         # A pruned trial has a value too, which is not a result.
-        if any(tried.state == optuna.trial.TrialState.COMPLETE for tried in done):
-            _write(study, storage, folder, base.model, lead)
+        if any(tried.state == complete for tried in done):
+            write()
 
     if len(finished()) < target:
         study.optimize(objective, catch=(_Repeated,), callbacks=[after])
-    return _write(study, storage, folder, base.model, lead)
 
 
 class _Repeated(Exception):  # noqa: N818 (a signal, not an error)
     """The sampler repeated values; an untried point follows instead."""
 
 
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        raise ConfigError("`tune` needs Optuna; pip install -e '.[tune]'.") from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
+def _untried(
+    space: Mapping[str, list[Any]], trials: list[Any], taken: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Points of the grid that no trial has used; if there are none, those that are not taken.
 
-
-def _check_writable(folder: Path) -> None:
-    """Create the folder if needed; raises OSError if it is not writable."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
-
-
-def _storage(location: str) -> Any:
-    """Optuna's storage in a journal file, or in the database of a URL.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be opened.
+    Trials that came to nothing, such as those of killed processes, do not take their points.
     """
-    optuna = _optuna()
-    from sqlalchemy.exc import SQLAlchemyError
-
-    shown = re.sub(r"//[^@/]*@", "//...@", location)  # never show a password
-    try:
-        if "://" in location:
-            # Reconnect if the database closed the connection while a trial trained.
-            return optuna.storages.RDBStorage(location, engine_kwargs={"pool_pre_ping": True})
-        _check_writable(Path(location).parent)  # for the lock beside the journal
-        backend = optuna.storages.journal.JournalFileBackend(location)
-        return optuna.storages.JournalStorage(backend)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"storage={shown} needs the package '{error.name}', which is not installed; install it."
-        ) from error
-    except (SQLAlchemyError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise ConfigError(
-            f"storage={shown} cannot be opened ({reason}); name an existing database, such as "
-            "sqlite:///studies.db, or a journal file."
-        ) from error
-
-
-def _untried(space: Mapping[str, list[Any]], tried: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Points of the grid that no trial has used."""
-    points = (
+    points = [
         dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())
-    )
-    return [point for point in points if point not in tried]
+    ]
+    tried = [trial.params for trial in trials]
+    unused = [point for point in points if point not in tried]
+    return unused or [point for point in points if point not in taken]
 
 
 def _shared(base: HellmConfig, space: Mapping[str, Any]) -> dict[str, Any]:
@@ -322,7 +320,7 @@ def _write(study: Any, storage: Any, folder: Path, model: str, lead: str) -> Stu
 
     The model's studies are those of the storage whose names begin with `lead`.
     """
-    optuna = _optuna()
+    optuna = require_optuna()
     names = [name for name in optuna.study.get_all_study_names(storage) if name.startswith(lead)]
     frames = [
         _trials(optuna.load_study(study_name=name, storage=storage)).assign(
@@ -330,17 +328,29 @@ def _write(study: Any, storage: Any, folder: Path, model: str, lead: str) -> Stu
         )
         for name in names
     ]
-    table = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
+    tables = [frame for frame in frames if len(frame)]
+    if not tables:
+        raise RunError(f"No trial of {model} has a score yet; wait for those of other processes.")
+    table = pd.concat(tables, ignore_index=True)
     ascending = study.direction.name != "MAXIMIZE"
     table = table.sort_values("score", ascending=ascending, kind="stable", ignore_index=True)
-    table.to_csv(folder / f"{model}.csv", index=False, float_format="%.6g")
+    write_text(folder / f"{model}.csv", table.to_csv(index=False, float_format="%.6g"))
     trials = table[table["study"] == study.study_name.removeprefix(lead)]
     if not (trials["state"] == "complete").any():
-        raise RunError(f"No trial of {model} was completed; raise --trials or widen the space.")
+        raise RunError(_nothing_complete(study, model))
     path = folder / f"{model}.yaml"
-    path.write_text(yaml.safe_dump(study.best_params, sort_keys=False), encoding="utf-8")
+    write_text(path, yaml.safe_dump(study.best_params, sort_keys=False))
     trials = trials.drop(columns="study").dropna(axis=1, how="all").reset_index(drop=True)
     return Study(trials, dict(study.best_params), path)
+
+
+def _nothing_complete(study: Any, model: str) -> str:
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state.name == "RUNNING" for trial in trials):
+        return f"No trial of {model} is complete yet; wait for those of other processes."
+    failed = [trial.user_attrs["failed"] for trial in trials if "failed" in trial.user_attrs]
+    reason = f" (the last one: {failed[-1].rstrip('.')})" if failed else ""
+    return f"No trial of {model} was completed{reason}; raise --trials or widen the space."
 
 
 def _trials(study: Any) -> pd.DataFrame:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from recbole_hellm.config.resolution import HellmConfig, declared_facts
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.recommended import Catalogue, RecommendedLists
 from recbole_hellm.evaluation.slices import UserSlices
+from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.opening import open_dataset
 from recbole_hellm.runs.rankings import lists_file
 from recbole_hellm.runs.results import RunResult
@@ -94,18 +94,31 @@ class TestUsers:
 
         Users are in ascending order of their tokens. A list ends where a user has no more
         candidates.
+
+        Raises
+        ------
+        RunError
+            If a file of the run is damaged.
         """
-        path = run.path / lists_file(run.record["masking"])
-        if not path.is_file():
+        directory, masking = RunDirectory(run.path), run.record["masking"]
+        if not directory.holds(lists_file(masking)):
             return None
-        frame = pd.read_parquet(path).sort_values(["user", "place"], kind="stable")
+        path = directory.file(lists_file(masking))
+        frame = directory.read_table(path.name, ["user", "place", "item"])
+        frame = frame.sort_values(["user", "place"], kind="stable")
         ids = frame["item"].map(self.dataset.field2token_id[self.dataset.iid_field])
         users = frame["user"].drop_duplicates()
+        user_ids = users.map(self.dataset.field2token_id[self.dataset.uid_field])
+        uneven = frame.groupby("user").size().nunique() != 1 or len(users) != run.record["users"]
+        if uneven or ids.isna().any() or user_ids.isna().any():
+            raise RunError(
+                f"{path} is damaged (its lists are not of the test users and items); "
+                f"{directory.way_out}."
+            )
         items = ids.to_numpy(dtype=np.int64, copy=True).reshape(len(users), -1)
-        ranked = pd.read_parquet(run.path / f"ranks-{run.record['masking']}.parquet")["candidates"]
+        ranked = directory.read_table(f"ranks-{masking}.parquet", ["candidates"])["candidates"]
         # A list that is longer than what was ranked ends with items that were masked.
         longest = min(items.shape[1], int(ranked.min()))
-        user_ids = users.map(self.dataset.field2token_id[self.dataset.uid_field])
         return RecommendedLists.of(
             self.dataset, self._catalogue, items[:, :longest], user_ids.to_numpy(dtype=np.int64)
         )

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import html
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import plotly.graph_objects as go
+from google.protobuf.message import DecodeError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.tensorflow_stub.errors import DataLossError, OutOfRangeError
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
+
+from recbole_hellm.errors import RunError
+from recbole_hellm.runs.directory import RunDirectory
+from recbole_hellm.storage.text_files import open_regular
+
+logger = logging.getLogger(__name__)
 
 Curve = list[tuple[int, float]]
 COLOURS = ("#1f5fa8", "#c2571a", "#2f7d4f", "#8a3f8f", "#a3791a", "#b03050", "#3c7f8c", "#5b5b5b")
@@ -18,16 +28,54 @@ def read_curves(directory: Path) -> dict[str, Curve]:
     """Scalars of a run by tag, as (epoch from 1, value); empty where no events are kept.
 
     Where a run was resumed, the last value of an epoch counts.
+
+    Raises
+    ------
+    RunError
+        If a file of events is damaged or missing.
     """
-    if not any(directory.glob("events.out.tfevents.*")):
-        return {}
-    events = EventAccumulator(str(directory), {"scalars": 0}, purge_orphaned_data=False)
-    events.Reload()
-    curves = {}
-    for tag in events.Tags()["scalars"]:
-        values = {event.step + 1: event.value for event in events.Scalars(tag)}
-        curves[tag] = sorted(values.items())
-    return curves
+    run = RunDirectory(directory)
+    names = run.listed()
+    sealed = names is not None
+    if names is None:  # an earlier version wrote it
+        names = {path.name: "" for path in directory.glob("events.out.tfevents.*")}
+    curves: dict[str, dict[int, float]] = {}
+    for name in sorted(names):
+        if name.startswith("events.out.tfevents."):
+            path = run.verified(name)
+            if not sealed:
+                _check_events(path)
+            for tag, values in _scalars(path, run.way_out).items():
+                curves.setdefault(tag, {}).update(values)
+    return {tag: sorted(values.items()) for tag, values in curves.items()}
+
+
+def _scalars(path: Path, way_out: str) -> dict[str, dict[int, float]]:
+    """Values by tag and epoch from 1."""
+    events = EventAccumulator(str(path), {"scalars": 0}, purge_orphaned_data=False)
+    try:
+        events.Reload()
+        return {
+            tag: {event.step + 1: event.value for event in events.Scalars(tag)}
+            for tag in events.Tags()["scalars"]
+        }
+    except (DecodeError, KeyError, OSError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(f"{path} cannot be read as events ({reason}); {way_out}.") from error
+
+
+def _check_events(path: Path) -> None:
+    """Warn where reading ends before the file does, which TensorBoard passes over."""
+    with open_regular(path):
+        pass
+    records = PyRecordReader_New(str(path))
+    try:
+        while True:
+            records.GetNext()
+    except OutOfRangeError:
+        return
+    except DataLossError as error:
+        logger.warning("%s is damaged, so curves may lack epochs (%s).", path, error)
 
 
 def metric_bars(values: Mapping[str, Mapping[str, float]], colours: Mapping[str, str]) -> go.Figure:

@@ -15,14 +15,22 @@ import pandas as pd
 
 from recbole_hellm.benchmark.methods import Method
 from recbole_hellm.benchmark.plans import Family, Table, paper_masking
-from recbole_hellm.benchmark.records import SLICED, SLICES
+from recbole_hellm.benchmark.records import SLICED
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.list_metrics import LIST_METRICS
 from recbole_hellm.evaluation.metric import Metric
 from recbole_hellm.evaluation.significance import PairedComparison, compare_to_rest, leaders
 from recbole_hellm.evaluation.user_values import mean_interval, seed_deviation
 from recbole_hellm.reporting.costs import cost_columns, cost_notes
-from recbole_hellm.reporting.numbers import LEVEL, number, p_value, signed, spread, written
+from recbole_hellm.reporting.numbers import (
+    LEVEL,
+    number,
+    p_value,
+    signed,
+    spread,
+    undefined,
+    written,
+)
 from recbole_hellm.reporting.sheets import Cell, Sheet
 
 BETTER, WORSE = "†", "‡"
@@ -82,6 +90,7 @@ def results(
         rows.append([*cells, *(show(method) for show in costs.values())])
     notes = [_counted(methods[0], masking), _PLUS_MINUS, *_told(table, methods)]
     notes += _marked(table, methods, tests)
+    notes += undefined(row["mean"] for row in data)
     notes += [*cost_notes(methods), *absent]
     head = ["", "seeds", *(short(table, metric) for metric in table.shown), *costs]
     title = f"{table.title}: {methods[0].runs[0].record['dataset']}, mask_history={masking}"
@@ -116,6 +125,7 @@ def beside_the_paper(table: Table, methods: Sequence[Method]) -> Sheet | None:
     notes = [
         _PLUS_MINUS,
         *_told(table, methods),
+        *undefined(row["mean"] for row in data),
         "Masked is what the ranking leaves out: the paper masks training items for general "
         "recommenders and nothing for language models.",
     ]
@@ -242,8 +252,8 @@ def slices(
     for method, group in itertools.product(methods, groups["group"]):
         if (method.name, group) not in means:
             raise RunError(
-                f"{method.runs[0].path / SLICES} lacks the group '{group}' of {grouping}; restore "
-                "the record, or take its folder out."
+                f"{method.runs[0].path}/slices.csv lacks the group '{group}' of {grouping}; "
+                f"{method.runs[0].directory.way_out}."
             )
     places = {
         group: _places(table, {m.name: means[m.name, group] for m in methods}, metric)
@@ -361,7 +371,10 @@ def _places(table: Table, means: Mapping[str, float], metric: str) -> tuple[set[
     """The best and the second best methods of all families; a family is a contest of its own."""
     bigger = table.metric(metric).bigger_is_better
     placed = [
-        leaders({name: means[name] for name in family.models if name in means}, bigger)
+        leaders(
+            {name: means[name] for name in family.models if np.isfinite(means.get(name, np.nan))},
+            bigger,
+        )
         for family in table.families
     ]
     best, second = (set().union(*names) for names in zip(*placed, strict=True))

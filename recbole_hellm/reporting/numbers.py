@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import numpy as np
 
 from recbole_hellm.evaluation.metric import Metric
@@ -21,6 +24,8 @@ def signed(value: float | None) -> str:
     if value is None:
         return "–"
     text = number(abs(value))
+    if math.isnan(value):
+        return text
     return text if set(text) <= set(".0") else ("+" if value > 0 else "−") + text
 
 
@@ -38,6 +43,11 @@ def p_value(value: float) -> str:
         return "<.001"
     text = f"{value:.3f}" if round(value, 3) != LEVEL or value >= LEVEL else f"{value:.5f}"
     return text.replace("0.", ".", 1)
+
+
+def undefined(values: Iterable[float]) -> list[str]:
+    """A note on what is no number, where there is any."""
+    return [] if all(map(math.isfinite, values)) else ["nan: a run has no number for this metric."]
 
 
 def written(value: float | None, spec: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from recbole_hellm.benchmark.plans import Figure, Panel
 from recbole_hellm.evaluation.metrics import BUILT_IN
 from recbole_hellm.evaluation.user_values import seed_deviation
 from recbole_hellm.reporting.costs import training_time
+from recbole_hellm.storage.files import write_bytes, write_text
 
 # Texts stay texts, and the same data give the same file.
 _STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "recbole_hellm", "font.size": 9}
@@ -173,9 +175,10 @@ def named(metric: str) -> str:
 
 
 def _write(canvas: Canvas, data: pd.DataFrame, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     metadata: Mapping[str, Any] = {"Date": None, "Creator": "recbole_hellm"}
+    drawn = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
-        canvas.savefig(path, metadata=metadata)
-    data.to_csv(path.with_suffix(".csv"), index=False, float_format="%.8g")
+        canvas.savefig(drawn, format="svg", metadata=metadata)
+    write_bytes(path, drawn.getvalue())
+    write_text(path.with_suffix(".csv"), data.to_csv(index=False, float_format="%.8g"))
     return path

@@ -10,6 +10,7 @@ import pandas as pd
 from recbole_hellm.benchmark.methods import check_comparable
 from recbole_hellm.benchmark.plans import Figure, paper_masking
 from recbole_hellm.benchmark.records import Record
+from recbole_hellm.reporting.numbers import undefined
 from recbole_hellm.reporting.sheets import Sheet
 
 Points = Sequence[tuple[Mapping[str, Any], Record]]
@@ -31,8 +32,8 @@ def results(figure: Figure, runs: Points) -> pd.DataFrame:
     rows = []
     for point, run in runs:
         run_masking = run.record["masking"]
-        valid = {f"valid {key}": run.record["valid"][run_masking][key] for key in figure.metrics}
-        test = {metric: run.metrics(masking)[metric] for metric in figure.metrics}
+        valid = {f"valid {key}": run.metric(key, run_masking, "valid") for key in figure.metrics}
+        test = {metric: run.metric(metric, masking) for metric in figure.metrics}
         rows.append({**point, "seed": run.seed, **test, **valid})
     axes = dict.fromkeys(key for panel in figure.panels for key in panel.axes)
     last = [*figure.metrics, *(f"valid {key}" for key in figure.metrics)]
@@ -52,6 +53,7 @@ def sheet(figure: Figure, dataset: str, runs: Points, notes: Sequence[str] = ())
         f"Test metrics under mask_history={masking}, epochs chosen by validation.",
         *_exemptions(figure, runs),
         "Plots mark the settings that hold elsewhere, the defaults if nothing else was given.",
+        *undefined(data[[key for key in head if "@" in key]].to_numpy().ravel()),
         *notes,
     ]
     return Sheet("points", f"{figure.title}: {dataset}", head, rows, all_notes, data)

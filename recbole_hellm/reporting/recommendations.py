@@ -17,6 +17,7 @@ from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import ConfigError, DataError
 from recbole_hellm.runs.recommending import Recommender
 from recbole_hellm.storage.files import atomic_path, write_text
+from recbole_hellm.storage.terminal import plain_text
 
 SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
 WIDEST = 44  # characters of a title or of categories in a table
@@ -57,6 +58,12 @@ class RecommendSettings(Settings):
         )
         if self.output:
             require_file_name("output", self.output)
+            suffix = Path(self.output).suffix.lower()
+            require(
+                self.format is not None or suffix in ("", *SUFFIXES),
+                f"output={self.output}: there is no format {suffix}; let the name end in one of "
+                f"{', '.join(SUFFIXES)}, or say what to write with --format.",
+            )
 
     @property
     def chosen_format(self) -> Format:
@@ -136,7 +143,7 @@ def _table(frame: pd.DataFrame, recent: Recent, metadata: ItemMetadata) -> str:
     for name, found in frame.groupby("user", sort=False):
         user = str(name)
         shown = metadata.describe(recent[user])
-        blocks.append(f"User {user}" if user else "Ad-hoc history")
+        blocks.append(f"User {plain_text(user)}" if user else "Ad-hoc history")
         if len(shown):
             blocks += ["", "Recent history, newest first", _grid(shown)]
         listed = found.drop(columns="user").assign(score=found["score"].map("{:.4f}".format))
@@ -147,7 +154,7 @@ def _table(frame: pd.DataFrame, recent: Recent, metadata: ItemMetadata) -> str:
 def _grid(frame: pd.DataFrame) -> str:
     columns: dict[str, list[Any]] = {}
     for key in map(str, frame):
-        cells = frame[key].tolist()
+        cells = [plain_text(str(cell)) for cell in frame[key]]
         if key in ("title", "categories"):
             if not any(cells):
                 continue  # the dataset has no item table

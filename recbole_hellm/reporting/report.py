@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import base64
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import pydantic
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
+from typing_extensions import NotRequired, TypedDict
 
 from recbole_hellm import __version__
 from recbole_hellm.config.devices import AUTO, DEVICE_HELP
@@ -24,17 +27,23 @@ from recbole_hellm.config.resolution import MASKINGS
 from recbole_hellm.config.settings import Settings, require, require_file_name, setting
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.data.features.item_metadata import ItemMetadata
-from recbole_hellm.errors import ConfigError, HellmError
+from recbole_hellm.errors import ConfigError, DataError, HellmError, RunError
 from recbole_hellm.evaluation.metrics import BUILT_IN, find
 from recbole_hellm.extensions import is_import_path
 from recbole_hellm.reporting import curves
+from recbole_hellm.reporting.numbers import undefined
 from recbole_hellm.reporting.tables import common_metrics, comparable
+from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.recommending import Recommender
 from recbole_hellm.runs.results import RunResult, load_run
 from recbole_hellm.storage.files import write_text
+from recbole_hellm.storage.json_files import fit
+from recbole_hellm.storage.terminal import plain_text
+from recbole_hellm.storage.text_files import read_bytes
 
 logger = logging.getLogger(__name__)
 
+CONFIG = "config.yaml"
 LARGEST_PICTURE = 300_000  # bytes of a picture that is put into the page
 COSTS = {
     "train_seconds": ("training, s", "{:,.1f}"),
@@ -72,6 +81,10 @@ class ReportSettings(Settings):
     def validate_relations(self) -> None:
         """Check that a file is named; raises :class:`ConfigError`."""
         require_file_name("output", self.output)
+        require(
+            Path(self.output).suffix.lower() in ("", ".html", ".htm"),
+            f"output={self.output}: a report is an HTML page; let the name end in .html.",
+        )
 
 
 def write_report(
@@ -158,13 +171,15 @@ def _results(runs: list[RunResult], names: Mapping[str, str]) -> list[dict[str, 
         best = {}
         for name in metrics:
             choose = min if name.partition("@")[0] in smaller else max
-            best[name] = choose(run.metrics("test", masking)[name] for run in runs)
+            values_of_runs = (run.metrics("test", masking)[name] for run in runs)
+            best[name] = choose(filter(math.isfinite, values_of_runs), default=None)
         rows = []
         for run in runs:
             values = run.metrics("test", masking)
             cells = [(f"{values[name]:.4f}", values[name] == best[name]) for name in metrics]
             rows.append((names[str(run.path)], cells))
-        note = MASKING_NOTES[masking]
+        shown = [run.metrics("test", masking)[name] for run in runs for name in metrics]
+        note = "; ".join([MASKING_NOTES[masking], *undefined(shown)]).rstrip(".")
         tables.append({"masking": masking, "note": note, "metrics": metrics, "rows": rows})
     return tables
 
@@ -181,9 +196,27 @@ def _smaller_is_better(runs: list[RunResult]) -> set[str]:
     return {metric.name for metric in metrics if not metric.bigger_is_better}
 
 
+class _Shown(TypedDict):
+    """Settings that a page needs."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="allow")  # type: ignore[misc]
+
+    metrics: NotRequired[list[str]]
+    valid_metric: NotRequired[str]
+
+
 def _settings(run: RunResult) -> dict[str, Any]:
-    path = run.path / "config.yaml"
-    return read_yaml(path) if path.is_file() else {}
+    directory = RunDirectory(run.path)
+    if not directory.holds(CONFIG):
+        return {}
+    path = directory.verified(CONFIG)
+    try:
+        settings = read_yaml(path)
+    except ConfigError as error:
+        reason = str(error).partition(";")[0].rstrip(".")
+        raise RunError(f"{reason}; {directory.way_out}.") from error
+    found: dict[str, Any] = fit(settings, _Shown, path, RunError, directory.way_out)
+    return found
 
 
 def _costs(runs: list[RunResult], names: Mapping[str, str]) -> dict[str, Any]:
@@ -191,7 +224,8 @@ def _costs(runs: list[RunResult], names: Mapping[str, str]) -> dict[str, Any]:
     rows = []
     for run in runs:
         cost = run.record["cost"]
-        cells = [COSTS[key][1].format(cost[key]) if key in cost else "–" for key in keys]
+        known = {key: value for key, value in cost.items() if value is not None}
+        cells = [COSTS[key][1].format(known[key]) if key in known else "–" for key in keys]
         epochs = f"{run.record['best_epoch']} of {run.record['epochs']}"
         rows.append((names[str(run.path)], [epochs, *cells]))
     return {"heads": ["best epoch", *(COSTS[key][0] for key in keys)], "rows": rows}
@@ -200,7 +234,7 @@ def _costs(runs: list[RunResult], names: Mapping[str, str]) -> dict[str, Any]:
 def _figures(
     runs: list[RunResult], names: Mapping[str, str], colours: Mapping[str, str]
 ) -> dict[str, Any]:
-    read = {names[str(run.path)]: curves.read_curves(run.path) for run in runs}
+    read = {names[str(run.path)]: _curves(run, names[str(run.path)]) for run in runs}
     best = {names[str(run.path)]: run.record["best_epoch"] for run in runs}
     metric = _valid_metric(runs)
     validation = {name: of_run[metric] for name, of_run in read.items() if of_run.get(metric)}
@@ -214,7 +248,8 @@ def _figures(
         names[str(run.path)]: {name: run.metrics("test", masking)[name] for name in chosen}
         for run in runs
     }
-    seconds = {names[str(run.path)]: run.record["cost"]["train_seconds"] for run in runs}
+    spent = {names[str(run.path)]: run.record["cost"].get("train_seconds") for run in runs}
+    seconds = {name: value for name, value in spent.items() if value is not None}
     lines = curves.curve_lines(validation, colours, best, 360) if validation else None
     return {
         "results": _drawn(curves.metric_bars(bars, colours), "results"),
@@ -227,6 +262,14 @@ def _figures(
         "without": [name for name, of_run in read.items() if not of_run],
         "seconds": _drawn(curves.seconds_bars(seconds, colours), "seconds"),
     }
+
+
+def _curves(run: RunResult, name: str) -> dict[str, curves.Curve]:
+    try:
+        return curves.read_curves(run.path)
+    except RunError as error:  # the page tells that there are none
+        logger.warning("No learning curves of %s: %s", plain_text(name), error)
+        return {}
 
 
 def _valid_metric(runs: list[RunResult]) -> str:
@@ -262,11 +305,16 @@ class _Pictures:
         picture = metadata.picture(token)
         if picture is None:
             return None
-        if picture.path.stat().st_size > LARGEST_PICTURE:
+        try:
+            content = read_bytes(
+                picture.path, DataError, "the page leaves it out", limit=LARGEST_PICTURE
+            )
+        except DataError as error:
+            logger.debug("%s", error)
             self.left_out += 1
             return None
         name = f"p{len(self.data)}"
-        data = base64.b64encode(picture.path.read_bytes()).decode()
+        data = base64.b64encode(content).decode()
         self.data[name] = f"data:{picture.kind};base64,{data}"
         return name
 
@@ -290,7 +338,7 @@ def _browser(
                 run, settings.data_path, settings.backbone, images, device=settings.device
             )
         except HellmError as error:  # the page tells it in place of the recommendations
-            logger.warning("No recommendations of %s: %s", name, error)
+            logger.warning("No recommendations of %s: %s", plain_text(name), error)
             notes.append(f"{name}: {error}")
             continue
         metadata = recommender.metadata

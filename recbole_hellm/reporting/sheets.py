@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 from tabulate import tabulate
 
+from recbole_hellm.storage.terminal import plain_text
+
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -75,7 +77,8 @@ def as_text(sheet: Sheet) -> str:
         for row in sheet.cells()
     ]
     table = tabulate(body, sheet.head, tablefmt="simple", disable_numparse=True, stralign="left")
-    return "\n".join([sheet.title, "", table, *_ended(sheet.notes)])
+    lines = [sheet.title, "", *table.split("\n"), *_ended(sheet.notes)]
+    return "\n".join(map(plain_text, lines))
 
 
 def as_markdown(sheet: Sheet) -> str:

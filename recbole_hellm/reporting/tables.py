@@ -19,6 +19,7 @@ from recbole_hellm.config.resolution import (
 from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.config.yaml_files import as_yaml, packaged
 from recbole_hellm.errors import RunError
+from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.results import RunResult
 
 COMPARED = ("dataset", "split", "candidates", "masking", "users")
@@ -70,6 +71,13 @@ def comparable(results: Iterable[RunResult]) -> list[RunResult]:
             raise RunError(
                 f"These runs differ in {key} and cannot be compared ({values}); leave one out."
             )
+    for run in runs:
+        lacking = [masking for masking in MASKINGS if masking not in run.record["test"]]
+        if lacking:
+            raise RunError(
+                f"{run.path}/metrics.json has no test metrics under mask_history={lacking[0]}; "
+                f"{RunDirectory(run.path).way_out}."
+            )
     return runs
 
 
@@ -86,7 +94,7 @@ def _metrics_table(runs: list[RunResult], masking: str) -> str:
             run.record["model"],
             *(run.metrics("test", masking)[name] for name in names),
             run.record["best_epoch"],
-            run.record["cost"]["train_seconds"],
+            run.record["cost"].get("train_seconds"),
         ]
         for run in runs
     ]

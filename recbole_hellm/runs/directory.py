@@ -4,80 +4,78 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import pickle
-import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pydantic
 import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from typing_extensions import NotRequired, TypedDict
 
-from recbole_hellm.errors import RunError
-from recbole_hellm.storage import files, locks
+from recbole_hellm.errors import BusyError, RunError, reason
+from recbole_hellm.storage import checkpoint_files, files, json_files, locks
 from recbole_hellm.storage.files import atomic_path, remove_leftovers
+from recbole_hellm.storage.sealed_folders import RECORD, SealedFolder
+from recbole_hellm.storage.tables import read_parquet
 
 ARTEFACTS = "model"  # folder of a fine-tuned run's model in its directory
-RECORDED_PACKAGES = (
-    "recbole-hellm",
-    "recbole",
-    "torch",
-    "transformers",
-    "peft",
-    "numpy",
-    "scipy",
-    "pandas",
-    "scikit-learn",
-    "sentence-transformers",
-)
 
 
-def environment() -> dict[str, Any]:
-    """Versions, hardware and git commit of this process."""
-    versions: dict[str, str | None] = {}
-    for package in RECORDED_PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": versions,
-        "cpu_cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": gpu,
-        "git_commit": _git_commit(),
-        "command": sys.argv,
-    }
+class ImportedFile(TypedDict):
+    """A file that took the place of a stage."""
+
+    file: str
+    sha256: str
 
 
-def _git_commit() -> str | None:
-    try:
-        completed = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return completed.stdout.strip()
+class RunRecord(TypedDict):
+    """What a finished run came to: ``metrics.json`` without its checksums."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="allow")  # type: ignore[misc]
+
+    model: str
+    dataset: str
+    masking: str
+    split: str
+    candidates: str
+    users: int
+    items: int
+    seed: int
+    best_epoch: int
+    epochs: int
+    valid: dict[str, dict[str, float]]
+    test: dict[str, dict[str, float]]
+    cost: dict[str, float | None]
+    stages: dict[str, str]
+    imported: NotRequired[dict[str, ImportedFile]]
 
 
-class RunDirectory:
+class Identity(TypedDict):
+    """``identity.json``: all that determines a run's result."""
+
+    __pydantic_config__ = pydantic.ConfigDict(extra="allow")  # type: ignore[misc]
+
+    settings: dict[str, Any]
+    content: str
+    split: str
+    candidates: str
+    features: str | None
+    stages: dict[str, dict[str, Any]]
+    version: str
+
+
+class _Embeddings(TypedDict):
+    split: str
+    tokens: dict[str, list[str]]
+
+
+class RunDirectory(SealedFolder):
     """One run's files: ``<runs>/<dataset>/<model>/<id>/``.
 
     Parameters
@@ -86,17 +84,12 @@ class RunDirectory:
         The directory; made on first write.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-
-    def file(self, name: str) -> Path:
-        """Path of a file of this run."""
-        return self.path / name
+    error = RunError
 
     @property
     def finished(self) -> bool:
         """Whether the run wrote its metrics, which it does last."""
-        return self.file("metrics.json").is_file()
+        return self.has_record
 
     @property
     def last_checkpoint(self) -> Path:
@@ -114,22 +107,37 @@ class RunDirectory:
 
         Raises
         ------
-        RunError
+        BusyError
             If another process trains it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        busy = RunError(
+        busy = BusyError(
             f"{self.path} is being trained by another process; wait until that has finished, "
             "or end it."
         )
         with locks.locked(self.path.parent / f".{self.path.name}.lock", busy):
             remove_leftovers(self.path)
+            self._remove_cleared()
             yield
 
     def clear(self) -> None:
-        """Remove what an earlier run left, so that nothing old is mistaken for new."""
-        if self.path.is_dir():
-            shutil.rmtree(self.path)
+        """Remove what an earlier run left, so that nothing old is mistaken for new.
+
+        The folder goes at once, however many files it holds and whenever the process is killed.
+        """
+        with files.writing(self.path):
+            self._remove_cleared()
+            if self.path.is_dir():
+                self.path.rename(self._cleared)
+                self._remove_cleared()
+
+    @property
+    def _cleared(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.old")
+
+    def _remove_cleared(self) -> None:
+        if self._cleared.exists():
+            shutil.rmtree(self._cleared)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file atomically."""
@@ -148,17 +156,58 @@ class RunDirectory:
         self.write_text(name, yaml.safe_dump(dict(content), sort_keys=True, allow_unicode=True))
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Read a JSON file.
+        """Read a JSON file, whose content is as it was written.
 
         Raises
         ------
         RunError
-            If it is missing or malformed.
+            If it is missing or damaged.
         """
-        try:
-            return json.loads(self.file(name).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise RunError(f"{self.file(name)} cannot be read; is this a finished run?") from error
+        if name == RECORD:
+            return self.read_record()
+        path = self.verified(name)
+        content: dict[str, Any] = json_files.read_json(path, dict[str, Any], RunError, self.way_out)
+        return content
+
+    def record(self) -> RunRecord:
+        """What the finished run came to.
+
+        Raises
+        ------
+        RunError
+            If it is not finished, or ``metrics.json`` is damaged.
+        """
+        path = self.file(RECORD)
+        record: RunRecord = json_files.fit(
+            self.read_record(), RunRecord, path, RunError, self.way_out
+        )
+        for phase in (record["valid"], record["test"]):
+            if record["masking"] not in phase:
+                raise RunError(
+                    f"{path} has no metrics under its masking {record['masking']!r}; "
+                    f"{self.way_out}."
+                )
+        return record
+
+    def identity(self) -> Identity:
+        """What determines the run's result.
+
+        Raises
+        ------
+        RunError
+            If ``identity.json`` is missing or damaged.
+        """
+        path = self.verified("identity.json")
+        found: Identity = json_files.read_json(path, Identity, RunError, self.way_out)
+        return found
+
+    @property
+    def way_out(self) -> str:
+        """How to get whole files again."""
+        return (
+            f"train the run again with --force, or as a stage with --{self.path.parent.name}"
+            ".force=True"
+        )
 
     def write_table(
         self, name: str, frame: pd.DataFrame, compression: Literal["snappy", "zstd"] = "snappy"
@@ -167,26 +216,53 @@ class RunDirectory:
         with atomic_path(self.file(name)) as temporary:
             frame.to_parquet(temporary, index=False, compression=compression)
 
-    def save_checkpoint(self, path: Path, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint atomically; it holds tensors and plain values only."""
-        # torch.save would write the temporary file's random name into the file.
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            torch.save(dict(state), file)
+    def read_table(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
+        """Read a Parquet table.
 
-    def load_checkpoint(self, path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+        Raises
+        ------
+        RunError
+            If it is missing or damaged, or has not these columns.
+        """
+        return read_parquet(self.verified(name), columns, RunError, self.way_out)
+
+    def save_checkpoint(self, path: Path, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint atomically; it holds tensors, plain values and a checksum only."""
+        checkpoint_files.save(path, state, self._subject(path))
+
+    def check_checkpoint(self, path: Path) -> None:
+        """Check that a checkpoint of this run is as it was written.
+
+        Raises
+        ------
+        RunError
+            If it is missing, damaged or another run's.
+        """
+        checkpoint_files.check(path, self._subject(path), RunError, self.way_out)
+
+    def load_checkpoint(
+        self, path: Path, device: torch.device | str = "cpu", check: bool = True
+    ) -> dict[str, Any]:
         """Load a checkpoint with ``weights_only=True``.
+
+        Parameters
+        ----------
+        path : Path
+        device : torch.device or str
+        check : bool
+            Whether to check that it is this run's, as :meth:`check_checkpoint` does.
 
         Raises
         ------
         RunError
             If it is missing or damaged.
         """
-        try:
-            return torch.load(path, map_location=device, weights_only=True)
-        except FileNotFoundError as error:
-            raise RunError(f"Checkpoint {path} does not exist; run without --resume.") from error
-        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-            raise RunError(f"Checkpoint {path} is damaged; run again with --force.") from error
+        if check:
+            self.check_checkpoint(path)
+        return checkpoint_files.load(path, device, RunError, self.way_out)
+
+    def _subject(self, path: Path) -> str:
+        return f"{self.path.name}/{path.name}"
 
     def write_embeddings(
         self, tables: Mapping[str, torch.Tensor], tokens: Mapping[str, np.ndarray], split: str
@@ -214,9 +290,12 @@ class RunDirectory:
         RunError
             If the table is missing or damaged, was trained on another split, or lacks a token.
         """
-        if not self.file("embeddings.json").is_file():
+        if not self.holds("embeddings.json"):
             raise RunError(f"{self.path} holds no embeddings; its model has none to hand on.")
-        described = self.read_json("embeddings.json")
+        json_path, path = map(self.verified, ("embeddings.json", "embeddings.safetensors"))
+        described: _Embeddings = json_files.read_json(
+            json_path, _Embeddings, RunError, self.way_out
+        )
         if described["split"] != split:
             raise RunError(
                 f"{self.path} was trained on another split (fingerprint {described['split'][:12]} "
@@ -225,12 +304,12 @@ class RunDirectory:
         if name not in described["tokens"]:
             raise RunError(f"{self.path} holds no {name} embeddings; its model has none.")
         try:
-            table = load_file(self.file("embeddings.safetensors"))[name]
+            table = load_file(path)[name]
         except (OSError, SafetensorError, KeyError) as error:
-            raise RunError(
-                f"{self.file('embeddings.safetensors')} is damaged; run that stage with --force."
-            ) from error
+            raise RunError(f"{path} is damaged ({reason(error)}); {self.way_out}.") from error
         rows = {token: row for row, token in enumerate(described["tokens"][name])}
+        if table.ndim != 2 or len(table) != len(described["tokens"][name]):
+            raise RunError(f"{path} does not fit {json_path.name} beside it; {self.way_out}.")
         missing = [str(token) for token in tokens if str(token) not in rows]
         if missing:
             raise RunError(f"{self.path} has no embedding of {name} '{missing[0]}'.")
@@ -262,6 +341,9 @@ class SilentDirectory(RunDirectory):
         """Do nothing."""
 
     def write_bytes(self, name: str, content: bytes) -> None:
+        """Do nothing."""
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
         """Do nothing."""
 
 

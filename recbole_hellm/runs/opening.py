@@ -32,16 +32,31 @@ def open_run(config: Any) -> tuple[Any, RunDirectory]:
     return dataset, SilentDirectory(path)
 
 
-def open_dataset(config: Any, features: bool) -> Any:
-    """The dataset of `config`, and its item features if requested; prepares missing files."""
+def open_dataset(config: Any, features: bool, prepare: bool = True) -> Any:
+    """The dataset of `config`.
+
+    Parameters
+    ----------
+    config : HellmConfig
+    features : bool
+        Whether its item features are needed.
+    prepare : bool
+        Prepare missing files.
+
+    Raises
+    ------
+    DataError, FeatureError
+        If files are missing and cannot be prepared, or are malformed.
+    """
     compat.supply_dok_update()
     compat.count_every_interaction()
     if config["threads"]:
         torch.set_num_threads(int(config["threads"]))
-    with current().first_goes_ahead():
-        ensure_dataset(config)
-        if features:
-            ensure_features(config)
+    if prepare:
+        with current().first_goes_ahead():
+            ensure_dataset(config)
+            if features:
+                ensure_features(config)
     init_seed(config["seed"], config["reproducibility"])  # DIEN's dataset draws negatives
     return create_dataset(config)
 

@@ -14,14 +14,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from recbole.utils import init_seed
 
 from recbole_hellm.config.devices import AUTO
 from recbole_hellm.config.resolution import HellmConfig, declared_facts
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.data.preparation.versions import version_directories
-from recbole_hellm.errors import ConfigError, DataError, FeatureError, HellmError, RunError
+from recbole_hellm.errors import (
+    ConfigError,
+    DataError,
+    FeatureError,
+    HellmError,
+    RunError,
+    reason,
+)
 from recbole_hellm.evaluation.evaluator import Evaluator
 from recbole_hellm.runs.directory import ARTEFACTS, RunDirectory
 from recbole_hellm.runs.opening import build_model, open_dataset, open_splits
@@ -71,19 +77,20 @@ def reopen(
 
     Its evaluator saves lists of `save_topk` items, by default the run's own number.
     """
-    record = directory.read_json("metrics.json")
+    record = directory.record()
     if "recipe" in record:
         raise RunError(
             f"{directory.path} is a record, which holds no model; name the run itself, a folder in "
             "runs_dir."
         )
-    identity = directory.read_json("identity.json")
+    identity = directory.identity()
     config = _configuration(
         directory, record, identity, data_path, {"save_topk": save_topk, "device": device}
     )
     is_llm = config.entry.kind == "LLM"
     # Artefacts hold the stages' embeddings, so features are not needed.
     features = not is_llm and config.needs_features()
+    _check_place(config, directory.path)
     dataset = _own_dataset(config, identity, features, directory.path)
     init_seed(config["seed"], config["reproducibility"])
     splits, evaluator = open_splits(config, dataset)
@@ -118,15 +125,17 @@ def add_lists(
     ConfigError
         If the dataset has fewer items.
     """
-    masking = directory.read_json("metrics.json")["masking"]
-    path = directory.file(lists_file(masking))
-    if path.is_file() and pd.read_parquet(path, columns=["place"])["place"].max() >= length:
+    masking = directory.record()["masking"]
+    name = lists_file(masking)
+    there = directory.file(name).is_file() and directory.holds(name)
+    if there and directory.read_table(name, ["place"])["place"].max() >= length:
         return
     logger.info("%s has no lists of %d items; writing them now.", directory.path, length)
     with directory.locked():
         restored = reopen(directory, data_path, save_topk=length)
         test = restored.evaluator.evaluate(restored.model, "test", (masking,), show_progress)
-        write_lists(restored.dataset, directory, test)
+        with directory.adding(name):
+            write_lists(restored.dataset, directory, test)
 
 
 def load_best(model: Any, directory: RunDirectory, device: Any) -> None:
@@ -137,15 +146,13 @@ def load_best(model: Any, directory: RunDirectory, device: Any) -> None:
     RunError
         If the checkpoint is missing, damaged, or belongs to another model.
     """
-    path = directory.best_checkpoint
-    if not path.is_file():
-        raise RunError(f"{path} is missing, which holds the weights of this run; run it again.")
+    path = directory.verified(directory.best_checkpoint.name)
     try:
-        load_weights(model, directory.load_checkpoint(path, device))
+        load_weights(model, directory.load_checkpoint(path, device, check=False))
     except (KeyError, RuntimeError, TypeError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
         raise RunError(
-            f"{path} does not hold the weights of this model ({lines[0]}); run it again."
+            f"{path} does not hold the weights of this model ({reason(error)}); "
+            f"{directory.way_out}."
         ) from error
 
 
@@ -154,7 +161,7 @@ def _fine_tuned(
 ) -> Any:
     from recbole_hellm.models.llm.artefacts import load_artefacts
 
-    folder = directory.file(ARTEFACTS)
+    folder = directory.verified_folder(ARTEFACTS)
     if not folder.is_dir():
         raise RunError(
             f"{directory.path} has no folder '{folder.name}', which runs of this version write; "
@@ -179,7 +186,7 @@ def _configuration(
     RunError
         If it was recorded by a version with other settings.
     """
-    path = directory.file("config.yaml")
+    path = directory.verified("config.yaml")
     try:
         recorded = read_yaml(path) | identity["settings"]
         data_folder = _recorded_data_path(recorded) if data_path is None else Path(data_path)
@@ -243,7 +250,7 @@ def _own_dataset(
     for data_path in (present, *map(str, versions)):
         config["data_path"] = data_path
         try:
-            dataset = open_dataset(config, features)
+            dataset = open_dataset(config, features, prepare=False)
             _check_dataset(dataset, identity, config, features, run)
         except (DataError, FeatureError, RunError) as error:
             errors.append(error)
@@ -258,6 +265,16 @@ def _own_dataset(
         return dataset
     config["data_path"] = present
     raise errors[0]
+
+
+def _check_place(config: HellmConfig, run: Path) -> None:
+    """Check that the dataset is there; reading a run makes no data."""
+    folder = config.dataset_directory
+    if not (folder / f"{config['dataset']}.inter").is_file():
+        raise RunError(
+            f"The dataset of {run} is not in {folder}; give the folder that holds "
+            f"{config['dataset']}/ with --data_path."
+        )
 
 
 def _check_dataset(

@@ -120,17 +120,32 @@ def load_run(path: str | Path) -> RunResult:
     directory = RunDirectory(Path(path))
     if not directory.finished:
         directory = _newest(directory.path)
-    record = directory.read_json("metrics.json")
+    return _load(directory, ())
+
+
+def _load(directory: RunDirectory, above: tuple[str, ...]) -> RunResult:
+    """The run in a directory; `above` are the runs that build on it."""
+    record = directory.record()
+    if directory.listed() is not None:
+        # Shows a record that was copied from another run.
+        directory.verified("identity.json")
+    place = os.path.realpath(directory.path)
+    if place in above:
+        raise RunError(
+            f"{directory.file('metrics.json')} names a run among its stages that builds on it; "
+            f"{directory.way_out}."
+        )
     # Relative to this directory, so that a folder of runs can be moved.
     paths = (os.path.normpath(directory.path / stage) for stage in record["stages"].values())
-    stages = tuple(load_run(stage) for stage in paths if RunDirectory(Path(stage)).finished)
-    return RunResult(directory.path, record, stages)
+    stages = [RunDirectory(Path(path)) for path in paths]
+    found = (_load(stage, (*above, place)) for stage in stages if stage.finished)
+    return RunResult(directory.path, dict(record), tuple(found))
 
 
 def _newest(folder: Path) -> RunDirectory:
-    finished = sorted(
-        folder.glob("*/metrics.json"), key=lambda file: (file.stat().st_mtime_ns, file)
-    )
+    # Hidden folders are what a killed process was removing.
+    files = (file for file in folder.glob("*/metrics.json") if file.parent.name[0] != ".")
+    finished = sorted(files, key=lambda file: (file.stat().st_mtime_ns, file))
     if not finished:
         raise RunError(
             f"{folder} holds no finished run (metrics.json is missing); finish one with --resume, "

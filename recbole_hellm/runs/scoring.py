@@ -11,10 +11,11 @@ import torch
 
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.runs import tensorboard
-from recbole_hellm.runs.directory import ARTEFACTS, environment
+from recbole_hellm.runs.directory import ARTEFACTS
 from recbole_hellm.runs.rankings import maskings, write_lists, write_ranks
 from recbole_hellm.runs.training import Trained
 from recbole_hellm.training.distributed import current
+from recbole_hellm.training.environment import environment
 from recbole_hellm.training.memory import peak_memory_mb
 from recbole_hellm.training.model_state import embedding_tables, item_vectors, parameter_counts
 
@@ -77,7 +78,7 @@ def score(trained: Trained) -> None:
     }
     _write_artefacts(trained, record, weights)
     tensorboard.write_results(trainer.tensorboard, record, config["valid_metric"])
-    directory.write_json("metrics.json", record)
+    directory.write_record(record)
 
 
 def _write_artefacts(

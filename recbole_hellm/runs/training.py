@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,12 +16,15 @@ from recbole_hellm.config.yaml_files import with_lists
 from recbole_hellm.data.interactions.loaders import training_loader
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.runs import tensorboard
-from recbole_hellm.runs.directory import RunDirectory, environment
+from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.identity import run_identity
 from recbole_hellm.runs.opening import build_model, open_splits
 from recbole_hellm.training.distributed import current
+from recbole_hellm.training.environment import environment
 from recbole_hellm.training.memory import keep_freed_memory
 from recbole_hellm.training.parallel import check_shareable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +67,8 @@ def train(
     """
     resuming = config["resume"] and not config["force"] and directory.last_checkpoint.is_file()
     if not resuming:
+        if config["resume"] and not config["force"]:
+            logger.info("%s has no checkpoint; its training starts.", directory.path)
         directory.clear()
     resuming = current().broadcast(resuming)
     started = time.perf_counter()

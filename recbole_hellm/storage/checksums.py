@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -46,6 +47,49 @@ def file_sha256(path: Path) -> str:
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """SHA-256 of files by their names in a folder."""
     return {name: file_sha256(folder / name) for name in sorted(names)}
+
+
+_MARK = b"\nsha256 "
+_TRAILER = len(_MARK) + hashlib.sha256().digest_size
+
+
+def append_checksum(path: Path, subject: str) -> None:
+    """Append a checksum to a binary file whose readers ignore what follows its end, as zip's do.
+
+    Parameters
+    ----------
+    path : Path
+    subject : str
+        What the file is; as another subject's file it is taken for damaged.
+    """
+    digest = hashlib.sha256(subject.encode())
+    update_digest(digest, path)
+    with path.open("ab") as file:
+        file.write(_MARK + digest.digest())
+
+
+def fits_appended_checksum(path: Path, subject: str) -> bool:
+    """Whether a file is as it was when its checksum was appended; so is one without.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    digest = hashlib.sha256(subject.encode())
+    with open_regular(path) as file:
+        left = file.seek(0, os.SEEK_END) - _TRAILER
+        if left < 0:
+            return True
+        file.seek(left)
+        trailer = file.read()
+        if not trailer.startswith(_MARK):
+            return True
+        file.seek(0)
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            digest.update(block)
+            left -= len(block)
+    return trailer == _MARK + digest.digest()
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:

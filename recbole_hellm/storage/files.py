@@ -175,9 +175,29 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         yield from _write_folder(target)
 
 
-def _write_folder(target: Path) -> Iterator[Path]:
+def _beside(target: Path) -> tuple[Path, Path]:
+    """Where a folder is written, and where the one that it replaces waits meanwhile."""
     # Fixed names, so that the next call removes what a killed one left.
-    temporary, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("tmp", "old"))
+    return target.with_name(f".{target.name}.tmp"), target.with_name(f".{target.name}.old")
+
+
+def settle_folders(parent: Path) -> None:
+    """Finish what killed calls of :func:`atomic_folder` left in a folder.
+
+    A folder that was to be replaced is put back if its successor is not in place. No other process
+    may write folders there meanwhile.
+    """
+    for old in parent.glob(".*.old"):
+        target = parent / old.name[1 : -len(".old")]
+        if old.is_dir() and not target.exists():
+            os.replace(old, target)
+    for left in (*parent.glob(".*.tmp"), *parent.glob(".*.old")):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _write_folder(target: Path) -> Iterator[Path]:
+    temporary, old = _beside(target)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:

@@ -50,8 +50,8 @@ def fit(content: Any, schema: Any, path: Path, error: type[HellmError], way_out:
     content : Any
         As JSON has it.
     schema : type
-        Anything pydantic knows: a ``TypedDict``, a dataclass, ``dict[str, float]``. Values are not
-        converted. A ``TypedDict`` (of ``typing_extensions``) keeps further keys if it has
+        Anything pydantic knows of JSON's types: ``dict[str, float]``, a ``TypedDict`` (of
+        ``typing_extensions``), which allows further keys if it has
         ``__pydantic_config__ = pydantic.ConfigDict(extra="allow")``.
     path, error, way_out
         See :func:`parse_json`.
@@ -59,7 +59,7 @@ def fit(content: Any, schema: Any, path: Path, error: type[HellmError], way_out:
     Returns
     -------
     Any
-        The content.
+        The content itself: where a float is wanted, a whole number stays one.
 
     Raises
     ------
@@ -67,13 +67,14 @@ def fit(content: Any, schema: Any, path: Path, error: type[HellmError], way_out:
         If a key is missing or has another type, with its name.
     """
     try:
-        return _adapter(schema).validate_python(content, strict=True)
+        _adapter(schema).validate_python(content, strict=True)
     except pydantic.ValidationError as cause:
         first = cause.errors(include_url=False, include_input=False)[0]
         key = ".".join(map(str, first["loc"])) or "its content"
         raise error(f"{path}: {key} is wrong ({first['msg']}); {way_out}.") from cause
     except RecursionError as cause:
         raise error(f"{path} is nested too deeply; {way_out}.") from cause
+    return content
 
 
 def read_json(

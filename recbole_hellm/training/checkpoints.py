@@ -13,7 +13,7 @@ from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.training import random_state
 from recbole_hellm.training.batching import TokenCount
 from recbole_hellm.training.model_state import (
-    loose_values,
+    LooseState,
     pack_other,
     restore_loose_values,
     unpack,
@@ -40,6 +40,7 @@ class Checkpoints:
     scaler: torch.amp.GradScaler
     train_cpu_seconds: float
     seen_tokens: TokenCount
+    loose_state: LooseState
     best_valid_score: float
     start_epoch: int
 
@@ -71,7 +72,7 @@ class Checkpoints:
         state = self.parallel.save(self.run, epoch, self._optimizers()) | {
             "epoch": epoch,
             "other": pack_other(self.model),
-            "loose_values": loose_values(self.model),
+            "loose_values": self.loose_state.save(),
             **{name: getattr(self, name) for name in COUNTERS},
             "best_valid_score": float(self.best_valid_score),
             "train_cpu_seconds": self.train_cpu_seconds,
@@ -109,24 +110,27 @@ class Checkpoints:
             self.parallel.load(self.run, state, self._optimizers())
             self.model.load_other_parameter(unpack(state["other"]))
             restore_loose_values(self.model, state["loose_values"])
-        except (KeyError, RuntimeError, ValueError) as error:
+            for name in COUNTERS:
+                setattr(self, name, state[name])
+            # Checkpoints of earlier versions lack these values.
+            self.train_cpu_seconds = state.get("train_cpu_seconds", 0.0)
+            self.seen_tokens = TokenCount(**state.get("seen_tokens", {}))
+            self.scaler.load_state_dict(state.get("scaler", {}))
+            self.start_epoch = state["epoch"] + 1
+            if train_data is not None and state["loader"] is not None:
+                train_data.load_state_dict(
+                    {name: value.cpu() for name, value in state["loader"].items()}
+                )
+            random_state.restore([state["random"], *others][processes.rank])
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
             raise RunError(
                 f"{resume_file} does not fit the code of {self.config['model']} ({reason}); train "
                 "again with --force."
             ) from error
-        for name in COUNTERS:
-            setattr(self, name, state[name])
-        # Checkpoints of earlier versions lack these values.
-        self.train_cpu_seconds = state.get("train_cpu_seconds", 0.0)
-        self.seen_tokens = TokenCount(**state.get("seen_tokens", {}))
-        self.scaler.load_state_dict(state.get("scaler", {}))
-        self.start_epoch = state["epoch"] + 1
-        if train_data is not None and state["loader"] is not None:
-            train_data.load_state_dict(
-                {name: value.cpu() for name, value in state["loader"].items()}
-            )
-        random_state.restore([state["random"], *others][processes.rank])
+        if self.best_epoch >= 0:
+            # Before training goes on, since it is needed in the end.
+            self.run.check_checkpoint(self.run.best_checkpoint)
         logger.info("Resuming %s after epoch %d.", self.config["model"], self.start_epoch)
 
     def load_best(self) -> None:

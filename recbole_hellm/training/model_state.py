@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import inspect
-from collections.abc import Mapping
+import pickle
+import random
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +16,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-_CSR, _ARRAY = "__csr__", "__array__"
+_CSR, _ARRAY, _GENERATOR = "__csr__", "__array__", "__generator__"
+SMALL = 2**16
+"""Most elements of a tensor or collection that counts as small."""
+_OWN = frozenset(vars(nn.Module()))
 
 
 def pack_other(model: Any) -> dict[str, Any]:
@@ -23,33 +31,153 @@ def pack_other(model: Any) -> dict[str, Any]:
     return {name: pack(value) for name, value in others if not isinstance(value, nn.Module)}
 
 
-def loose_values(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Plain numbers and small tensors that a model's modules keep as attributes, by module.
+class LooseState:
+    """What a model's modules keep as attributes beside parameters and buffers.
 
-    RecBole's models use some of them to count steps for annealing (multivae.py:66) or to keep
-    running losses (diffrec.py). ``state_dict`` lacks these values, and exact resuming needs them.
+    RecBole's models count steps for annealing (multivae.py:66) there, and keep running losses
+    (diffrec.py), an attention matrix (kgat.py:310) or a shuffled list of users (line.py:117).
+    ``state_dict`` lacks these values, and exact resuming needs them.
+
+    Numbers and small tensors are always saved. Graphs, histories and texts are rebuilt from the
+    data and the settings, so larger tensors, arrays and other plain values are saved only if they
+    have changed since the model was built.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As it was built.
     """
-    return {
-        path: {name: value for name, value in vars(module).items() if _is_loose(value)}
-        for path, module in model.named_modules()
-    }
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._built = {
+            (path, name): _trace(value)
+            for path, name, value in self._attributes()
+            if not _is_counted(value)
+        }
+
+    def save(self) -> dict[str, dict[str, Any]]:
+        """The values by module, as a ``weights_only`` checkpoint can hold them."""
+        state: dict[str, dict[str, Any]] = {path: {} for path, _ in self.model.named_modules()}
+        for path, name, value in self._attributes():
+            if _is_counted(value) or self._changed(path, name, value):
+                state[path][name] = pack(value)
+        return state
+
+    def _attributes(self) -> Iterator[tuple[str, str, Any]]:
+        """Path of each module, and the names and values of its attributes that can be saved."""
+        for path, module in self.model.named_modules():
+            for name, value in vars(module).items():
+                elsewhere = _OWN.union(getattr(module, "other_parameter_name", ()))
+                if name not in elsewhere and _can_be_packed(value):
+                    yield path, name, value
+
+    def _changed(self, path: str, name: str, value: Any) -> bool:
+        built = self._built.get((path, name))
+        if isinstance(built, tuple):  # weak references compare what they refer to
+            tensor, version = built
+            return tensor() is not value or value._version != version
+        return built is None or _trace(value) != built
 
 
-def restore_loose_values(model: nn.Module, state: dict[str, dict[str, Any]]) -> None:
-    """Set the values of :func:`loose_values`; tensors move to the device of those they replace."""
+def restore_loose_values(model: nn.Module, state: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set the values of :meth:`LooseState.save`; tensors move to the device of those they replace.
+
+    Arrays and random generators are changed in place, since several modules may share one.
+    """
     for path, module in model.named_modules():
         attributes = vars(module)
-        for name, value in state.get(path, {}).items():
+        for name, packed in state.get(path, {}).items():
             old = attributes.get(name)
-            both = isinstance(value, Tensor) and isinstance(old, Tensor)
-            attributes[name] = value.to(old.device) if both else value
+            kind = _generator_kind(old)
+            value = unpack(packed)
+            if kind is not None and isinstance(value, dict) and _GENERATOR in value:
+                kind.restore(old, value[_GENERATOR])
+            elif _replaces_in_place(old, value):
+                np.copyto(old, value)
+            elif isinstance(value, Tensor) and isinstance(old, Tensor):
+                attributes[name] = value.to(old.device)
+            else:
+                attributes[name] = value
 
 
-def _is_loose(value: Any) -> bool:
+def _replaces_in_place(old: Any, value: Any) -> bool:
+    arrays = isinstance(old, np.ndarray) and isinstance(value, np.ndarray)
+    return arrays and old.shape == value.shape and old.dtype == value.dtype and old.flags.writeable
+
+
+@dataclasses.dataclass(frozen=True)
+class _GeneratorKind:
+    """A class of random generators, and how their states are read and set."""
+
+    cls: type
+    capture: Callable[[Any], Any]
+    restore: Callable[[Any, Any], Any]
+
+
+_GENERATORS = (
+    _GeneratorKind(
+        np.random.Generator,
+        lambda generator: dict(generator.bit_generator.state),
+        lambda generator, state: setattr(generator.bit_generator, "state", state),
+    ),
+    _GeneratorKind(
+        np.random.RandomState,
+        lambda generator: generator.get_state(legacy=False),
+        lambda generator, state: generator.set_state(state),
+    ),
+    _GeneratorKind(random.Random, random.Random.getstate, random.Random.setstate),
+    _GeneratorKind(
+        torch.Generator,
+        torch.Generator.get_state,
+        lambda generator, state: generator.set_state(state.cpu()),
+    ),
+)
+
+
+def _generator_kind(value: Any) -> _GeneratorKind | None:
+    return next((kind for kind in _GENERATORS if isinstance(value, kind.cls)), None)
+
+
+def _is_counted(value: Any) -> bool:
+    """Whether a value is a number or a small tensor."""
     if isinstance(value, Tensor):
-        # Larger tensors are graphs and histories, which are rebuilt from the data.
-        return value.layout == torch.strided and value.numel() <= 2**16
+        return value.layout == torch.strided and value.numel() <= SMALL
     return type(value) in (int, float)
+
+
+def _can_be_packed(value: Any, small: bool = False) -> bool:
+    """Whether :func:`pack` makes of a value what a ``weights_only`` checkpoint can hold."""
+    if isinstance(value, Tensor):
+        # The large results of a forward pass are computed anew.
+        large = type(value) is Tensor and value.grad_fn is None and not small
+        return _is_counted(value) or large
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "biufc" and value.dtype.itemsize <= 16
+    if type(value) in (list, tuple, dict):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return len(parts) <= SMALL and all(_can_be_packed(part, small=True) for part in parts)
+    plain = (int, float, bool, str, type(None))
+    return type(value) in plain or (not small and _generator_kind(value) is not None)
+
+
+def _trace(value: Any) -> tuple[weakref.ref[Tensor], int] | str:
+    """What tells whether a value has changed, without a copy of it."""
+    if isinstance(value, Tensor) and not _is_counted(value):
+        return weakref.ref(value), value._version
+    return hashlib.sha256(pickle.dumps(_without_tensors(pack(value)))).hexdigest()
+
+
+def _without_tensors(value: Any) -> Any:
+    """A packed value with bytes in place of tensors, whose pickles are never the same."""
+    if isinstance(value, Tensor):
+        plain = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return str(value.dtype), tuple(value.shape), plain.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: _without_tensors(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_tensors(part) for part in value]
+    return value
 
 
 def pack(value: Any) -> Any:
@@ -63,7 +191,10 @@ def pack(value: Any) -> Any:
         parts = (matrix.data, matrix.indices, matrix.indptr)
         return {_CSR: [torch.from_numpy(np.asarray(part)) for part in parts], "shape": matrix.shape}
     if isinstance(value, np.ndarray):
-        return {_ARRAY: torch.from_numpy(value)}
+        return {_ARRAY: torch.from_numpy(np.array(value))}  # a copy: checkpoints hold no views
+    kind = _generator_kind(value)
+    if kind is not None:
+        return {_GENERATOR: pack(kind.capture(value))}
     if isinstance(value, dict):
         return {key: pack(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -20,6 +20,7 @@ from recbole_hellm.training.checkpoints import Checkpoints
 from recbole_hellm.training.distributed import Processes, current
 from recbole_hellm.training.epoch import TrainingPass
 from recbole_hellm.training.memory import peak_memory_mb
+from recbole_hellm.training.model_state import LooseState
 from recbole_hellm.training.parallel import SingleProcess, distribute
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class RunTrainer(Checkpoints, Trainer):
         self.seen_samples = 0
         self.seen_tokens = TokenCount()
         self.loss_parts: dict[str, float] = {}
+        self.loose_state = LooseState(model)
         self.parallel = SingleProcess(model, Processes())
         self.micro_batcher = MicroBatcher(model, config, self.settings.max_tokens)
         # Half-precision gradients would vanish unscaled; in other precisions it does nothing.

@@ -135,10 +135,10 @@ def test_mistakes(ranks: dict[str, Ranks], tokens: list[str], tmp_path: Path) ->
     write_run(tmp_path, {"none": ranks["none"]}, tokens[::-1])
     with pytest.raises(RunError, match="different users"):
         read_run_ranks(tmp_path)
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(RunError, match="is missing"):
         read_record_ranks(tmp_path / "absent.parquet")
     (tmp_path / "ranks-seen.parquet").write_bytes(b"PAR1 and nothing")
-    with pytest.raises(RunError, match=r"ranks-seen\.parquet cannot be read"):
+    with pytest.raises(RunError, match=r"ranks-seen\.parquet is damaged"):
         read_run_ranks(tmp_path)
     for frame in (pd.DataFrame({"seen.higher": [1]}), pd.DataFrame({"a": [1]}), pd.DataFrame()):
         RunDirectory(tmp_path).write_table("other.parquet", frame)

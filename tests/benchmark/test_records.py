@@ -239,7 +239,7 @@ def test_damaged_details_are_told(make_kept: Callable[..., Record], good: list[i
     with pytest.raises(RunError, match=r"slices\.csv is damaged"):
         kept.slices()
     (kept.path / "lists.json").write_text("{")
-    with pytest.raises(RunError, match=r"lists\.json is damaged"):
+    with pytest.raises(RunError, match=r"lists\.json is no JSON"):
         kept.lists()
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
+from recbole_hellm.errors import RunError
 from recbole_hellm.reporting.curves import COLOURS, curve_lines, metric_bars, read_curves
+from recbole_hellm.runs.directory import RunDirectory
 
 
 def test_curves_of_a_resumed_run_are_one(tmp_path: Path) -> None:
@@ -49,3 +51,46 @@ def test_bars_are_the_metrics() -> None:
     assert figure.layout.showlegend
     with pytest.raises(KeyError):
         metric_bars({"A": {}}, {})
+
+
+def written(folder: Path, values: int = 30) -> Path:
+    with SummaryWriter(str(folder)) as writer:
+        for epoch in range(values):
+            writer.add_scalar("loss/total", 1.0 + epoch, epoch)
+    (path,) = folder.glob("events.*")
+    return path
+
+
+def test_events_that_were_changed_are_told(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    RunDirectory(tmp_path).write_record({"model": "A"})
+    content = path.read_bytes()
+    (tmp_path / "events.out.tfevents.9.other").write_bytes(content)  # of another run
+    assert len(read_curves(tmp_path)["loss/total"]) == 30
+    for damaged in (b"", content[:-40], content[:500] + b"x" + content[501:]):
+        path.write_bytes(damaged)
+        with pytest.raises(RunError, match=rf"{path.name} is damaged \(its checksum differs\)"):
+            read_curves(tmp_path)
+    path.unlink()
+    with pytest.raises(RunError, match=r"is damaged \(it is missing\)"):
+        read_curves(tmp_path)
+
+
+def test_what_an_earlier_version_wrote_is_read_with_a_warning_where_it_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = written(tmp_path)
+    content = path.read_bytes()
+    for place in range(0, len(content), 97):
+        changed = bytearray(content)
+        changed[place] ^= 0x10
+        for damaged in (content[:place], bytes(changed)):
+            caplog.clear()
+            path.write_bytes(damaged)
+            try:
+                curves = read_curves(tmp_path)
+            except RunError as error:
+                assert str(path) in str(error)  # noqa: PT017
+            else:
+                whole = len(curves.get("loss/total", [])) == 30
+                assert whole or str(path) in caplog.text or damaged == content[:place]

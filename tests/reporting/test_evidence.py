@@ -264,3 +264,15 @@ def test_metrics_that_the_user_asks_for_are_shown(
     # A record that was kept before the metric was asked for.
     assert evidence.slices(table, found, "history_length", "seen", "mrr@5") is None
     assert evidence.beside_the_paper(table, found) is None
+
+
+def test_what_is_no_number_is_shown_as_such_and_never_the_best(
+    make_kept: Make, good: list[int], poor: list[int]
+) -> None:
+    kept = make_kept("HeLLM", good)
+    kept.record["test"]["seen"]["ndcg@10"] = float("nan")
+    found = methods({"LightGCN": [make_kept("LightGCN", poor)], "HeLLM": [kept]})
+    sheet = evidence.results(TABLE, found, "seen", [{}])
+    cell = row(sheet, "HeLLM")[list(sheet.head).index("N@10")]
+    assert cell == Cell("nan")
+    assert any(note.startswith("nan: ") for note in sheet.notes)

@@ -21,6 +21,13 @@ def test_signed_numbers(value: float | None, text: str) -> None:
     assert numbers.signed(value) == text
 
 
+def test_what_is_no_number_is_noted() -> None:
+    nan = float("nan")
+    assert (numbers.number(nan), numbers.signed(nan)) == ("nan", "nan")
+    assert numbers.undefined([0.1, 0.2]) == []
+    assert numbers.undefined([0.1, nan]) == ["nan: a run has no number for this metric."]
+
+
 def test_p_values() -> None:
     assert [numbers.p_value(p) for p in (0.0004, 0.049, 1.0)] == ["<.001", ".049", "1.000"]
     # What is significant does not look as if it were not.

@@ -180,3 +180,22 @@ def test_the_command_needs_a_run(
     assert "Unknown option '--uzer' (did you mean user" in capsys.readouterr().err
     assert main(["report"]) == 2
     assert "report needs finished runs" in capsys.readouterr().err
+
+
+def test_other_endings_of_the_file_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"x\.xlsx: there is no format \.xlsx; let the name end"):
+        asked(all_users=True, output="x.xlsx")
+    assert asked(all_users=True, output="x.xlsx", format="csv").chosen_format == "csv"
+    assert asked(all_users=True, output="x").chosen_format == "table"
+
+
+def test_no_title_can_command_the_terminal(
+    quick: dict[str, Any], tmp_path: Path, interactions: pd.DataFrame, make_dataset: Any
+) -> None:
+    make_dataset(tmp_path / "data/tiny", interactions)
+    lines = ["item_id:token\ttitle:token_seq"]
+    lines += [f"{i}\t\x1b[2J\x9b31m{i}" for i in sorted(interactions["item_id"].unique())]
+    (tmp_path / "data/tiny/tiny.item").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    result = run("Pop", "tiny", **quick | {"data_path": str(tmp_path / "data")})
+    text = listing(result.path, asked(user="u01", topk=2))
+    assert text.replace("\n", "").isprintable()

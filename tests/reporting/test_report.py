@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -16,7 +17,7 @@ import yaml
 
 from recbole_hellm import load_run, recommend, run
 from recbole_hellm.cli.main import main
-from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.errors import ConfigError, RunError, StorageError
 from recbole_hellm.reporting import report as module
 from recbole_hellm.reporting.report import ReportSettings, write_report
 from recbole_hellm.runs.recommending import Recommender
@@ -159,6 +160,7 @@ def test_the_best_value_is_the_least_where_less_is_better(
     for number, result in enumerate(runs):
         record = result.path / "metrics.json"
         content = json.loads(record.read_text())
+        del content["checksum"], content["files"]  # as an earlier version wrote it
         content["test"]["seen"] |= dict.fromkeys(keys, 0.25 + number / 2)
         record.write_text(json.dumps(content))
         path = result.path / "config.yaml"
@@ -268,6 +270,8 @@ def test_mistakes_are_told(runs: list[RunResult], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         write_report(runs, settings(tmp_path, users=0, output=str(tmp_path / "file/x.html")))
+    with pytest.raises(ConfigError, match=r"page\.pdf: a report is an HTML page"):
+        settings(tmp_path, output="page.pdf")
     for key, value in (("users", -1), ("topk", 0), ("recent", -1)):
         with pytest.raises(ConfigError, match=f"{key}={value} must"):
             settings(tmp_path, **{key: value})
@@ -275,3 +279,51 @@ def test_mistakes_are_told(runs: list[RunResult], tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=f"output={re.escape(folder)} is a folder; name a"):
             settings(tmp_path, output=folder)
     assert load_run(runs[0].path).record == runs[0].record
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "config.yaml", "identity.json", "events"])
+def test_damage_is_told_or_changes_nothing(
+    runs: list[RunResult], tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = settings(tmp_path, users=0)
+    paths = [result.path for result in runs]
+    expected = write_report(paths, chosen).read_text(encoding="utf-8")
+    (path,) = paths[1].glob(f"{name}*") if name == "events" else [paths[1] / name]
+    (other,) = paths[0].glob(f"{name}*") if name == "events" else [paths[0] / name]
+    content = path.read_bytes()
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 4
+    deep = b"[" * 100_000
+    damages = [None, b"", b"\xff" * 9, deep, content[: len(content) // 2], bytes(changed)]
+    for damaged in (*damages, other.read_bytes()):
+        caplog.clear()
+        path.write_bytes(damaged) if damaged is not None else path.unlink()
+        try:
+            found = write_report(paths, chosen).read_text(encoding="utf-8")
+        except RunError as error:
+            assert str(paths[1]) in str(error)  # noqa: PT017
+        else:
+            assert found == expected or str(path) in caplog.text
+
+
+def test_odd_folders_are_told(runs: list[RunResult], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pipes").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipes/metrics.json")
+    for name in ("file", "empty", "pipe", "pipes", "absent"):
+        with pytest.raises(RunError, match=f"{name}"):
+            write_report([tmp_path / name], settings(tmp_path))
+
+
+def test_a_full_disk_is_told(
+    runs: list[RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageError, match=r"page\.html cannot be written \(the disk is full\)"):
+        write_report(runs, settings(tmp_path, users=0))
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 import xml.etree.ElementTree as ET
 
@@ -30,6 +31,12 @@ def test_text_marks_the_best_and_the_second() -> None:
     assert lines[4].split() == ["one", ".1000", "±", ".0010†*", "5%"]
     assert lines[5].split() == ["two|x", ".0900+", "<1"]
     assert lines[-2:] == ["First note.", "Second note."]
+
+
+def test_nothing_that_a_terminal_obeys_reaches_it() -> None:
+    text = as_text(dataclasses.replace(SHEET, title="\x1b[31mTitle\x1b]0;x\x07\x9b2J"))
+    assert text.splitlines()[0] == "Title 2J"
+    assert "\x1b" not in text
 
 
 def test_markdown() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,11 @@ import torch
 
 from recbole_hellm.errors import RunError
 from recbole_hellm.runs import directory
-from recbole_hellm.runs.directory import RunDirectory, SilentDirectory, environment
+from recbole_hellm.runs.directory import RunDirectory, SilentDirectory
+from recbole_hellm.storage import files
 from recbole_hellm.storage.checksums import content_hash
+
+RECORDS = Path(__file__).parents[2] / "docs/records"
 
 
 @pytest.fixture
@@ -28,12 +30,6 @@ def test_hash_depends_on_content_and_not_on_order() -> None:
     assert first == content_hash({"b": {"d": None, "c": [1, 2]}, "a": 1})
     assert first != content_hash({"a": 1, "b": {"c": [2, 1], "d": None}})
     assert len(first) == 12
-
-
-def test_environment_can_be_written() -> None:
-    described = json.loads(json.dumps(environment()))
-    assert described["packages"]["torch"] == torch.__version__
-    assert described["packages"]["numpy"] == np.__version__
 
 
 def test_files_come_back(run: RunDirectory) -> None:
@@ -63,8 +59,54 @@ def test_missing_or_broken_json_is_told(run: RunDirectory) -> None:
         run.read_json("metrics.json")
     run.path.mkdir()
     run.file("metrics.json").write_text('{"a": ')
-    with pytest.raises(RunError, match=r"metrics\.json cannot be read"):
+    with pytest.raises(RunError, match=r"metrics\.json is no JSON .*train the run again"):
         run.read_json("metrics.json")
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    numbers = dict.fromkeys(("users", "items", "seed", "best_epoch", "epochs"), 3)
+    texts = {"model": "BPR", "dataset": "tiny", "split": "s", "candidates": "c"}
+    metrics = {"seen": {"ndcg@10": 0.5}}
+    parts = {"masking": "seen", "valid": metrics, "test": metrics, "cost": {"seconds": 1.5}}
+    return {**numbers, **texts, **parts, "stages": {}, **changes}
+
+
+def test_a_record_comes_back_without_its_checksums(run: RunDirectory) -> None:
+    run.write_json("identity.json", {"a": 1})
+    run.write_record(record(further=[1]))
+    assert run.record() == run.read_json("metrics.json") == record(further=[1])
+    assert list(json.loads(run.file("metrics.json").read_text())["files"]) == ["identity.json"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"stages": ["a"]}, "stages is wrong"),
+        ({"users": "3"}, "users is wrong"),
+        ({"test": {"seen": {"ndcg@10": "much"}}}, "test.seen.ndcg@10 is wrong"),
+        ({"masking": "train"}, "has no metrics under its masking 'train'"),
+    ],
+)
+def test_a_record_of_another_form_is_told(
+    run: RunDirectory, changes: dict[str, Any], sentence: str
+) -> None:
+    run.write_json("metrics.json", record(**changes))
+    with pytest.raises(RunError, match=f"metrics.json.*{sentence}.*train the run again"):
+        run.record()
+
+
+@pytest.mark.parametrize("key", [key for key in record() if key != "imported"])
+def test_a_record_without_a_key_is_told(run: RunDirectory, key: str) -> None:
+    run.write_json("metrics.json", {name: value for name, value in record().items() if name != key})
+    with pytest.raises(RunError, match=f"metrics.json: {key} is wrong"):
+        run.record()
+
+
+def test_kept_records_fit_the_schema() -> None:
+    kept = [path.parent for path in RECORDS.glob("*/*/*/metrics.json")]
+    assert len(kept) > 100
+    for path in kept:
+        assert RunDirectory(path).record()["model"] == path.parent.name
 
 
 def fail_half_way(writes: bytes) -> Any:
@@ -129,14 +171,67 @@ def test_checkpoints_hold_tensors_and_plain_values(run: RunDirectory) -> None:
     assert (checkpoint["epoch"], checkpoint["list"]) == (3, state["list"])
 
 
-def test_equal_checkpoints_are_equal_files(run: RunDirectory) -> None:
-    for path in (run.last_checkpoint, run.best_checkpoint):
-        run.save_checkpoint(path, {"w": torch.arange(3.0)})
-    assert run.last_checkpoint.read_bytes() == run.best_checkpoint.read_bytes()
+def test_equal_checkpoints_are_equal_files(run: RunDirectory, tmp_path: Path) -> None:
+    elsewhere = RunDirectory(tmp_path / "elsewhere" / run.path.name)
+    for one in (run, elsewhere):
+        one.save_checkpoint(one.last_checkpoint, {"w": torch.arange(3.0)})
+    assert run.last_checkpoint.read_bytes() == elsewhere.last_checkpoint.read_bytes()
+
+
+@pytest.mark.parametrize("place", ["run/best.pt", "other/last.pt"])
+def test_a_checkpoint_of_something_else_is_told(
+    run: RunDirectory, tmp_path: Path, place: str
+) -> None:
+    run.save_checkpoint(run.last_checkpoint, {"w": torch.arange(3.0)})
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(run.last_checkpoint.read_bytes())
+    other = RunDirectory(path.parent)
+    with pytest.raises(RunError, match=f"{path.name} is damaged .its checksum differs.*--force"):
+        other.load_checkpoint(path)
+    assert other.load_checkpoint(path, check=False)
+
+
+def test_a_changed_bit_of_a_checkpoint_is_told(run: RunDirectory) -> None:
+    run.save_checkpoint(run.last_checkpoint, {"w": torch.randn(40, 40)})
+    content = bytearray(run.last_checkpoint.read_bytes())
+    for place in (0, len(content) // 2, len(content) - 41, len(content) - 1):
+        changed = content.copy()
+        changed[place] ^= 4
+        run.last_checkpoint.write_bytes(changed)
+        with pytest.raises(RunError, match=r"last\.pt is damaged"):
+            run.load_checkpoint(run.last_checkpoint)
+
+
+def test_checkpoints_of_earlier_versions_are_read(run: RunDirectory) -> None:
+    run.path.mkdir()
+    torch.save({"epoch": 3}, run.last_checkpoint)
+    assert run.load_checkpoint(run.last_checkpoint) == {"epoch": 3}
+
+
+def test_clearing_removes_what_a_killed_clearing_left(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.write_json("a.json", {})
+    with monkeypatch.context() as patched:
+        patched.setattr(directory.shutil, "rmtree", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run.clear()
+    assert not run.path.exists()
+    assert [path.name for path in run.path.parent.iterdir()] == [".run.old"]
+    with run.locked():
+        assert [path.name for path in run.path.parent.iterdir()] == [".run.lock"]
+    run.write_json("a.json", {})
+    run.clear()
+    assert not list(run.path.parent.iterdir())
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_missing_checkpoint_is_told(run: RunDirectory) -> None:
-    with pytest.raises(RunError, match="does not exist; run without --resume"):
+    with pytest.raises(RunError, match=r"last.pt does not exist; train the run again with --force"):
         run.load_checkpoint(run.last_checkpoint)
 
 
@@ -146,7 +241,9 @@ def test_truncated_checkpoint_is_told(run: RunDirectory, left: float) -> None:
     content = run.last_checkpoint.read_bytes()
     size = left if isinstance(left, int) else int(left * len(content))
     run.last_checkpoint.write_bytes(content[:size])
-    with pytest.raises(RunError, match="is damaged; run again with --force"):
+    with pytest.raises(
+        RunError, match=r"is damaged \(.*\); train the run again with --force, or as a stage"
+    ):
         run.load_checkpoint(run.last_checkpoint)
 
 
@@ -218,12 +315,11 @@ def test_a_run_is_locked_by_one_process_and_leaves_no_lock(tmp_path: Path) -> No
 
 def test_what_a_killed_process_left_is_removed(run: RunDirectory) -> None:
     run.write_json("a.json", {})
-    old, new = run.file(".1.tmp"), run.file(".2.tmp")
-    for path in (old, new):
-        path.write_bytes(b"half a checkpoint")
-    os.utime(old, (0, 0))
-    with run.locked():
-        assert sorted(path.name for path in run.path.iterdir()) == [".2.tmp", "a.json"]
+    left = run.file(f".{'0' * 16}.tmp")
+    left.write_bytes(b"half a checkpoint")
+    with files.atomic_path(run.file("b.json")) as held, run.locked():
+        held.write_text("{}")
+        assert sorted(path.name for path in run.path.iterdir()) == [held.name, "a.json"]
 
 
 def test_another_process_writes_nothing(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from support.runs import seal_anew
 from transformers import LlamaConfig, LlamaModel
 
 from recbole_hellm import load_run
 from recbole_hellm.benchmark.records import write_record
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig
-from recbole_hellm.errors import DataError, HellmError, RunError
+from recbole_hellm.errors import HellmError, RunError
 from recbole_hellm.runs.identity import run_path
 from recbole_hellm.runs.results import RunResult
 
@@ -93,6 +94,7 @@ def test_a_frozen_backbone_with_adapters_is_restored(
     shutil.copytree(quick["data_path"], moved[1])
     path = result.path / "config.yaml"
     path.write_text(path.read_text().replace(quick["data_path"], str(tmp_path / "nowhere")))
+    seal_anew(result)
     assert result.evaluate("test", str(moved[1]), str(moved[0])) == result.record["test"]
 
 
@@ -172,8 +174,54 @@ def test_other_data_are_refused(
     with pytest.raises(RunError, match="holds other interactions than those") as error:
         result.restore(data_path=tmp_path / "other")
     sentence(error)
-    with pytest.raises(DataError, match=r"needs .*nowhere/tiny/tiny.inter|nowhere"):
+    with pytest.raises(RunError, match=r"dataset of .* is not in .*nowhere/tiny; give .*tiny/ wi"):
         result.restore(data_path=tmp_path / "nowhere")
+
+
+def test_reading_a_run_makes_no_data(
+    train: Callable[..., RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = train("BPR", epochs=1)
+    path = result.path / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(settings | {"data_path": "dataset", "dataset": "sample"}))
+    seal_anew(result)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunError, match=r"is not in dataset/tiny; give the folder that holds tiny/"):
+        result.restore()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["best.pt", "identity.json", "config.yaml", "metrics.json"])
+def test_a_file_of_another_run_is_refused(train: Callable[..., RunResult], name: str) -> None:
+    result, other = train("BPR", epochs=1), train("BPR", epochs=1, seed=7)
+    shutil.copy(other.path / name, result.path / name)
+    with pytest.raises(RunError, match=f"{result.path}.*is damaged .its checksum differs") as error:
+        load_run(result.path).restore()
+    sentence(error)
+    assert train("BPR", epochs=1, force=True).record["test"] == result.record["test"]
+
+
+@pytest.mark.parametrize(
+    "name", ["item_head.safetensors", "settings.json", "items.json", "backbone/config.json"]
+)
+def test_a_changed_bit_of_a_fine_tuned_model_is_told(
+    train: Callable[..., RunResult], small_model: dict[str, Any], name: str
+) -> None:
+    result = train("HeLLM", **small_model, epochs=1)
+    path = result.path / "model" / name
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=f"{name} is damaged .its checksum differs"):
+        result.restore()
+    content[-3] ^= 1
+    path.write_bytes(content)
+    (result.path / "model/README.md").write_text("My own words.")
+    (result.path / "model/adapter_config.json").write_text("{}")
+    with pytest.raises(RunError, match=r"adapter_config.json is not listed in metrics.json"):
+        result.restore()
 
 
 def test_other_features_are_refused_where_they_are_read(
@@ -201,6 +249,7 @@ def test_artefacts_of_other_items_are_refused(
     result = train("HeLLM", **small_model, epochs=1)
     path = result.path / "model/items.json"
     path.write_text(path.read_text().replace("i07", "i77"))
+    seal_anew(result)
     with pytest.raises(RunError, match="was trained on other items than the dataset's") as error:
         result.restore()
     sentence(error)
@@ -219,16 +268,17 @@ def test_artefacts_in_another_order_are_put_in_order(
     by_item = {name for name in held if "tables" in name or "vectors" in name}
     held |= {name: held[name].flip(0).contiguous() for name in by_item}
     save_file(held, folder / "item_tokens.safetensors")
+    seal_anew(result)
     assert result.evaluate() == result.record["test"]
 
 
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("model/item_head.safetensors", "item_head.safetensors is missing"),
-        ("model", "has no folder 'model'"),
-        ("config.yaml", "config.yaml or identity.json beside it is missing"),
-        ("identity.json", r"identity.json cannot be read"),
+        ("model/item_head.safetensors", "item_head.safetensors is damaged .it is missing"),
+        ("model", "model/backbone/config.json is damaged .it is missing"),
+        ("config.yaml", "config.yaml is damaged .it is missing"),
+        ("identity.json", "identity.json is damaged .it is missing"),
     ],
 )
 def test_missing_files_of_a_fine_tuned_run_are_told(
@@ -239,20 +289,28 @@ def test_missing_files_of_a_fine_tuned_run_are_told(
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(RunError, match=match):
         result.restore()
+    metrics = result.path / "metrics.json"  # as earlier versions wrote it
+    metrics.write_text(json.dumps(result.record))
+    with pytest.raises(RunError, match=r"is missing|cannot be read|has no folder 'model'"):
+        result.restore()
 
 
 def test_checkpoints_that_cannot_be_used_are_told(train: Callable[..., RunResult]) -> None:
     result, other = train("BPR"), train("BPR", embedding_size=8)
     best = result.path / "best.pt"
-    shutil.copy(other.path / "best.pt", best)
-    with pytest.raises(RunError, match="does not hold the weights of this model") as error:
-        result.restore()
-    sentence(error)
-    best.write_bytes(best.read_bytes()[:1000])
-    with pytest.raises(RunError, match=r"best.pt is damaged"):
-        result.restore()
+    for damage, told in (
+        (lambda: shutil.copy(other.path / "best.pt", best), "does not hold the weights of this mo"),
+        (lambda: best.write_bytes(best.read_bytes()[:1000]), r"best.pt is damaged"),
+    ):
+        damage()
+        with pytest.raises(RunError, match=r"best.pt is damaged .its checksum differs"):
+            result.restore()
+        seal_anew(result)
+        with pytest.raises(RunError, match=told) as error:
+            result.restore()
+        sentence(error)
     best.unlink()
-    with pytest.raises(RunError, match=r"best.pt is missing, which holds the weights"):
+    with pytest.raises(RunError, match=r"best.pt is damaged \(it is missing"):
         result.restore()
 
 
@@ -274,6 +332,7 @@ def test_settings_that_this_version_lacks_are_told(train: Callable[..., RunResul
     content = json.loads(path.read_text())
     content["settings"]["gone"] = 1
     path.write_text(json.dumps(content))
+    seal_anew(result)
     with pytest.raises(RunError, match=r"recbole-hellm 0.1.0 and does not fit .*'gone'") as error:
         result.restore()
     sentence(error)
@@ -281,5 +340,6 @@ def test_settings_that_this_version_lacks_are_told(train: Callable[..., RunResul
     path.write_text(json.dumps(content))
     settings = yaml.safe_load((result.path / "config.yaml").read_text())
     (result.path / "config.yaml").write_text(yaml.safe_dump(settings | {"learning_rate": 0.3}))
+    seal_anew(result)
     with pytest.raises(RunError, match=r"where learning_rate was None rather than 0.3; use that"):
         result.restore()

@@ -13,6 +13,7 @@ import torch
 
 from recbole_hellm import load_run
 from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.results import RunResult
 
 
@@ -61,3 +62,21 @@ def test_a_folder_of_runs_can_be_moved(
 def test_unfinished_runs_are_told(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"holds no finished run \(metrics.json is missing\)"):
         load_run(tmp_path)
+
+
+def test_a_run_among_its_own_stages_is_told(train: Callable[..., RunResult]) -> None:
+    first, second = train("BPR", epochs=1), train("Pop")
+    for one, other in ((first, first), (first, second), (second, first)):
+        stages = {"graph": os.path.relpath(other.path, one.path)}
+        RunDirectory(one.path).write_record(one.record | {"stages": stages})
+        if one.path == other.path or one is second:
+            with pytest.raises(RunError, match=r"metrics.json names a run among its stages that"):
+                load_run(one.path)
+
+
+def test_what_a_killed_process_was_removing_is_no_run(train: Callable[..., RunResult]) -> None:
+    first = train("BPR", epochs=1)
+    left = first.path.with_name(f".{first.path.name}.old")
+    shutil.copytree(first.path, left)
+    os.utime(left / "metrics.json")
+    assert load_run(first.path.parent).path == first.path

@@ -16,6 +16,7 @@ from support.runs import outcome
 
 from recbole_hellm.config.yaml_files import packaged
 from recbole_hellm.errors import ConfigError, DataError, RunError
+from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.results import RunResult
 
 
@@ -56,7 +57,7 @@ def test_finished_runs_get_the_lists_that_they_lack(
     train: Callable[..., RunResult], trained: list[str], tmp_path: Path
 ) -> None:
     first = train("BPR")
-    metrics = (first.path / "metrics.json").read_bytes()
+    metrics = RunDirectory(first.path).record()
     lists = first.path / "topk-seen.parquet"
     assert not lists.exists()
     for length in (3, 5):
@@ -68,13 +69,14 @@ def test_finished_runs_get_the_lists_that_they_lack(
     written = lists.stat().st_mtime_ns
     train("BPR", save_topk=4)  # shorter ones are in it
     assert lists.stat().st_mtime_ns == written
-    assert (first.path / "metrics.json").read_bytes() == metrics
+    assert RunDirectory(first.path).record() == metrics
+    assert not list(RunDirectory(first.path).damages())
     with pytest.raises(ConfigError, match="lower save_topk"):
         train("BPR", save_topk=31)
     assert trained == ["BPR"] * 3
     lists.unlink()
     (first.path / "best.pt").unlink()
-    with pytest.raises(RunError, match=r"best.pt is missing"):
+    with pytest.raises(RunError, match=r"best.pt is damaged \(it is missing"):
         train("BPR", save_topk=3)
 
 

@@ -14,6 +14,7 @@ from recbole_hellm.storage.files import (
     atomic_path,
     atomic_paths,
     remove_leftovers,
+    settle_folders,
     write_bytes,
     write_text,
     writing,
@@ -159,3 +160,14 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
         fail()
     assert names(folder) == ["new"]
     assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_whose_replacement_was_killed_is_put_back(tmp_path: Path) -> None:
+    for name in (".kept.old", "new", ".new.old", ".half.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    (tmp_path / ".file.old").write_text("not a folder")
+    settle_folders(tmp_path)
+    assert names(tmp_path) == [".file.old", "kept", "new"]
+    assert (tmp_path / "kept/file").read_text() == ".kept.old"
+    assert (tmp_path / "new/file").read_text() == "new"

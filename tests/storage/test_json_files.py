@@ -41,3 +41,11 @@ def test_anything_else_names_file_key_and_way_out(tmp_path: Path, text: str, rea
     path.write_text(text)
     with pytest.raises(RunError, match=f"document.json:? {reason}.*; run again"):
         read_json(path, Document, RunError, "run again")
+
+
+def test_numbers_stay_what_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.json"
+    path.write_text('{"count": 3, "share": 0.5}')
+    found = read_json(path, dict[str, float], RunError, "restore it")
+    assert found == {"count": 3, "share": 0.5}
+    assert type(found["count"]) is int

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from recbole_hellm.training.model_state import (
+    LooseState,
     embedding_tables,
     item_vectors,
-    loose_values,
     pack,
     pack_other,
     parameter_counts,
@@ -40,7 +41,7 @@ class Counting(nn.Module):
         self.graph = torch.eye(3).to_sparse()
         self.large = torch.zeros(300, 300)
         self.matrix = sp.random(5, 4, density=0.5, format="lil", random_state=0)
-        self.other_parameter_name = ["layer", "history", "matrix"]
+        self.other_parameter_name: list[str] = ["layer", "history", "matrix"]
 
     def other_parameter(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.other_parameter_name}
@@ -71,16 +72,19 @@ def test_layers_among_the_extra_state_are_left_to_the_state_dict() -> None:
     assert set(through_a_file(pack_other(Counting()))) == {"history", "matrix"}
 
 
-def test_loose_values_come_back_into_every_module() -> None:
-    class Outer(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = Counting()
-            self.steps = 7
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Counting()
+        self.steps = 7
 
+
+def test_loose_values_come_back_into_every_module() -> None:
     model = Outer()
+    model.inner.other_parameter_name = []
+    kept = LooseState(model)
     model.inner.update, model.inner.history[1, 2], model.inner.rate = 12, 3.5, 0.25
-    state = through_a_file(loose_values(model))
+    state = through_a_file(kept.save())
     assert set(state["inner"]) == {"update", "rate", "history"}
     fresh = Outer()
     fresh.steps, fresh.inner.flag = 1, False
@@ -90,10 +94,76 @@ def test_loose_values_come_back_into_every_module() -> None:
     assert fresh.inner.flag is False
 
 
+def test_what_recbole_saves_as_other_parameters_is_not_saved_twice() -> None:
+    model = Outer()
+    assert set(LooseState(model).save()["inner"]) == {"update", "rate"}
+
+
+class Drawing(nn.Module):
+    """All kinds of state that a model may hold outside of its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order = np.random.default_rng(0).permutation(100_000)
+        self.alias = self.order
+        self.weights = np.linspace(0, 1, 5)
+        self.generator = np.random.default_rng(1)
+        self.twister = np.random.Generator(np.random.MT19937(2))
+        self.old_generator = np.random.RandomState(3)
+        self.python = random.Random(4)  # noqa: S311 (nothing secret)
+        self.torch = torch.Generator().manual_seed(5)
+        self.phase = "warm-up"
+        self.flags = {"warm": True, "seen": [1, 2, (3, None)]}
+        self.ready = False
+        self.graph = torch.eye(4).to_sparse()
+        self.large = torch.zeros(300, 300)
+        self.used = np.array([{1}, {2}], dtype=object)  # no checkpoint can hold it
+
+    def step(self) -> list[Any]:
+        self.generator.shuffle(self.order)
+        self.weights = self.weights[::-1] * 2
+        self.phase, self.ready = "training", True
+        self.flags["seen"].append(float(self.old_generator.normal()))  # type: ignore[attr-defined]
+        self.graph = torch.rand(4, 4, generator=self.torch).to_sparse()
+        self.large[3, 4] += self.twister.random()
+        return [*self.order[:9], *self.weights, self.python.random(), self.python.gauss(0, 1)]
+
+
+def test_a_restored_model_draws_what_it_would_have_drawn() -> None:
+    model = Drawing()
+    kept = LooseState(model)
+    model.step()
+    state = through_a_file(kept.save())
+    fresh = Drawing()
+    array = fresh.order
+    restore_loose_values(fresh, state)
+    assert fresh.order is fresh.alias is array  # modules may share it
+    for _ in range(3):
+        assert fresh.step() == model.step()
+        assert (fresh.phase, fresh.ready, fresh.flags) == (model.phase, model.ready, model.flags)
+        assert torch.equal(fresh.graph.to_dense(), model.graph.to_dense())
+        assert torch.equal(fresh.large, model.large)
+
+
+def test_what_has_not_changed_is_rebuilt_and_not_saved() -> None:
+    model = Drawing()
+    assert LooseState(model).save() == {"": {}}
+    kept = LooseState(model)
+    model.large[0, 0] = 1
+    assert set(kept.save()[""]) == {"large"}
+
+
+def test_loose_values_of_earlier_checkpoints_are_read() -> None:
+    fresh = Outer()
+    restore_loose_values(fresh, {"": {"steps": 3}, "inner": {"history": torch.ones(2, 3)}})
+    assert (fresh.steps, float(fresh.inner.history.sum())) == (3, 6)
+
+
 def test_loose_tensors_go_to_where_the_model_keeps_them() -> None:
     # A checkpoint is read to the run's device, whatever device a model draws its weights on.
     model = Counting()
-    state = loose_values(model)
+    model.other_parameter_name = []
+    state = LooseState(model).save()
     model.history = model.history.to("meta")
     restore_loose_values(model, state)
     assert model.history.device.type == "meta"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from recbole_hellm.cli.options import CONFIG, DATASET, ModelOption, config_files
@@ -37,7 +39,21 @@ def tune(options: dict[str, Any], overrides: dict[str, Any]) -> str:
     settings = _settings().from_config(options)
     study = tune(models[0], dataset, settings, overrides, config_files(options))
     table = tabulate(study.trials.to_dict("records"), headers="keys", floatfmt=".5g")
-    return f"{table}\n\nBest settings: {study.path} (recbole-hellm run --config={study.path})"
+    # The best settings come last, since the last file wins, as they do in a trial.
+    files = ",".join(map(str, (*config_files(options), study.path)))
+    # A trial is a run before its test, which --resume takes up.
+    chosen = {"model": models[0], "dataset": dataset, "config": files, "resume": True}
+    given = {key: value for key, value in overrides.items() if key not in ("force", "resume")}
+    return f"{table}\n\nBest settings: {study.path}; the run with them:\n{_run(chosen | given)}"
+
+
+def _run(settings: Mapping[str, Any]) -> str:
+    """The command of a run, as a shell takes it."""
+    from recbole_hellm.config.yaml_files import as_yaml
+
+    texts = {key: as_yaml(value) for key, value in settings.items()}
+    texts |= {key: str(settings[key]) for key in ("model", "dataset", "config")}
+    return shlex.join(["recbole-hellm", "run", *(f"--{key}={texts[key]}" for key in texts)])
 
 
 def _settings() -> type[TuningSettings]:
