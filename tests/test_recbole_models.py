@@ -59,9 +59,11 @@ def test_errors_in_recboles_models_are_one_sentence_and_others_stay() -> None:
     """DGCF samples as many users as items."""
     from recbole.model.general_recommender.dgcf import sample_cor_samples
 
-    with pytest.raises(RunError, match=r"code of DGCF fails .*\(ValueError: .*\); choose") as caught:
-        with recbole_models.failing("DGCF"):
-            sample_cor_samples(3, 5, 4)
+    with (
+        pytest.raises(RunError, match=r"code of DGCF fails .*\(ValueError: .*\); choose") as caught,
+        recbole_models.failing("DGCF"),
+    ):
+        sample_cor_samples(3, 5, 4)
     assert str(caught.value).count(". ") == 0
     with pytest.raises(ValueError, match="mine"), recbole_models.failing("DGCF"):
         raise ValueError("mine")

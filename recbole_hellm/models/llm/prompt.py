@@ -126,8 +126,8 @@ def check_words(prompt: PromptTokens, rows: int, name: str) -> None:
     """
     if prompt.highest >= rows:
         raise BackboneError(
-            f"backbone={name}: its tokenizer's id {prompt.highest} is beyond the model's {rows} word "
-            "embeddings; put the tokenizer that belongs to the model into its folder or use "
+            f"backbone={name}: its tokenizer's id {prompt.highest} is beyond the model's {rows} "
+            "word embeddings; put the tokenizer that belongs to the model into its folder or use "
             "--prompt=none."
         )
 
