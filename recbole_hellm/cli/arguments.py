@@ -7,13 +7,17 @@ may be set here, so all words are read in one way: ``--key=value``, ``--key valu
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from recbole_hellm.config.yaml_files import parse_texts, parse_yaml
+import yaml
+
+from recbole_hellm.config.yaml_files import parse_texts, parse_yaml, yaml_problem
 from recbole_hellm.errors import ConfigError
 
 _NULLS = ("", "~", "null")
+_SHOWN = 60  # characters of a value in a message
 
 
 def split_arguments(words: Iterable[str]) -> Iterator[tuple[str | None, str | None]]:
@@ -71,10 +75,12 @@ class ValueReader:
                 return parse_yaml(text)
             if text.startswith(("[", '"', "'")):
                 return parse_texts(text)
-        except Exception as error:  # PyYAML's errors share no public base with its resolvers'
+        except yaml.YAMLError as error:
+            plain = len(text) <= _SHOWN and not set(text) & set("'\"\\")
+            example = f", for example --{key}='\"{text}\"'" if plain else ""
             raise ConfigError(
-                f"--{key}={text!r} is not a YAML value; put quotes inside to make it a text, for "
-                f"example --{key}='\"{text}\"'."
+                f"--{key}={textwrap.shorten(repr(text), _SHOWN)} is not a YAML value "
+                f"({yaml_problem(error)}); put quotes inside to make it a text{example}."
             ) from error
         return None if self.nullable and text.lower() in _NULLS else text
 

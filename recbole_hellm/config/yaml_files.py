@@ -8,14 +8,85 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from recbole_hellm.errors import ConfigError
+from recbole_hellm.storage.text_files import read_text
 
 PROPERTIES = "recbole_hellm.properties"
+LARGEST = 1 << 20
+"""The most bytes of a settings file."""
+MOST_LEVELS = 50
+MOST_VALUES = 100_000
 
 
-class YamlLoader(yaml.SafeLoader):
+class _Checked(yaml.composer.Composer, yaml.constructor.BaseConstructor):
+    """A loader's part that ends soon, and in a :class:`yaml.YAMLError`, whatever the text is.
+
+    It refuses what is nested too deeply, anchors that expand to too much or contain themselves, and
+    keys that are given twice, of which PyYAML takes the second.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        if self.depth > MOST_LEVELS:
+            raise ComposerError(None, None, "it is nested too deeply", self.peek_event().start_mark)  # type: ignore[attr-defined]
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def compose_document(self) -> Any:
+        node = super().compose_document()
+        _expanded_size(node, {})
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        first: dict[str, Any] = {}
+        for key, _ in node.value:
+            text = key.value if isinstance(key, yaml.ScalarNode) else ""
+            if text in first and text != "<<":
+                line = first[text].start_mark.line + 1
+                problem = f"'{text}' is given a second time, after line {line}"
+                raise ConstructorError(None, None, problem, key.start_mark)
+            if text:
+                first[text] = key
+        return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        # The 30th of February, for example, or a number with thousands of digits.
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            problem = f"'{str(node.value)[:40]}' is no {node.tag.rpartition(':')[2]}"
+            raise ConstructorError(None, None, problem, node.start_mark) from error
+
+
+def _expanded_size(node: Any, known: dict[int, int | None]) -> int:
+    """Number of values of a node where anchors are written out."""
+    if id(node) in known:
+        size = known[id(node)]
+        if size is None:
+            raise ComposerError(None, None, "an anchor contains itself", node.start_mark)
+        return size
+    known[id(node)] = None
+    parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+    nodes = (one for part in parts for one in (part if isinstance(part, tuple) else (part,)))
+    size = 1 + sum(_expanded_size(one, known) for one in nodes)
+    if size > MOST_VALUES:
+        raise ComposerError(None, None, "its anchors expand to too much", node.start_mark)
+    known[id(node)] = size
+    return size
+
+
+class YamlLoader(_Checked, yaml.SafeLoader):
     """YAML 1.1 that also reads ``1e-3`` as a number."""
+
+
+class _TextLoader(_Checked, yaml.BaseLoader):
+    """YAML with all scalars as texts."""
 
 
 YamlLoader.add_implicit_resolver(
@@ -32,7 +103,7 @@ def parse_yaml(text: str) -> Any:
 
 def parse_texts(text: str) -> Any:
     """Parse one YAML value with all scalars as texts."""
-    return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 (creates only texts)
+    return yaml.load(text, Loader=_TextLoader)  # noqa: S506 (creates only texts)
 
 
 def as_yaml(value: Any) -> str:
@@ -59,19 +130,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If the file is missing, is not YAML, is not a mapping, or has a key that is not a text.
+        If the file cannot be read, is not YAML or not a mapping, or has a key that is not a text or
+        is given twice.
     """
+    text = read_text(path, ConfigError, "check its name", limit=LARGEST)
     try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"Settings file {path} cannot be read ({error.strerror}); check its name."
-        ) from error
+        content = parse_yaml(text)
     except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
         raise ConfigError(
-            f"{path}{line} is not valid YAML; correct or remove that line."
+            f"{path}{_line(error, text)} is not valid YAML ({yaml_problem(error)}); correct or "
+            "remove that line."
         ) from error
     if content is None:
         return {}
@@ -82,6 +150,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
             # YAML 1.1 reads on, off, yes and no as truth values.
             raise ConfigError(f"{path}: the key read as {key!r} is not a name; put it in quotes.")
     return content
+
+
+def yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong with a text, in a few words."""
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None)
+    return str(problem or error).splitlines()[0].rstrip(".")
+
+
+def _line(error: yaml.YAMLError, text: str) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f", line {mark.line + 1}"
+    place = getattr(error, "position", None)  # of a character that YAML does not allow
+    return "" if place is None else f", line {text.count(chr(10), 0, place) + 1}"
 
 
 def packaged(*parts: str) -> dict[str, Any]:
