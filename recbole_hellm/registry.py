@@ -7,14 +7,11 @@ models.
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.resources
-import importlib.util
 import inspect
 from pathlib import Path
 from typing import Any, Literal
 
-from recbole_hellm import compat
+from recbole_hellm import compat, recbole_models
 from recbole_hellm.config.yaml_files import packaged, read_yaml
 from recbole_hellm.errors import ConfigError, nearest
 from recbole_hellm.extensions import installed, is_import_path, load_object
@@ -22,12 +19,6 @@ from recbole_hellm.extensions import installed, is_import_path, load_object
 GROUP = "recbole_hellm.models"
 """Entry points by which installed packages name their models."""
 INPUTS = ("graph", "modalities", "histories")
-RECBOLE_FAMILIES = (
-    "general_recommender",
-    "sequential_recommender",
-    "context_aware_recommender",
-    "knowledge_aware_recommender",
-)
 # Sequential models that mask padding and count positions from the left: trimming a batch's padding
 # does not change their results (`bucket_by_length`). A variant is treated as its base.
 TRIMMABLE = ("GRU4Rec", "HeLLM", "SASRec")
@@ -211,16 +202,27 @@ def describe(model: str) -> ModelEntry:
         return entry
     if is_import_path(model):
         return _outside(model)
-    module = _recbole_module(model)
-    if module:
-        return ModelEntry(model, module, "", ())
-    if model in installed(GROUP):
-        return _outside(installed(GROUP)[model])
-    names = [*OWN_MODELS, *recbole_model_names(), *installed(GROUP)]
-    raise ConfigError(
-        f"Unknown model '{model}'{nearest(model, names)} `recbole-hellm models` lists all of them; "
-        "name your own class as my_package.my_module:MyModel."
-    )
+    check_known(model)
+    if model in recbole_models.modules():
+        return ModelEntry(model, recbole_models.modules()[model], "", ())
+    return _outside(installed(GROUP)[model])
+
+
+def check_known(model: str) -> None:
+    """Check that there is a model of that name; imports neither RecBole nor a model.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or it cannot run here. An import path is not checked.
+    """
+    names = [*OWN_MODELS, *COMPARED_MODELS, *recbole_models.modules(), *installed(GROUP)]
+    if model not in names and not is_import_path(model):
+        raise ConfigError(
+            f"Unknown model '{model}'{nearest(model, names)} `recbole-hellm models` lists all of "
+            "them; name your own class as my_package.my_module:MyModel."
+        )
+    recbole_models.check_runs(model)
 
 
 def _outside(path: str) -> ModelEntry:
@@ -265,18 +267,6 @@ def _parent(cls: type) -> ModelEntry | None:
     return next((known[names] for names in classes if names in known), None)
 
 
-def _recbole_module(name: str) -> str | None:
-    """The module of RecBole's model of this name, or None."""
-    for family in RECBOLE_FAMILIES if name.isidentifier() else ():
-        module_name = f"recbole.model.{family}.{name.lower()}"
-        with compat.anomaly_mode_kept():
-            spec = importlib.util.find_spec(module_name)
-            module = importlib.import_module(module_name) if spec else None
-        if isinstance(getattr(module, name, None), type):
-            return module_name
-    return None
-
-
 def class_name(model: str) -> str:
     """The name of a model in tables, files and ``--NAME.key``: of ``module:Class`` the class."""
     if not is_import_path(model):
@@ -290,29 +280,15 @@ def base_model(name: str) -> str:
     return entry.base if entry else name
 
 
-def recbole_models() -> dict[str, list[str]]:
-    """Names of all RecBole models by family."""
-    names = {}
-    for family in RECBOLE_FAMILIES:
-        with compat.anomaly_mode_kept():
-            package = importlib.import_module(f"recbole.model.{family}")
-        names[family] = sorted(
-            name
-            for name, value in vars(package).items()
-            if isinstance(value, type) and value.__module__.startswith(package.__name__)
-        )
-    return names
-
-
 def recbole_model_names() -> list[str]:
-    """Names of all RecBole models."""
-    return sorted({name for names in recbole_models().values() for name in names})
+    """Names of all RecBole models, those that cannot run here included."""
+    return sorted(recbole_models.modules())
 
 
 def recbole_model_keys(name: str) -> list[str]:
     """Keys of RecBole's settings file for a model; empty if it has none."""
-    path = importlib.resources.files("recbole") / "properties" / "model" / f"{name}.yaml"
-    return list(read_yaml(Path(str(path)))) if path.is_file() else []
+    path = recbole_models.folder() / "properties" / "model" / f"{name}.yaml"
+    return list(read_yaml(path)) if path.is_file() else []
 
 
 def recbole_files(entry: ModelEntry) -> list[str]:
@@ -327,7 +303,7 @@ def recbole_files(entry: ModelEntry) -> list[str]:
 
 def _recbole_classes(cls: type) -> list[type]:
     """The RecBole models among a class and those it derives from, farthest first."""
-    folders = tuple(f"recbole.model.{family}." for family in RECBOLE_FAMILIES)
+    folders = tuple(f"recbole.model.{family}." for family in recbole_models.FAMILIES)
     return [base for base in reversed(cls.__mro__) if base.__module__.startswith(folders)]
 
 
@@ -376,8 +352,9 @@ def trainer_class(entry: ModelEntry) -> type:
     Raises
     ------
     ConfigError
-        If RecBole's trainer of the model has its own training loop, which cannot be combined.
+        If the model cannot run here: RecBole's trainer of it has its own loop, for example.
     """
+    recbole_models.check_runs(_known_name(entry))
     from recbole.trainer import Trainer
     from recbole.utils import get_trainer
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_hellm import registry
+from recbole_hellm import recbole_models, registry
 from recbole_hellm.config.yaml_files import packaged
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.training.stages import StagedTrainer
@@ -15,7 +15,7 @@ def test_every_name_of_recbole_is_found() -> None:
     names = registry.recbole_model_names()
     assert {"BPR", "LightGCN", "SASRec", "FM", "CKE"} <= set(names)
     assert len(names) > 80
-    for name in names:
+    for name in {*names} - {*recbole_models.REFUSED}:
         assert registry.model_class(name).__name__ == name
 
 
@@ -52,9 +52,6 @@ def test_models_of_recbole_that_are_compared_are_recboles() -> None:
         assert registry.is_recbole(cls)
         assert registry.trainer_class(entry) is HellmTrainer
         assert name not in registry.OWN_MODELS
-    families = registry.recbole_models()
-    assert "LightGCN" in families["general_recommender"]
-    assert "SASRec" in families["sequential_recommender"]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +80,7 @@ def test_unknown_names_are_told_with_the_nearest(name: str, nearest: str) -> Non
 @pytest.mark.parametrize("name", ["NCL", "RaCT", "S3Rec"])
 def test_models_with_a_loop_of_their_own_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"Model '{name}' is trained by RecBole's {name}Trainer"):
-        registry.trainer_class(registry.describe(name))
+        registry.describe(name)
 
 
 def test_ordinary_models_get_the_ordinary_trainer() -> None:

@@ -17,10 +17,21 @@ from click.shell_completion import (
 )
 
 from recbole_hellm.cli.command import HELP_NAMES, SettingsCommand
+from recbole_hellm.cli.endings import (
+    BROKEN_PIPE,
+    INTERRUPTED,
+    MISTAKE,
+    PROGRAM,
+    TERMINATED,
+    Terminated,
+    close_output,
+    disk_sentence,
+    tell,
+    termination_raised,
+)
 from recbole_hellm.config.logs import configure_logging
 from recbole_hellm.errors import ConfigError, HellmError, nearest
 
-PROGRAM = "recbole-hellm"
 COMPLETION_VARIABLE = "_RECBOLE_HELLM_COMPLETE"
 DEFAULT_COMMAND = "run"
 # Command -> its module in `cli.commands`, which is imported only when the command is used.
@@ -143,8 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0; 2 after a user's mistake, which one sentence on standard error explains; 130 after an
-        interrupt.
+        0; 2 after a user's mistake or on a full disk, which one sentence on standard error
+        explains; 130 after an interrupt, 143 after SIGTERM, 141 if nobody reads the output.
     """
     instruction = os.environ.get(COMPLETION_VARIABLE)
     if arguments is None and instruction:
@@ -155,21 +166,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with PROGRAM_COMMAND.make_context(PROGRAM, words) as ctx:
+        with termination_raised(), PROGRAM_COMMAND.make_context(PROGRAM, words) as ctx:
             PROGRAM_COMMAND.invoke(ctx)
     except click.exceptions.Exit as end:
         return end.exit_code
     except (HellmError, click.UsageError) as error:
-        sentence = str(error)
-        if isinstance(error, click.UsageError):
-            sentence = f"{error.format_message().rstrip('.')}."
-        click.echo(f"{PROGRAM}: {sentence}", err=True)
-        return 2
-    except KeyboardInterrupt:
+        usage = isinstance(error, click.UsageError)
+        tell(f"{error.format_message().rstrip('.')}." if usage else str(error))
+        return MISTAKE
+    except BrokenPipeError:
+        close_output()
+        return BROKEN_PIPE
+    except OSError as error:
+        sentence = disk_sentence(error)
+        if sentence is None:
+            raise
+        tell(sentence)
+        return MISTAKE
+    except KeyboardInterrupt as error:
         command = load_command(words[0] if words and words[0] in COMMANDS else DEFAULT_COMMAND)
-        message = f"interrupted; {command.continues_with} goes on from here."
-        click.echo(f"{PROGRAM}: {message}", err=True)
-        return 130
+        ended = isinstance(error, Terminated)
+        word = "terminated" if ended else "interrupted"
+        tell(f"{word}; {command.continues_with} goes on from here.")
+        return TERMINATED if ended else INTERRUPTED
     return 0
 
 

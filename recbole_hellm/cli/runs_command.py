@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 
 from recbole_hellm.cli.arguments import YAML, ValueReader
 from recbole_hellm.cli.command import SettingsCommand
+from recbole_hellm.cli.known_names import check_names
 from recbole_hellm.cli.options import SettingOption
 from recbole_hellm.errors import ConfigError, UnknownOptionError
 from recbole_hellm.extensions import is_import_path
@@ -50,6 +52,12 @@ class RunsCommand(SettingsCommand):
         from recbole_hellm.config.settings import names
 
         return names(options.get(self.model_key))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Look at the names first: what the rest needs takes seconds to import."""
+        if not ctx.resilient_parsing and "WORLD_SIZE" not in os.environ:
+            check_names(args, datasets=self.model_key == "model")
+        return super().parse_args(ctx, args)
 
     def run_options(self) -> Iterator[SettingOption]:
         """Options for the settings that all models share."""

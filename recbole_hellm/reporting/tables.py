@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_hellm import registry
+from recbole_hellm import recbole_models, registry
 from recbole_hellm.config.resolution import (
     MASKINGS,
     HellmConfig,
@@ -119,7 +119,7 @@ def model_list() -> str:
         *(line for entry in entries.values() for line in _defaults(entry)),
         "\nRecBole's models, run by name in the same way",
     ]
-    for family, names in registry.recbole_models().items():
+    for family, names in recbole_models.by_family().items():
         kind = family.removesuffix("_recommender").replace("_", "-")
         blocks += _wrapped(f"  {kind}: ", ", ".join(names))
     return "\n".join(blocks)

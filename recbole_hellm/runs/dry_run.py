@@ -15,7 +15,7 @@ from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.data.interactions.batches import BucketedBatches, target_rows
 from recbole_hellm.models.llm.requirements import outline, requirements
 from recbole_hellm.models.llm.settings import LLMSettings
-from recbole_hellm.models.sequential.hellm import HeLLM, table_widths
+from recbole_hellm.models.sequential.hellm import HeLLM, longest_history, table_widths
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.identity import run_path
 from recbole_hellm.runs.opening import build_model, open_dataset
@@ -82,6 +82,7 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
     training, device = TrainingSettings.from_config(config), config["device"]
     widths = table_widths(settings, config.item_inputs, dataset)
     network = outline(settings, dataset.item_num - 1, widths, device)
+    network.check_training(longest_history(config, dataset))
     instruction, response = len(network.prompt.instruction), len(network.prompt.response)
     epoch = _epoch(config, dataset, settings, instruction, response)
     size = int(config["train_batch_size"])

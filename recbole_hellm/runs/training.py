@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from recbole.utils import init_seed
 
+from recbole_hellm import recbole_models
 from recbole_hellm.config.yaml_files import with_lists
 from recbole_hellm.data.interactions.loaders import training_loader
 from recbole_hellm.errors import ConfigError
@@ -73,7 +74,7 @@ def train(
     resuming = current().broadcast(resuming)
     started = time.perf_counter()
     _write_description(config, dataset, directory)
-    with _needed_packages(config):
+    with _needed_packages(config), recbole_models.failing(config["model"]):
         if config["device"].type == "cpu":
             keep_freed_memory()
         init_seed(config["seed"], config["reproducibility"])

@@ -163,7 +163,7 @@ def test_the_module_is_a_program() -> None:
         (["--model=BPR", "--epochs=0"], "epochs=0 must be at least 1"),
         (["--model=BPR", "--learner=adamm"], "learner='adamm' is not known"),
         (["--model=Pop,NCL"], "Model 'NCL' is trained by RecBole's NCLTrainer"),
-        (["--model=BPR", "--config=nowhere.yaml"], "Settings file nowhere.yaml cannot be read"),
+        (["--model=BPR", "--config=nowhere.yaml"], "nowhere.yaml cannot be read (No such file"),
         (["--model=HeLLMPre", "--features=[text-x]"], "text-x.npy does not exist"),
         (["--model=BPR", "--TIME_FIELD=when"], "Dataset 'tiny' has neither the time field 'when'"),
         (["runn"], "Unknown command 'runn' (did you mean run?)"),

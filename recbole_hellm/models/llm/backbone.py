@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from recbole_hellm.errors import BackboneError
+from recbole_hellm.models.llm.adapters import Targets, add_adapters, find_targets
 from recbole_hellm.models.llm.attention import ATTENTION
 from recbole_hellm.models.llm.loading import load_pretrained
 from recbole_hellm.models.llm.prompt import template_tokenizer
@@ -39,6 +40,10 @@ class Backbone:
         Dropout on item tokens.
     tokenizer : PreTrainedTokenizerBase, optional
         ``None`` if the prompt needs none.
+    targets : Targets, optional
+        Of LoRA; ``None`` without it.
+    positions : int, optional
+        Number of learned positions; ``None`` if positions are computed, which has no end.
     """
 
     model: PreTrainedModel
@@ -52,6 +57,8 @@ class Backbone:
     trained: bool
     embedding_dropout: float = 0.0
     tokenizer: PreTrainedTokenizerBase | None = None
+    targets: Targets | None = None
+    positions: int | None = None
 
 
 def build_backbone(
@@ -128,10 +135,11 @@ def wrap_backbone(
         )
     _require_scaled_words(model, name)
     model.set_attn_implementation(ATTENTION)
+    targets = None
     if settings.train_backbone:
         model.requires_grad_(True)
     else:
-        _freeze(model, settings)
+        targets = _freeze(model, layers, settings)
     if settings.prompt == "none":
         # Without a prompt, word embeddings are unused, and unused trained parameters stall DDP.
         model.get_input_embeddings().requires_grad_(False)
@@ -152,6 +160,8 @@ def wrap_backbone(
         trained=bool(settings.train_backbone),
         embedding_dropout=settings.backbone_dropout if settings.tiny else 0.0,
         tokenizer=tokenizer,
+        targets=targets,
+        positions=_learned_positions(model),
     )
 
 
@@ -218,7 +228,10 @@ def _dropped(rate: float, module: nn.Module, _inputs: Any, output: Tensor) -> Te
     return F.dropout(output, rate, module.training)
 
 
-def _freeze(model: PreTrainedModel, settings: LLMSettings) -> None:
+def _freeze(
+    model: PreTrainedModel, layers: list[nn.Module], settings: LLMSettings
+) -> Targets | None:
+    """Freeze the trunk, and add LoRA if it is asked for."""
     model.requires_grad_(False)
     if not settings.tiny:
         # A frozen trunk runs as in evaluation while its adapters train: disable its dropout.
@@ -228,27 +241,10 @@ def _freeze(model: PreTrainedModel, settings: LLMSettings) -> None:
             if isinstance(getattr(module, "attention_dropout", None), float):
                 module.attention_dropout = 0.0  # type: ignore[assignment]
     if settings.lora_r == 0:
-        return
-    from peft import LoraConfig, inject_adapter_in_model
-
-    lora = LoraConfig(
-        r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=list(settings.lora_targets),
-    )
-    try:
-        inject_adapter_in_model(lora, model)
-    except ValueError as error:
-        raise BackboneError(
-            f"lora_targets={list(settings.lora_targets)} names no module of "
-            f"backbone={settings.backbone}; name linear layers that it has, for example q_proj."
-        ) from error
-    for name, parameter in model.named_parameters():
-        is_adapter = "lora_" in name
-        parameter.requires_grad_(is_adapter)
-        if is_adapter:
-            parameter.data = parameter.data.float()
+        return None
+    targets = find_targets(model, layers, settings)
+    add_adapters(model, settings, targets)
+    return targets
 
 
 def _attention_layers(model: nn.Module) -> list[nn.Module]:
@@ -257,6 +253,17 @@ def _attention_layers(model: nn.Module) -> list[nn.Module]:
         for module in model.modules()
         if hasattr(module, "layer_idx") and getattr(module, "is_causal", False) is True
     ]
+
+
+def _learned_positions(model: PreTrainedModel) -> int | None:
+    """Rows of a table of learned positions, such as GPT-2's; OPT's has two rows more."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    tables = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and name.endswith(("wpe", "embed_positions"))
+    ]
+    return min([limit, *(table.num_embeddings for table in tables)]) if limit and tables else None
 
 
 def _require_scaled_words(model: PreTrainedModel, name: str) -> None:

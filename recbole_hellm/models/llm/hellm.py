@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_hellm.errors import ConfigError, DataError
+from recbole_hellm.models.llm.adapters import check_targets
 from recbole_hellm.models.llm.backbone import (
     Backbone,
     build_backbone,
@@ -22,7 +23,12 @@ from recbole_hellm.models.llm.backbone import (
 from recbole_hellm.models.llm.item_tokens import ItemHead, ItemTokens
 from recbole_hellm.models.llm.packing import branch
 from recbole_hellm.models.llm.prefix import build_prefix
-from recbole_hellm.models.llm.prompt import PromptTemplate, PromptTokens, require_tokenizer
+from recbole_hellm.models.llm.prompt import (
+    PromptTemplate,
+    PromptTokens,
+    check_words,
+    require_tokenizer,
+)
 from recbole_hellm.models.llm.reading import HistoryReader
 from recbole_hellm.models.llm.settings import LLMSettings
 
@@ -103,6 +109,8 @@ class HeLLMNetwork(HistoryReader):
         if settings.prompt == "alpaca":
             tokenizer = require_tokenizer(backbone.tokenizer, backbone.name)
             self.prompt = PromptTemplate().words(tokenizer, bool(settings.response_bos))
+            words = self.model.get_input_embeddings()
+            check_words(self.prompt, words.num_embeddings, backbone.name)
         shifted = settings.variant == "released" and self.prefix is not None
         self.offset = settings.prefix_length if shifted else 0
         if not (backbone.trained or settings.tiny):
@@ -238,6 +246,23 @@ class HeLLMNetwork(HistoryReader):
         return loss
 
     # ---------------------------------------------------------------- facts
+
+    def check_training(self, longest: int) -> None:
+        """Check before training that the backbone has what the settings ask of it.
+
+        Parameters
+        ----------
+        longest : int
+            Items of the longest history.
+
+        Raises
+        ------
+        BackboneError
+            If a target of LoRA names no layer, or the backbone has too few positions.
+        """
+        if self.backbone.targets is not None:
+            check_targets(self.backbone.targets, self.settings)
+        self.check_length(longest)
 
     def trainable_parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Parameter groups for an optimiser.

@@ -61,6 +61,11 @@ class PromptTokens(nn.Module):
     ----------
     instruction, response : list of int
         Token ids; empty lists mean no prompt.
+
+    Attributes
+    ----------
+    highest : int
+        The highest id; -1 without a prompt.
     """
 
     instruction: Tensor
@@ -68,6 +73,7 @@ class PromptTokens(nn.Module):
 
     def __init__(self, instruction: list[int], response: list[int]) -> None:
         super().__init__()
+        self.highest = max([*instruction, *response], default=-1)
         for name, ids in (("instruction", instruction), ("response", response)):
             # Derived from the tokenizer, so checkpoints do not need them.
             self.register_buffer(name, torch.tensor(ids, dtype=torch.long), persistent=False)
@@ -100,6 +106,30 @@ def require_tokenizer(tokenizer: PreTrainedTokenizerBase | None, name: str) -> A
             "put its tokenizer files into the folder or use --prompt=none."
         )
     return tokenizer
+
+
+def check_words(prompt: PromptTokens, rows: int, name: str) -> None:
+    """Check that a backbone has a word embedding for each word of its tokenizer's prompt.
+
+    Parameters
+    ----------
+    prompt : PromptTokens
+    rows : int
+        Word embeddings of the backbone.
+    name : str
+        The setting `backbone`.
+
+    Raises
+    ------
+    BackboneError
+        If one lies beyond them, as a word does that was added to the tokenizer alone.
+    """
+    if prompt.highest >= rows:
+        raise BackboneError(
+            f"backbone={name}: its tokenizer's id {prompt.highest} is beyond the model's {rows} "
+            "word embeddings; put the tokenizer that belongs to the model into its folder or use "
+            "--prompt=none."
+        )
 
 
 def trim(item_ids: Tensor, lengths: Tensor) -> tuple[Tensor, list[int]]:

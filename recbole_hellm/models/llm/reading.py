@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_hellm.errors import ConfigError
+from recbole_hellm.errors import BackboneError, ConfigError
 from recbole_hellm.models.llm.attention import AttentionContext
 from recbole_hellm.models.llm.backbone import Backbone
 from recbole_hellm.models.llm.item_tokens import ItemTokens
@@ -65,6 +65,31 @@ class HistoryReader(nn.Module):
         self.last_layer = self.backbone.n_layers - 1 if self.ends_rows else None
         self.compiled = False
 
+    def check_length(self, items: int) -> None:
+        """Check that the backbone has a position for each token of a history.
+
+        Parameters
+        ----------
+        items : int
+            Length of the history.
+
+        Raises
+        ------
+        BackboneError
+            If it has learned fewer.
+        """
+        limit = self.backbone.positions
+        others = len(self.prompt.instruction) + len(self.prompt.response) + self.offset
+        if limit is None or others + items <= limit:
+            return
+        ways = [f"--MAX_ITEM_LIST_LENGTH={limit - others}"] if limit > others else []
+        ways += ["--prompt=none"] if len(self.prompt.instruction) else []
+        raise BackboneError(
+            f"backbone={self.backbone.name} has {limit} positions, and {items} items with a prompt "
+            f"of {others} tokens need {others + items}; use "
+            f"{' or '.join([*ways, 'a backbone with more positions'])}."
+        )
+
     # ---------------------------------------------------------------- passes
 
     def read_last(self, item_ids: Tensor, lengths: Tensor, table: Tensor | None = None) -> Tensor:
@@ -80,6 +105,7 @@ class HistoryReader(nn.Module):
             [N+1, hidden_size], all item tokens, if already computed.
         """
         item_ids, sizes = trim(item_ids, lengths)
+        self.check_length(max(sizes))
         mask = torch.arange(item_ids.shape[1], device=item_ids.device) < lengths.unsqueeze(1)
         if self.settings.padding_side == "left":
             item_ids, mask = align_right(item_ids, lengths), mask.flip(1)
@@ -120,6 +146,7 @@ class HistoryReader(nn.Module):
         if self.settings.targets != "every":
             raise ConfigError("Scores at every position need targets=every; set it.")
         item_ids, sizes = trim(item_ids, lengths)
+        self.check_length(max(sizes))
         mask = torch.arange(item_ids.shape[1], device=item_ids.device) < lengths.unsqueeze(1)
         packing = pack(sizes, item_ids.device)
         packed = packing.scatter(item_ids[mask])

@@ -75,6 +75,7 @@ class HeLLM(SequentialRecommender):
             empty = {name: torch.zeros(self.n_items, width) for name, width in widths.items()}
             n_items = self.n_items - 1
             network = HeLLMNetwork(self.settings, empty, n_items=n_items, device=config["device"])
+            network.check_training(longest_history(config, dataset))
         self.network = network
 
     @property
@@ -234,6 +235,12 @@ def table_widths(
     """
     widths = {name: sources[name].width(dataset) for name in settings.item_tables}
     return {name: width for name, width in widths.items() if width is not None}
+
+
+def longest_history(config: Any, dataset: Any) -> int:
+    """Items of the longest history that the model reads of a dataset or of its training split."""
+    longest = int(dataset.histories.lengths.max()) - 1  # the last item is only a target
+    return min(max(longest, 1), int(config["MAX_ITEM_LIST_LENGTH"]))
 
 
 def _settings(config: Any) -> LLMSettings:

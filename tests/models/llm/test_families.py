@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from transformers import (
 )
 from transformers.masking_utils import AttentionMaskInterface
 
+from recbole_hellm.models.llm.artefacts import save_artefacts
 from recbole_hellm.models.llm.attention import ATTENTION, AttentionContext, prefix_attention
 from recbole_hellm.models.llm.backbone import build_backbone
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
@@ -438,7 +440,8 @@ def test_every_family_has_the_usual_targets_of_lora(
 # ------------------------------------------------------------- Gemma 3 with eyes
 
 
-def test_the_text_decoder_of_a_multimodal_checkpoint_is_taken(tmp_path: Path) -> None:
+@pytest.fixture
+def multimodal(tmp_path: Path) -> Path:
     text = {**SHAPE, **FAMILIES["gemma3"].options, "num_key_value_heads": 2}
     vision = {
         "hidden_size": 8,
@@ -449,9 +452,12 @@ def test_the_text_decoder_of_a_multimodal_checkpoint_is_taken(tmp_path: Path) ->
         "patch_size": 14,
     }
     config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
-    model = redrawn(Gemma3Model(config)).eval()
-    model.save_pretrained(tmp_path)
-    backbone = build_backbone(LLMSettings(backbone=str(tmp_path), prompt="none", lora_r=0), "cpu")
+    redrawn(Gemma3Model(config)).save_pretrained(tmp_path / "backbone")
+    return tmp_path / "backbone"
+
+
+def test_the_text_decoder_of_a_multimodal_checkpoint_is_taken(multimodal: Path) -> None:
+    backbone = build_backbone(LLMSettings(backbone=str(multimodal), prompt="none", lora_r=0), "cpu")
     assert backbone.hidden_size == SHAPE["hidden_size"]
     assert not any("vision" in name for name, _ in backbone.model.named_parameters())
     words = torch.tensor([[4, 9, 17, 30, 2]])
@@ -459,6 +465,39 @@ def test_the_text_decoder_of_a_multimodal_checkpoint_is_taken(tmp_path: Path) ->
     context = AttentionContext()
     ours = backbone.model(inputs_embeds=inputs, use_cache=False, prefix_context=context)
     context.check_reached(2)
+    model = Gemma3Model.from_pretrained(multimodal).eval()
     model.language_model.set_attn_implementation("eager")
     theirs = model.language_model(input_ids=words, use_cache=False)
     torch.testing.assert_close(ours.last_hidden_state, theirs.last_hidden_state, **CLOSE)
+
+
+def code_blocks(text: str) -> list[str]:
+    """Blocks that load an adapter."""
+    blocks = re.findall(r"```(?:python)?\n(.*?)```", text, flags=re.DOTALL)
+    return [block for block in blocks if "PeftModel" in block]
+
+
+@pytest.mark.parametrize("source", ["docs/llm.md", "the model card"])
+def test_what_is_said_of_loading_an_adapter_works_for_multimodal_checkpoints(
+    source: str, multimodal: Path, tmp_path: Path
+) -> None:
+    settings = {"prompt": "none", "prefix": "none", "item_inputs": (), "item_vectors": True}
+    options = LLMSettings(backbone=str(multimodal), **settings)  # type: ignore[arg-type]
+    network = HeLLMNetwork(options, n_items=N, device="cpu").eval()
+    for name, parameter in network.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.1
+    save_artefacts(network, tmp_path / "model", [f"i{n}" for n in range(N)])
+    card = (tmp_path / "model/README.md").read_text(encoding="utf-8")
+    docs = (Path(__file__).parents[3] / "docs/llm.md").read_text(encoding="utf-8")
+    (lines,) = code_blocks(docs if source == "docs/llm.md" else card)
+    names: dict[str, Any] = {"backbone": str(multimodal), "run": str(tmp_path)}
+    exec(lines.replace("path/of/this/folder", str(tmp_path / "model")), names)  # noqa: S102
+    words = torch.tensor([[4, 9, 17, 30, 2]])
+    inputs = network.model.get_input_embeddings()(words)
+    ours = network.model(inputs_embeds=inputs, prefix_context=AttentionContext(), use_cache=False)
+    theirs = names["model"].eval()(input_ids=words, use_cache=False)
+    torch.testing.assert_close(ours.last_hidden_state, theirs.last_hidden_state, **CLOSE)
+    with names["model"].disable_adapter():
+        plain = names["model"](input_ids=words, use_cache=False)
+    assert not torch.allclose(plain.last_hidden_state, theirs.last_hidden_state)

@@ -11,12 +11,13 @@ import torch
 import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import LlamaConfig, LlamaModel
+from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
-from recbole_hellm.errors import ConfigError, DataError
+from recbole_hellm.errors import BackboneError, ConfigError, DataError
 from recbole_hellm.models.llm.backbone import wrap_backbone
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
 from recbole_hellm.models.llm.prompt import PromptTokens, template_tokenizer
+from recbole_hellm.models.llm.requirements import outline
 from recbole_hellm.models.llm.settings import LLMSettings
 
 N, D = 9, 6
@@ -750,6 +751,53 @@ def test_collm_and_llara_are_settings_of_the_same_network() -> None:
     assert "sequence" not in collm.tokens.tables
     llara = seven_billion(prefix="none", item_inputs=("sequence",))
     assert trainable(llara, "tokens") == 64 * 4096 + 4096 + 4096 * 4096 + 4096
+
+
+# ------------------------------------------------------------- words and positions
+
+
+def test_words_beyond_the_embeddings_are_told_before_training(folder: Path) -> None:
+    tokenizer = template_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<late>"})
+    tokenizer.save_pretrained(folder)
+    rows = len(tokenizer) - 1
+    settings, widths = LLMSettings(backbone=str(folder)), {"graph": D, "sequence": D}
+    for build in (
+        lambda: HeLLMNetwork(settings, tables(), device="cpu"),
+        lambda: outline(settings, N, widths, torch.device("cpu")),
+    ):
+        with pytest.raises(BackboneError) as caught:
+            build()
+        assert f"id {rows} is beyond the model's {rows} word embeddings" in str(caught.value)
+        assert "--prompt=none." in str(caught.value)
+    HeLLMNetwork(LLMSettings(backbone=str(folder), prompt="none"), tables(), device="cpu")
+
+
+def test_histories_longer_than_learned_positions_are_told(tmp_path: Path) -> None:
+    tokenizer = template_tokenizer()
+    size = {"n_embd": 16, "n_layer": 2, "n_head": 4, "vocab_size": len(tokenizer)}
+    GPT2Model(GPT2Config(**size, n_positions=60)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    settings = LLMSettings(backbone=str(tmp_path), lora_targets=("c_attn",))
+    network = HeLLMNetwork(settings, tables(), device="cpu").eval()
+    words = len(network.prompt.instruction) + len(network.prompt.response)
+    most = 60 - words
+    assert 1 < most < N
+    network.check_training(most)
+    with pytest.raises(BackboneError) as caught:
+        network.check_training(most + 1)
+    assert str(caught.value) == (
+        f"backbone={tmp_path} has 60 positions, and {most + 1} items with a prompt of {words} "
+        f"tokens need 61; use --MAX_ITEM_LIST_LENGTH={most} or --prompt=none or a backbone with "
+        "more positions."
+    )
+    for length in (most, most + 1):  # the least that is refused does not fit indeed
+        history = padded([list(range(1, length + 1))])
+        if length == most:
+            network.hidden_states(*history)
+        else:
+            with pytest.raises(BackboneError, match="60 positions"):
+                network.hidden_states(*history)
 
 
 # ---------------------------------------------------------------------------------- rest

@@ -1,0 +1,103 @@
+"""RecBole's models by name, read off its files: importing RecBole takes seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import logging
+import re
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from recbole_hellm.errors import ConfigError, RunError
+
+logger = logging.getLogger(__name__)
+
+FAMILIES = (
+    "general_recommender",
+    "sequential_recommender",
+    "context_aware_recommender",
+    "knowledge_aware_recommender",
+)
+_OWN_LOOP = "is trained by RecBole's {}Trainer, whose own loop this package does not drive yet"
+_HELD_OUT = "reads the held-out items when RecBole scores it, so it cannot be evaluated fairly"
+REFUSED = {
+    "GRU4RecCPR": _HELD_OUT,
+    "NCL": _OWN_LOOP,
+    "RaCT": _OWN_LOOP,
+    "S3Rec": _OWN_LOOP,
+    "SASRecCPR": _HELD_OUT,
+}
+"""Models that cannot run here, and why."""
+
+
+def folder() -> Path:
+    """RecBole's folder."""
+    spec = importlib.util.find_spec("recbole")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError("RecBole is not installed; run `pip install recbole==1.2.1`.")
+    return Path(spec.submodule_search_locations[0])
+
+
+@functools.cache
+def modules() -> dict[str, str]:
+    """Module of each model; a file defines the model whose lower-case name it has."""
+    found = {}
+    for family in FAMILIES:
+        for path in sorted((folder() / "model" / family).glob("[!_]*.py")):
+            text = path.read_text(encoding="utf-8")
+            for name in re.findall(r"^class (\w+)\(", text, flags=re.MULTILINE):
+                if name.lower() == path.stem:
+                    found[name] = f"recbole.model.{family}.{path.stem}"
+    return found
+
+
+def by_family() -> dict[str, list[str]]:
+    """Names of the models that run here, by family."""
+    return {
+        family: sorted(
+            name
+            for name, module in modules().items()
+            if module.split(".")[2] == family and name not in REFUSED
+        )
+        for family in FAMILIES
+    }
+
+
+def check_runs(name: str) -> None:
+    """Raise :class:`ConfigError` if a model of RecBole cannot run here, see :data:`REFUSED`."""
+    if name in REFUSED:
+        raise ConfigError(f"Model '{name}' {REFUSED[name].format(name)}; choose another model.")
+
+
+@contextlib.contextmanager
+def failing(name: str) -> Iterator[None]:
+    """Tell in one sentence of an error inside the code of RecBole's models.
+
+    Some of them fail on data sets of a few users or items.
+
+    Parameters
+    ----------
+    name : str
+        The model that the block trains.
+
+    Raises
+    ------
+    RunError
+        If RecBole's code raises an error.
+    """
+    try:
+        yield
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        if not any(Path(file).is_relative_to(folder() / "model") for file in files):
+            raise
+        logger.debug("RecBole's error", exc_info=error)
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
+        raise RunError(
+            f"RecBole's code of {name} fails on this dataset with these settings "
+            f"({type(error).__name__}: {reason}); choose other settings, a larger dataset or "
+            "another model."
+        ) from error

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from recbole.model.abstract_recommender import AbstractRecommender
+
+from recbole_hellm import compat, recbole_models, registry
+from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.reporting.tables import model_list
+
+
+def test_the_files_name_the_models_that_recbole_exports() -> None:
+    for family in recbole_models.FAMILIES:
+        with compat.anomaly_mode_kept():
+            package = importlib.import_module(f"recbole.model.{family}")
+        exported = {
+            name
+            for name, value in vars(package).items()
+            if inspect.isclass(value)
+            and issubclass(value, AbstractRecommender)
+            and value.__module__.startswith(package.__name__)
+        }
+        read = {n for n, m in recbole_models.modules().items() if m.startswith(package.__name__)}
+        assert read == exported
+
+
+def test_names_are_known_without_importing_recbole() -> None:
+    script = (
+        "import sys\n"
+        "from recbole_hellm import registry\n"
+        "assert registry.describe('BPR').name == 'BPR'\n"
+        "registry.check_known('SASRec')\n"
+        "assert not {'torch', 'recbole', 'pandas'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603
+
+
+@pytest.mark.parametrize("name", recbole_models.REFUSED)
+def test_models_that_cannot_run_are_refused_and_not_listed(name: str) -> None:
+    for check in (registry.check_known, lambda name: registry.trainer_class(describe(name))):
+        with pytest.raises(ConfigError, match=rf"^Model '{name}' .*; choose another model\.$"):
+            check(name)
+    assert not any(name in names for names in recbole_models.by_family().values())
+    words = model_list().replace(",", " ").split()
+    assert name not in words
+    assert "GRU4Rec" in words
+
+
+def describe(name: str) -> registry.ModelEntry:
+    return registry.ModelEntry(name, recbole_models.modules()[name], "", ())
+
+
+def test_errors_in_recboles_models_are_one_sentence_and_others_stay() -> None:
+    """DGCF samples as many users as items."""
+    from recbole.model.general_recommender.dgcf import sample_cor_samples
+
+    with (
+        pytest.raises(RunError, match=r"code of DGCF fails .*\(ValueError: .*\); choose") as caught,
+        recbole_models.failing("DGCF"),
+    ):
+        sample_cor_samples(3, 5, 4)
+    assert str(caught.value).count(". ") == 0
+    with pytest.raises(ValueError, match="mine"), recbole_models.failing("DGCF"):
+        raise ValueError("mine")
+
+
+def test_a_missing_recbole_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match="RecBole is not installed"):
+        recbole_models.folder()
