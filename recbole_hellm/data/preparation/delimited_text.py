@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from recbole_hellm.data.preparation.packed_files import UNREADABLE, open_text
+from recbole_hellm.data.preparation.packed_files import UNREADABLE, not_encoded, open_text
 from recbole_hellm.data.preparation.row_counts import RowCounts
 from recbole_hellm.data.preparation.text_rows import Row, RowStream, TextRows
 from recbole_hellm.errors import ConfigError, DataError
@@ -172,8 +172,8 @@ class DelimitedText:
         counts.add("blank", parser.blank)
         if parser.short:
             counts.note(
-                f"{self.path}: {parser.short:,} rows have fewer cells than there are columns (the "
-                f"first in line {parser.first_short}); the missing cells count as empty.",
+                f"{self.path.name}: {parser.short:,} rows have fewer cells than there are columns "
+                f"(the first in line {parser.first_short}); the missing cells count as empty.",
                 warn=True,
             )
         return frame[[name for name in columns if wanted(name)]]
@@ -240,10 +240,7 @@ class DelimitedText:
         try:
             yield
         except UnicodeError as error:
-            raise DataError(
-                f"{self.path} is not encoded in {self.text_format.encoding} ({error}); save it in "
-                "UTF-8, or name its encoding, for example --encoding=latin-1."
-            ) from error
+            raise not_encoded(self.path, self.text_format.encoding, error) from error
         except (csv.Error, ValueError, *UNREADABLE) as error:
             raise DataError(
                 f"{self.path} is not a table of delimited columns ({reason_of(error)}); correct "

@@ -6,18 +6,19 @@ The path ``ml-100k.zip/ml-100k/u.data`` names a member of the archive ``ml-100k.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gzip
 import io
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm
 
 from recbole_hellm.errors import DataError
-from recbole_hellm.storage.text_files import UTF8, marked_encoding, open_regular
+from recbole_hellm.storage.text_files import UTF8, marked_encoding, open_regular, without_mark
 
 _START = 1 << 16
 UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)
@@ -63,8 +64,29 @@ def open_text(path: Path, encoding: str = UTF8) -> IO[str]:
     return io.TextIOWrapper(open_binary(path), encoding=encoding, newline="\r" if plain else "\n")
 
 
-def numbered_lines(path: Path, progress: bool = True) -> Iterator[tuple[int, bytes]]:
-    """Non-blank lines of a file, with their numbers from 1.
+def not_encoded(
+    path: Path, encoding: str, error: UnicodeError, line: int | None = None
+) -> DataError:
+    """The sentence on a file that is not text in an encoding."""
+    where = path if line is None else f"{path}, line {line}"
+    return DataError(
+        f"{where} is not encoded in {encoding} ({error}); save it in UTF-8, or name its encoding, "
+        "for example --encoding=latin-1."
+    )
+
+
+def numbered_lines(
+    path: Path, progress: bool = True, encoding: str = UTF8
+) -> Iterator[tuple[int, bytes]]:
+    """Non-blank lines of a file in UTF-8, with their numbers from 1.
+
+    Parameters
+    ----------
+    path : Path
+    progress : bool
+        Show a progress bar.
+    encoding : str
+        What the file is encoded in, unless a byte order mark tells it.
 
     Raises
     ------
@@ -73,15 +95,29 @@ def numbered_lines(path: Path, progress: bool = True) -> Iterator[tuple[int, byt
     """
     number = 0
     try:
-        with open_binary(path) as file:
-            bar = tqdm(file, desc=path.name, unit=" lines", unit_scale=True, disable=not progress)
+        with _utf8_lines(path, encoding) as lines:
+            bar = tqdm(lines, desc=path.name, unit=" lines", unit_scale=True, disable=not progress)
             for number, line in enumerate(bar, start=1):
                 if line.strip():
                     yield number, line
+    except UnicodeError as error:
+        raise not_encoded(path, encoding, error) from error
     except UNREADABLE as error:
         raise DataError(
             f"{path} cannot be read beyond line {number} ({error}); download it again."
         ) from error
+
+
+@contextlib.contextmanager
+def _utf8_lines(path: Path, encoding: str) -> Iterator[Iterable[bytes]]:
+    with open_binary(path) as file:
+        start = file.read(4)
+    if without_mark(encoding) == marked_encoding(start, encoding) == without_mark(UTF8):
+        with open_binary(path) as file:
+            yield file
+    else:
+        with open_text(path, encoding) as text:
+            yield (line.encode("utf-8", "surrogatepass") for line in text)
 
 
 def archive_of(path: Path) -> Path | None:

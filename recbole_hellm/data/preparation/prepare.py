@@ -289,5 +289,6 @@ def _layout(settings: PrepareSettings, file: TableFile) -> Layout:
         item=settings.item_column or layout.item,
         time=settings.time_column or layout.time,
         items_item=settings.items_item_column,
+        time_format=settings.time_format,
         texts=settings.text_columns,
     )

@@ -1,4 +1,4 @@
-"""Files that hold a table: delimited text, Parquet, and JSON lines.
+"""Files that hold a table: delimited text, Parquet, JSON lines, and one JSON array of objects.
 
 A JSON line may also be a Python literal, as in Amazon's metadata of 2014. The content of a file
 decides what it is, not its name. Nothing in a file is ever evaluated: :func:`ast.literal_eval`
@@ -7,29 +7,39 @@ parses literals without running code.
 
 from __future__ import annotations
 
-import ast
 import codecs
-import contextlib
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
-from recbole_hellm.data.preparation.delimited_text import (
-    ANY_TEXT,
-    DelimitedText,
-    TextFormat,
-    reason_of,
-)
+from recbole_hellm.data.preparation.delimited_text import ANY_TEXT, DelimitedText, TextFormat
+from recbole_hellm.data.preparation.object_files import array_objects, parse_object
 from recbole_hellm.data.preparation.packed_files import UNREADABLE, numbered_lines, open_binary
+from recbole_hellm.data.preparation.parquet_files import parquet_columns, read_parquet
+from recbole_hellm.data.preparation.row_counts import RowCounts
 from recbole_hellm.errors import DataError
+from recbole_hellm.storage.text_files import marked_encoding
 
-UNPARSABLE = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
+NOBODY = "of items without interactions"
+"""Why most rows of a table of items are left out."""
+_OTHER_KINDS = {
+    b"PK\x03\x04": "a zip archive or a workbook; name a file in it, as in all.zip/log.csv, or save "
+    "the workbook as CSV",
+    b"ARROW1": "an Arrow file; save it as Parquet or CSV",
+    b"SQLite format 3": "a database; export the table as CSV",
+    b"BZh": "a bzip2 archive; unpack it",
+    b"\xfd7zXZ": "an xz archive; unpack it",
+    b"\x28\xb5\x2f\xfd": "a zstd archive; unpack it",
+    b"\x93NUMPY": "a numpy array; save a table with names of columns",
+    b"\x89HDF": "an HDF5 file; save the table as Parquet or CSV",
+    b"\xd0\xcf\x11\xe0": "a workbook; save it as CSV",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +59,13 @@ class TableFile:
     text_format: TextFormat = ANY_TEXT
 
     @functools.cached_property
-    def kind(self) -> Literal["text", "lines", "parquet"]:
-        """Delimited text, an object a line, or Parquet.
+    def kind(self) -> Literal["text", "lines", "array", "parquet"]:
+        """Delimited text, an object a line, an array of objects, or Parquet.
 
         Raises
         ------
         DataError
-            If the file cannot be read, is empty, or is one JSON array.
+            If the file cannot be read, is empty, or is another kind of file.
         """
         try:
             with open_binary(self.path) as file:
@@ -65,14 +75,23 @@ class TableFile:
             raise DataError(f"{self.path} cannot be read ({reason}); name another file.") from error
         if start.startswith(b"PAR1"):
             return "parquet"
-        start = start.removeprefix(codecs.BOM_UTF8).lstrip()
-        if not start:
+        other = next((kind for mark, kind in _OTHER_KINDS.items() if start.startswith(mark)), None)
+        if other is not None:
+            raise DataError(f"{self.path} is {other}.")
+        encoding = marked_encoding(start[:4], self.text_format.encoding)
+        text = codecs.getincrementaldecoder(encoding)("replace").decode(start).lstrip()
+        if not text:
             raise DataError(f"{self.path} is empty; name a file with a table.")
         if self.text_format.described:
             return "text"
-        if start.startswith(b"["):
-            raise DataError(f"{self.path} is one JSON array; write one JSON object a line instead.")
-        return "lines" if start.startswith(b"{") else "text"
+        if text.startswith("["):
+            if not re.match(r"\[\s*(\{|\]|\Z)", text):
+                raise DataError(
+                    f"{self.path} is one JSON array, and not of objects; write one JSON object a "
+                    "line instead."
+                )
+            return "array"
+        return "lines" if text.startswith("{") else "text"
 
     @functools.cached_property
     def columns(self) -> tuple[str, ...]:
@@ -84,17 +103,20 @@ class TableFile:
             If the file does not begin with a row of a table.
         """
         if self.kind == "parquet":
-            return self._parquet_columns()
-        if self.kind == "lines":
-            number, line = next(numbered_lines(self.path, progress=False))
-            return tuple(map(str, self._parse(line, number)))
-        return self._text.columns
+            return parquet_columns(self.path)
+        if self.kind == "text":
+            return self.text.columns
+        first = next(self._objects(None, RowCounts(), progress=False), None)
+        if first is None:
+            raise DataError(f"{self.path} holds no rows; name a file with a table.")
+        return tuple(map(str, first[1]))
 
     def read(
         self,
         wanted: Callable[[str], bool],
         keep: Callable[[bytes], bool] | None = None,
         progress: bool = True,
+        counts: RowCounts | None = None,
     ) -> Table:
         """Read the columns whose names are `wanted`.
 
@@ -106,67 +128,46 @@ class TableFile:
             Says of a line of objects, unparsed, whether it may matter; the others are left out.
         progress : bool
             Show a progress bar where rows are objects.
+        counts : RowCounts, optional
+            Rows that are read and dropped are added to it.
 
         Raises
         ------
         DataError
             If the file is not a table, with the line at fault.
         """
+        counts = RowCounts() if counts is None else counts
+        if self.kind == "text":
+            return Table(self, self.text.read(wanted, counts))
         if self.kind == "parquet":
-            return Table(self, self._read_parquet(wanted))
-        if self.kind == "lines":
-            return self._read_objects(wanted, keep, progress)
-        return Table(self, self._text.read(wanted))
+            frame = read_parquet(self.path, list(filter(wanted, self.columns)))
+            counts.read += len(frame)
+            return Table(self, frame)
+        return self._read_objects(wanted, keep, progress, counts)
 
     def where(self, row: int) -> str:
         """File and line of a row, for messages; of a Parquet file, the row's number."""
         if self.kind == "text":
-            return f"{self.path}, line {self._text.line_of(row)}"
+            return f"{self.path}, line {self.text.line_of(row)}"
         return f"{self.path}, row {row + 1}"
 
     @functools.cached_property
-    def _text(self) -> DelimitedText:
+    def text(self) -> DelimitedText:
+        """The file as delimited text."""
         return DelimitedText(self.path, self.text_format)
-
-    def _parquet_columns(self) -> tuple[str, ...]:
-        import pyarrow.parquet as pq
-
-        with self._parquet_errors():
-            return tuple(pq.read_schema(self.path).names)
-
-    def _read_parquet(self, wanted: Callable[[str], bool]) -> pd.DataFrame:
-        import pyarrow.parquet as pq
-
-        chosen = [name for name in self.columns if wanted(name)]
-        with self._parquet_errors():
-            # An index that pandas noted in the file is a column like any other.
-            frame = pq.read_table(self.path, columns=chosen).to_pandas(ignore_metadata=True)
-        return frame[chosen]
-
-    @contextlib.contextmanager
-    def _parquet_errors(self) -> Iterator[None]:
-        import pyarrow as pa
-
-        try:
-            yield
-        except (pa.ArrowException, *UNPARSABLE, *UNREADABLE) as error:
-            raise DataError(
-                f"{self.path} is not a Parquet file ({reason_of(error)}); write it again."
-            ) from error
 
     def _read_objects(
         self,
         wanted: Callable[[str], bool],
         keep: Callable[[bytes], bool] | None,
         progress: bool,
+        counts: RowCounts,
     ) -> Table:
         cells: dict[str, list[Any]] = {}
         lines: list[int] = []
         ignored: set[str] = set()
-        for number, line in numbered_lines(self.path, progress):
-            if keep is not None and lines and not keep(line):
-                continue
-            for name, value in self._parse(line, number).items():
+        for number, record in self._objects(keep, counts, progress):
+            for name, value in record.items():
                 if name in ignored:
                     continue
                 if name not in cells:
@@ -179,27 +180,27 @@ class TableFile:
             for column in cells.values():
                 if len(column) < len(lines):
                     column.append(None)
+        counts.read += len(lines)
         series = {name: pd.Series(column, dtype=object) for name, column in cells.items()}
         return Table(self, pd.DataFrame(series, index=pd.RangeIndex(len(lines))), lines)
 
-    def _parse(self, line: bytes, number: int) -> dict[Any, Any]:
-        try:
-            text = line.removeprefix(codecs.BOM_UTF8).decode(self.text_format.encoding).strip()
-            try:
-                record = json.loads(text)
-            except ValueError:
-                record = ast.literal_eval(text)
-        except UNPARSABLE as error:
-            raise DataError(
-                f"{self.path}, line {number} is neither JSON nor a Python literal "
-                f"({type(error).__name__}); correct the line."
-            ) from error
-        if not isinstance(record, dict):
-            raise DataError(
-                f"{self.path}, line {number} is a {type(record).__name__}, not an object; correct "
-                "the line."
-            )
-        return record
+    def _objects(
+        self, keep: Callable[[bytes], bool] | None, counts: RowCounts, progress: bool
+    ) -> Iterator[tuple[int, dict[Any, Any]]]:
+        """Objects with their lines; those that :meth:`read` does not keep are counted."""
+        if self.kind == "array":
+            yield from array_objects(self.path, self.text_format.encoding)
+            return
+        first = True
+        left_out = 0
+        for number, line in numbered_lines(self.path, progress, self.text_format.encoding):
+            if first or keep is None or keep(line):
+                yield number, parse_object(line, self.path, number)
+                first = False
+            else:
+                left_out += 1
+        counts.read += left_out
+        counts.add(NOBODY, left_out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,12 +214,15 @@ class Table:
         Cells of delimited text are str, and missing where a row is short or the cell is empty;
         cells of objects are what JSON gives, and missing where the key is.
     lines : list of int, optional
-        The line of each row, where rows are objects.
+        The line of each row of the file, where rows are objects.
+    rows : array of int, optional
+        The rows of the file that are left, where some were dropped.
     """
 
     file: TableFile
     frame: pd.DataFrame
     lines: list[int] | None = None
+    rows: np.ndarray | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -227,9 +231,16 @@ class Table:
 
     def where(self, row: int) -> str:
         """File and line of a row of :attr:`frame`, for messages."""
+        place = row if self.rows is None else int(self.rows[row])
         if self.lines is None:
-            return self.file.where(row)
-        return f"{self.file.path}, line {self.lines[row]}"
+            return self.file.where(place)
+        return f"{self.file.path}, line {self.lines[place]}"
+
+    def without(self, dropped: np.ndarray) -> Table:
+        """The table without some rows, which a mask tells."""
+        rows = np.arange(len(self.frame)) if self.rows is None else self.rows
+        frame = self.frame[~dropped].reset_index(drop=True)
+        return dataclasses.replace(self, frame=frame, rows=rows[~dropped])
 
 
 def keeper(column: str, tokens: set[str]) -> Callable[[bytes], bool]:

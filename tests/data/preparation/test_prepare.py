@@ -219,7 +219,7 @@ def test_files_of_ones_own(tmp_path: Path) -> None:
             "dropped": {"duplicates": 1},
             "columns_taken": ["user", "item", "time"],
             "columns_left": [],
-            "notes": [],
+            "notes": ["log.csv: the time goes from 0 to 9."],
         },
         {
             "file": "items.csv",

@@ -109,7 +109,7 @@ def test_lines_are_left_out_only_if_they_cannot_matter(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"[1, 2]", "is one JSON array; write one JSON object a line"),
+        (b"[1, 2]", "is one JSON array, and not of objects; write one JSON object a line"),
         (b"a,b\n1,2\n1,2,3\n", "line 3 has 3 cells, and there are 2 columns"),
         (b"a,b\n1,2,3\n", "line 2 has 3 cells, and there are 2 columns"),
         (b"a,b,a\n1,2,3\n", "line 1 names the column 'a' twice"),
@@ -119,7 +119,7 @@ def test_lines_are_left_out_only_if_they_cannot_matter(tmp_path: Path) -> None:
         (b'{"a": 1}\n{"a": }\n', "line 2 is neither JSON nor a Python literal"),
         (b'{"a": 1}\n[1]\n', "line 2 is a list, not an object"),
         (b'{"a": 1}\n{"a": open("/x")}\n', "line 2 is neither JSON nor a Python literal"),
-        (b'{"a": "\xff"}\n', "line 1 is neither JSON nor a Python literal"),
+        (b'{"a": "\xff"}\n', "line 1 is not encoded in utf-8"),
         (b"PAR1 and nothing more", "is not a Parquet file"),
         (b"\x1f\x8b and nothing more", "cannot be read"),
     ],

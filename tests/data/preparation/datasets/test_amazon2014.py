@@ -126,9 +126,9 @@ def test_bytes_that_are_no_utf8(tmp_path: Path) -> None:
     reviews, meta = tmp_path / "r.json", tmp_path / "m.json"
     reviews.write_bytes(b'{"reviewerID": "\xff", "asin": "A", "unixReviewTime": 1}\n')
     meta.write_bytes(b"{'asin': 'A', 'title': '\xff'}\n")
-    with pytest.raises(DataError, match="line 1 is neither"):
+    with pytest.raises(DataError, match="line 1 is not encoded in utf-8"):
         read_reviews(reviews)
-    with pytest.raises(DataError, match="line 1 is neither"):
+    with pytest.raises(DataError, match="line 1 is not encoded in utf-8"):
         read_meta(meta, {"A"})
 
 
