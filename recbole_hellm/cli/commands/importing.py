@@ -21,11 +21,11 @@ def import_(options: dict[str, Any]) -> str:
       recbole-hellm import --dataset=Beauty --features=clip.npy --tokens=asins.txt --encoder=clip
       recbole-hellm import --dataset=Baby --features=mmrec/baby
     """
-    from recbole_hellm.data.features.importing import import_features
+    from recbole_hellm.data.features.importing import import_features, summary
 
     name, directory = dataset_directory(options)
     feature_sets = import_features(name, directory, _settings().from_config(options))
-    return "\n".join(feature_set.describe() for feature_set in feature_sets)
+    return summary(feature_sets, directory)
 
 
 def _settings() -> type[ImportSettings]:

@@ -3,7 +3,7 @@
 A file of features is a table with a row per item: ``.npy``, ``.pt``, ``.pth`` or ``.safetensors``,
 read without unpickling anything. Which row is whose is told, in this order, by
 
-- a file of tokens that is named, see :func:`read_rows`;
+- a file of tokens that is named, see :func:`recbole_hellm.data.features.row_tokens.read_rows`;
 - ``i_id_mapping.csv`` beside the files, as MMRec writes it;
 - the tokens themselves, if they are whole numbers and the files are MMRec's: a folder's, or beside
   that mapping;
@@ -13,7 +13,7 @@ read without unpickling anything. Which row is whose is told, in this order, by
 from __future__ import annotations
 
 import dataclasses
-import json
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,10 +24,12 @@ import numpy.typing as npt
 
 from recbole_hellm.config.settings import require, setting
 from recbole_hellm.data.features.embedding_files import ItemTableFile
-from recbole_hellm.data.features.store import check_tokens, feature_path, save_features
+from recbole_hellm.data.features.row_tokens import Rows, read_mapping, read_rows
+from recbole_hellm.data.features.store import feature_path, save_features
 from recbole_hellm.data.interactions.atomic_files import STANDARD, AtomicSettings, read_tokens
-from recbole_hellm.data.preparation.manifest import describe_source
-from recbole_hellm.data.preparation.table_files import TableFile
+from recbole_hellm.data.preparation.manifest import describe_source, describe_table
+from recbole_hellm.data.preparation.row_counts import RowCounts
+from recbole_hellm.data.preparation.summary import command, rows_table, share
 from recbole_hellm.errors import DataError, FeatureError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".npy", ".pt", ".pth", ".safetensors")
 FOLDER_MARK = "_feat"  # MMRec's image_feat.npy
 FOLDER_ROWS = "i_id_mapping.csv"
-_ROW_NAMES = ("row", "rownumber", "index", "rowindex", "rowid")
+_MOST_LOST = 0.1
 
 
 class ImportSettings(AtomicSettings):
@@ -52,6 +54,9 @@ class ImportSettings(AtomicSettings):
     )
     tokens: str | None = setting(None, "File that says which item each row belongs to.")
     fill_missing: bool = setting(False, "Take rows with NaN or infinity for missing ones.")
+    allow_unmatched: bool = setting(
+        False, "Accept that more than a tenth of the items have no row; they get the mean."
+    )
     force: bool = setting(False, "Replace features of the same name.")
 
     def validate_relations(self) -> None:
@@ -64,7 +69,7 @@ class Imported:
     """One feature set: `path` of the matrix of `items` rows and `dim` columns, and counts of rows.
 
     `missing` rows were filled with the mean, `zeros` are zero in every column and were left so,
-    `dropped` rows belong to no item of the dataset.
+    `dropped` rows belong to no item of the dataset. `counts` says it of all rows of `file`.
     """
 
     path: Path
@@ -73,11 +78,30 @@ class Imported:
     missing: int
     zeros: int
     dropped: int
+    file: str = dataclasses.field(default="", compare=False)
+    counts: RowCounts = dataclasses.field(default_factory=RowCounts, compare=False)
 
     def describe(self) -> str:
         """A line for people."""
         counts = f"{self.missing:,} filled, {self.zeros:,} zero, {self.dropped:,} dropped"
         return f"Features: {self.path} ({self.items:,} items, {self.dim:,} dimensions; {counts})"
+
+    @property
+    def name(self) -> str:
+        """The name for the setting ``features``."""
+        return self.path.stem
+
+
+def summary(imported: Sequence[Imported], directory: Path) -> str:
+    """What became of all rows, where the features are, and the command that comes next."""
+    tables = [describe_table(feature_set.file, feature_set.counts) for feature_set in imported]
+    names = ", ".join(feature_set.name for feature_set in imported)
+    lines = [feature_set.describe() for feature_set in imported]
+    for feature_set in imported:
+        without = share(feature_set.missing, feature_set.items)
+        lines.append(f"Items without a row in {feature_set.file}, which get the mean: {without}")
+    step = command("run", directory, model="VBPR", features=f"[{names}]")
+    return "\n".join([*lines, "", rows_table(tables), "", f"Next: {step}"])
 
 
 def import_features(name: str, directory: Path, settings: ImportSettings) -> list[Imported]:
@@ -100,7 +124,7 @@ def import_features(name: str, directory: Path, settings: ImportSettings) -> lis
         If the dataset or a file cannot be read, or has another number of rows than there are items.
     FeatureError
         If features of the name are there, rows cannot be told apart, have NaN or infinity, or
-        most items have none.
+        more than a tenth of the items have none and that is not allowed.
     """
     items = dataset_items(name, directory, settings)
     source = Path(settings.features).expanduser()
@@ -116,11 +140,17 @@ def import_features(name: str, directory: Path, settings: ImportSettings) -> lis
     files = {
         modality: ItemTableFile.find("features", str(path)) for modality, path in sources.items()
     }
-    rows = _rows_told(source, settings.tokens, items)
-    return [
-        _import_one(name, directory, modality, encoder, file, items, rows, settings.fill_missing)
-        for modality, file in files.items()
-    ]
+    rows = _rows_told(source, settings, items)
+    # Nothing is written before everything is checked.
+    read = {
+        modality: _read_one(name, file, items, rows, settings) for modality, file in files.items()
+    }
+    feature_sets = []
+    for modality, one in read.items():
+        path = save_features(directory, modality, encoder, items, one.matrix, one.details)
+        feature_sets.append(dataclasses.replace(one.imported, path=path))
+        _warn(feature_sets[-1], name)
+    return feature_sets
 
 
 def dataset_items(name: str, directory: Path, settings: AtomicSettings = STANDARD) -> list[str]:
@@ -135,96 +165,6 @@ def dataset_items(name: str, directory: Path, settings: AtomicSettings = STANDAR
     if not path.is_file():
         raise DataError(f"{path} does not exist; prepare the dataset '{name}' first.")
     return read_tokens(path, settings.ITEM_ID_FIELD, settings)
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Whose the rows of a table are.
-
-    Attributes
-    ----------
-    of : mapping of str to int
-        Numbers of rows, from 0, by item token.
-    rule : str
-        How that is known, for the manifest.
-    count : int, optional
-        How many rows there must be; None where that is not told.
-    path : Path, optional
-        The file that tells it.
-    """
-
-    of: Mapping[str, int]
-    rule: str
-    count: int | None = None
-    path: Path | None = None
-
-
-def read_rows(path: Path) -> Rows:
-    """Whose rows are, from a file.
-
-    A ``.json`` file is a list of item tokens in the order of rows. A ``.csv`` or ``.tsv`` file has
-    two columns, item tokens and numbers of rows from 0, under a header or none; any delimiter is
-    recognised. Any other file has a token per line, in the order of rows.
-
-    Raises
-    ------
-    DataError
-        If it cannot be read.
-    FeatureError
-        If a token or a number of a row occurs twice, or is none.
-    """
-    kind = path.suffix.lower()
-    if kind in (".csv", ".tsv"):
-        return _read_mapping(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        tokens = json.loads(text) if kind == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"tokens={path} cannot be read as item tokens ({error}); name a text file with one per "
-            "line, a .json list, or a .csv or .tsv with item and row number."
-        ) from error
-    if not isinstance(tokens, list) or not all(isinstance(token, (str, int)) for token in tokens):
-        raise FeatureError(f'tokens={path} is no list of item tokens; write ["A", "B", ...].')
-    plain = check_tokens([str(token).strip() for token in tokens], path)
-    if "" in plain:
-        raise FeatureError(
-            f"tokens={path}: the token of row {plain.index('')} is empty; write one for every row."
-        )
-    return Rows({token: row for row, token in enumerate(plain)}, "tokens", len(plain), path)
-
-
-def _read_mapping(path: Path) -> Rows:
-    table = TableFile(path).read(lambda _: True, progress=False)
-    if len(table.columns) != 2:
-        raise FeatureError(
-            f"{path} has {len(table.columns)} columns ({', '.join(table.columns[:6])}); keep two: "
-            "item token and row number."
-        )
-    lines = table.frame.fillna("").astype(str).to_numpy().tolist()
-    lines = [[cell.strip() for cell in line] for line in lines]
-    if any(name.isdecimal() for name in table.columns):  # there is no header
-        lines.insert(0, list(table.columns))
-    columns = list(zip(*lines, strict=True))
-    numbers = [all(cell.isdecimal() for cell in column) for column in columns] or [False, False]
-    named = "".join(filter(str.isalnum, table.columns[0].lower())) in _ROW_NAMES
-    if not any(numbers):
-        bad = next((cell for cell in (line[1] for line in lines) if not cell.isdecimal()), "")
-        raise FeatureError(
-            f"{path} has no column of row numbers ({table.columns[1]} has {bad!r}); give each item "
-            "the number of its row, from 0."
-        )
-    first = numbers[0] and (named or not numbers[1])
-    tokens, rows = columns if not first else columns[::-1]
-    check_tokens(tokens, path)
-    of = {token: int(row) for token, row in zip(tokens, rows, strict=True)}
-    taken: dict[int, str] = {}
-    for token, row in of.items():
-        if taken.setdefault(row, token) != token:
-            raise FeatureError(
-                f"{path} gives '{taken[row]}' and '{token}' the one row {row}; give each its own."
-            )
-    return Rows(of, "mapping", None, path)
 
 
 def _sources(source: Path, modality: str | None) -> dict[str, Path]:
@@ -252,12 +192,12 @@ def _sources(source: Path, modality: str | None) -> dict[str, Path]:
     return files
 
 
-def _rows_told(source: Path, tokens: str | None, items: Sequence[str]) -> Rows | None:
+def _rows_told(source: Path, settings: ImportSettings, items: Sequence[str]) -> Rows | None:
     """Whose rows are, where that is told; None where it goes by rank."""
-    if tokens is not None:
-        return read_rows(Path(tokens).expanduser())
+    if settings.tokens is not None:
+        return read_rows(Path(settings.tokens).expanduser(), settings.encoding)
     path = (source if source.is_dir() else source.parent) / FOLDER_ROWS
-    mapping = _read_mapping(path) if path.is_file() else None
+    mapping = read_mapping(path, settings.encoding) if path.is_file() else None
     if mapping is not None and any(item in mapping.of for item in items):
         return mapping
     numbers = all(item.isdecimal() and str(int(item)) == item for item in items)
@@ -274,41 +214,52 @@ def _rows_told(source: Path, tokens: str | None, items: Sequence[str]) -> Rows |
     return mapping
 
 
-def _import_one(
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """Features that are ready to be saved."""
+
+    imported: Imported
+    matrix: npt.NDArray[np.float32]
+    details: dict[str, Any]
+
+
+def _read_one(
     name: str,
-    directory: Path,
-    modality: str,
-    encoder: str,
     file: ItemTableFile,
     items: Sequence[str],
     rows: Rows | None,
-    fill_missing: bool,
-) -> Imported:
+    settings: ImportSettings,
+) -> _Read:
     table = file.table()
     rows = rows or Rows(
         dict(zip(items, file.rows_by_rank(len(table), items), strict=True)), "rank of the token"
     )
     _check_rows(rows, len(table), file)
     there = [item for item in items if item in rows.of]
+    _check_matched(name, file, items, there, rows, settings.allow_unmatched)
     values = table[[rows.of[item] for item in there]].float().numpy()
     finite = np.isfinite(values).all(axis=1)
-    if not finite.all() and not fill_missing:
+    if not finite.all() and not settings.fill_missing:
         raise FeatureError(
             f"{file.name} holds NaN or infinity in the rows of {(~finite).sum()} items (first: "
             f"'{there[int(np.argmin(finite))]}'); mend the file, or give them the mean of the "
             "others with --fill_missing."
         )
-    known = {item: row for row, item in enumerate(there) if finite[row]}
-    if 2 * len(known) < len(items):
+    if not finite.any():
         raise FeatureError(
-            f"{file.name} has rows for {len(known):,} of the {len(items):,} items of '{name}', so "
-            "it is most likely another dataset's; say with --tokens=FILE whose its rows are."
+            f"{file.name} holds NaN or infinity in the rows of all items of '{name}'; name another "
+            "file."
         )
+    known = {item: row for row, item in enumerate(there) if finite[row]}
     matrix = _filled(values, known, items)
     missing = [item for item in items if item not in known]
     zeros = int((~values[finite].any(axis=1)).sum())
     padding = len(table) - len(items) if rows.rule == "rank of the token" else 0
     dropped = len(table) - len(there) - padding
+    counts = RowCounts(read=len(table))
+    counts.add("padding", padding)
+    counts.add("of no item of the dataset", dropped)
+    counts.add("NaN or infinity", int((~finite).sum()))
     details: dict[str, Any] = {
         "revision": f"sha256:{file.sha256}",
         "missing": missing,
@@ -319,14 +270,35 @@ def _import_one(
         "zeros": zeros,
         "dropped": dropped,
     }
-    path = save_features(directory, modality, encoder, items, matrix, details)
-    imported = Imported(path, len(items), matrix.shape[1], len(missing), zeros, dropped)
-    _warn(imported, file.path.name, name)
-    return imported
+    shape = (len(items), matrix.shape[1], len(missing), zeros, dropped)
+    return _Read(Imported(file.path, *shape, file.path.name, counts), matrix, details)
 
 
-def _warn(imported: Imported, file: str, name: str) -> None:
+def _check_matched(
+    name: str,
+    file: ItemTableFile,
+    items: Sequence[str],
+    there: Sequence[str],
+    rows: Rows,
+    allowed: bool,
+) -> None:
+    without = len(items) - len(there)
+    if there and (allowed or without <= _MOST_LOST * len(items)):
+        return
+    known = set(items)
+    lacking = ", ".join(itertools.islice((item for item in items if item not in rows.of), 3))
+    others = ", ".join(itertools.islice((token for token in rows.of if token not in known), 3))
+    shown = f"such as {lacking}" + f"; it has ids such as {others}" * bool(others)
+    accept = ", or give them the mean of the others with --allow_unmatched" * bool(there)
+    raise FeatureError(
+        f"{file.name} has rows for {len(there):,} of the {len(items):,} items of '{name}', and "
+        f"none for {without:,} ({shown}); say with --tokens=FILE whose its rows are{accept}."
+    )
+
+
+def _warn(imported: Imported, name: str) -> None:
     """Tell of what may mean that a file is not what it is taken for."""
+    file = imported.file
     if imported.missing:
         text = "%s: %d items of '%s' have no row, and get the mean of the others."
         logger.warning(text, file, imported.missing, name)

@@ -32,7 +32,7 @@ from recbole_hellm.data.interactions.splits import (
 )
 from recbole_hellm.data.preparation.manifest import FORMAT_VERSION, MANIFEST
 from recbole_hellm.data.preparation.versions import Replacing
-from recbole_hellm.errors import DataError
+from recbole_hellm.errors import DataError, StorageError
 from recbole_hellm.storage.checksums import sealed
 from recbole_hellm.storage.files import atomic_paths, writing
 from recbole_hellm.storage.locks import locked
@@ -218,8 +218,13 @@ def _replace_files(
     manifest: bytes,
     replacing: Replacing,
 ) -> None:
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        raise StorageError(
+            f"The folder {directory} cannot be made ({error.strerror}); correct --data_path."
+        ) from error
     busy = DataError(
         f"Another process is writing the dataset in {directory}; give the same command again when "
         "it has ended."

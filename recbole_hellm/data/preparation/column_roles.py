@@ -21,9 +21,12 @@ ALIASES = {
     "description": "description desc text overview summary",
     IMAGE: "image images imageurlhighres imageurl imurl imagepath picture",
 }
+_SEPARATOR_HINT = ", or say with --separator what separates its cells"
 TEXT_ROLES = (*TEXT_COLUMNS, IMAGE)
 TEXT_ALIASES = frozenset(alias for role in TEXT_ROLES for alias in ALIASES[role].split())
-_NUMBER_OR_DATE = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|\d{4}-\d\d-\d\d.*")
+_NUMBER_OR_DATE = re.compile(
+    r"[-+]?(\d+[.,]?\d*|\.\d+)([eE][-+]?\d+)?|\d{1,4}([-./])\d{1,2}\3\d{1,4}.*"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,12 @@ class Layout:
         Whether an item may have several rows, of which the first counts; else that is an error.
     items_item : str, optional
         Column of items in a table of items; None is `item` if the table has it, else found.
+    time_format : str, optional
+        How times are written, in Python's directives such as ``%d.%m.%Y``; None for numbers and
+        ISO 8601.
+    entities_resolved : bool
+        Whether texts of items hold HTML entities, which become characters, and scripts or style
+        sheets, which are no texts.
     texts : mapping of str to str
         Columns of a table of items by role, such as ``title``; others are found by their names.
     """
@@ -56,6 +65,8 @@ class Layout:
     tags_removed: bool = False
     first_row_counts: bool = False
     items_item: str | None = None
+    time_format: str | None = None
+    entities_resolved: bool = False
     texts: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
 
@@ -113,7 +124,8 @@ def role_column(
     if chosen is None:
         raise DataError(
             f"{file.path} has no column known to hold {role}s ({has}); name it with "
-            f"--{option}, or all columns with --{columns_option} if line 1 is data."
+            f"--{option}, or all columns with --{columns_option} if line 1 is data"
+            f"{_SEPARATOR_HINT if file.kind == 'text' and len(names) == 1 else ''}."
         )
     if chosen not in names:
         raise DataError(
@@ -147,13 +159,21 @@ def _example(columns_option: str, count: int) -> str:
     return "[user, item, rating, time]" if count > 3 else "[user, item, time]"
 
 
+def has_numbered_header(file: TableFile) -> bool:
+    """Whether line 1 is 0, 1, 2, ..., which pandas writes for columns without names."""
+    named = file.kind == "text" and file.text_format.columns is None
+    return named and list(file.columns) == [str(number) for number in range(len(file.columns))]
+
+
 def _header_is_data(file: TableFile, chosen: str | None) -> bool:
-    """Whether line 1 is a row: `chosen` is a number or date, or no name is known and half are."""
+    """Whether line 1 is a row: `chosen` is a number or date, or no name is known and some are."""
     if file.kind != "text" or file.text_format.columns is not None:
         return False
     names: Sequence[str] = file.columns
     values = [name for name in names if _NUMBER_OR_DATE.fullmatch(name)]
-    if chosen is not None:
-        # 0, 1, 2, ... are what pandas writes for columns without names.
-        return chosen in values and list(names) != [str(number) for number in range(len(names))]
+    if chosen in names:
+        if has_numbered_header(file):
+            return False
+        known = any(all_named(names, role) for role in ALIASES)
+        return chosen in values or bool(values and not known)
     return 2 * len(values) >= len(names)

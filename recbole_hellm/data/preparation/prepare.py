@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -245,22 +246,30 @@ def _prepare_raw(
     replacing: Replacing | None,
 ) -> dict[str, Any]:
     paths = raw_files(family, name, directory, raw_dir, mirrors, progress)
-    interactions = family.read_interactions(name, paths, progress)
+    reading = Reading(replacing=replacing or Replacing())
+    counting = {"counts": reading.interactions} if _counts(family.read_interactions) else {}
+    item_counting = {"counts": reading.items} if _counts(family.read_items) else {}
+    interactions = family.read_interactions(name, paths, progress, **counting)
     notes = {**family.notes(name), "layout": family.layout.name}
     manifest = assemble(
         name,
         directory,
         interactions,
-        lambda wanted: family.read_items(name, paths, wanted, progress),
+        lambda wanted: family.read_items(name, paths, wanted, progress, **item_counting),
         list(paths.values()),
         notes,
         family.k_core if k_core is None else k_core,
-        Reading(replacing=replacing or Replacing()),
+        reading,
     )
     family.check_totals(name, manifest)
     if family.citation:
         logger.info("Cite for '%s': %s.", name, family.citation)
     return manifest
+
+
+def _counts(reader: Callable[..., Any]) -> bool:
+    """Whether a family's reader counts rows; those of other packages need not."""
+    return "counts" in inspect.signature(reader).parameters
 
 
 def _layout(settings: PrepareSettings, file: TableFile) -> Layout:
@@ -280,5 +289,6 @@ def _layout(settings: PrepareSettings, file: TableFile) -> Layout:
         item=settings.item_column or layout.item,
         time=settings.time_column or layout.time,
         items_item=settings.items_item_column,
+        time_format=settings.time_format,
         texts=settings.text_columns,
     )

@@ -43,6 +43,7 @@ class RowCounts:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
 
     def note(self, sentence: str, *, warn: bool = False) -> None:
-        """Keep a sentence on the file, and log it."""
-        logger.log(logging.WARNING if warn else logging.INFO, "%s", sentence)
+        """Keep a sentence on the file; with `warn`, log it as well."""
+        if warn:
+            logger.warning("%s", sentence)
         self.notes.append(sentence)

@@ -1,15 +1,16 @@
-"""Cells of a table as plain values: ids, times, texts, categories and pictures."""
+"""Cells of a table as plain values: ids, texts, categories and pictures."""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
+import html
 import json
 import numbers
 import re
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from recbole_hellm.data.preparation.atomic import is_missing
 from recbole_hellm.data.preparation.object_files import UNPARSABLE
@@ -17,7 +18,50 @@ from recbole_hellm.data.preparation.table_files import Table
 from recbole_hellm.errors import DataError
 
 _TAG = re.compile(r"<.*?>", re.DOTALL)
+_ENTITY = re.compile(r"&(#\d+|#[xX][0-9a-fA-F]+|\w+);")
+# What Amazon's pages of 2018 left in place of texts.
+_SCRIPT = re.compile(
+    r"<(script|style)\b|\bgetTime\(|\bfunction\s*\w*\s*\([^)]*\)\s*\{|\bvar\s+\w+\s*="
+    r"|\b(window|document)\.\w+\s*[.=(\[]|[.#][\w-]+[^{}]*\{[^{}]*[\w-]+\s*:[^{}]*\}|@media\b",
+    re.IGNORECASE,
+)
+_MOST_ESCAPES = 3
 _SIZES = ("hi_res", "large", "thumb", "url")  # of a picture in Amazon's 2023 files
+
+
+@dataclasses.dataclass
+class Cleaning:
+    """How texts are cleaned, and what was found.
+
+    Attributes
+    ----------
+    tags_removed : bool
+        Whether markup is cut out.
+    entities_resolved : bool
+        Whether HTML entities become characters, and scripts and style sheets empty texts.
+    scripts : int
+        Scripts and style sheets so far.
+    """
+
+    tags_removed: bool = False
+    entities_resolved: bool = False
+    scripts: int = 0
+
+    def __call__(self, words: str) -> str:
+        """A clean text, with single blanks."""
+        if self.entities_resolved and _SCRIPT.search(words):
+            self.scripts += 1
+            return ""
+        if self.tags_removed:
+            words = _TAG.sub("", words)
+        if self.entities_resolved:
+            for _ in range(_MOST_ESCAPES):  # ``&amp;amp;`` was escaped twice
+                words = _ENTITY.sub(lambda found: html.unescape(found[0]), words)
+        return " ".join(words.split())
+
+
+AS_WRITTEN = Cleaning()
+"""Texts stay as they are."""
 
 
 def ids(table: Table, column: str) -> list[str]:
@@ -34,9 +78,10 @@ def ids(table: Table, column: str) -> list[str]:
         if isinstance(value, str):
             token = value.strip()
         elif isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
-            number = float(value)
-            exact = isinstance(value, numbers.Integral)
-            token = str(int(value)) if exact or number.is_integer() else ""  # type: ignore[call-overload]
+            if isinstance(value, numbers.Integral):
+                token = str(int(value))
+            elif float(value).is_integer() and abs(float(value)) < 2**53:  # else it may be another
+                token = str(int(value))  # type: ignore[call-overload]
         # Not printable are tabs and line ends, and what UTF-8 cannot hold.
         if not token or not token.isprintable():
             shown = "empty" if is_missing(value) else f"{value!a:.60}"
@@ -48,68 +93,7 @@ def ids(table: Table, column: str) -> list[str]:
     return tokens
 
 
-def times(table: Table, column: str) -> pd.Series:
-    """Times as numbers: numbers as they are, dates as Unix time.
-
-    Returns
-    -------
-    Series
-        Of dates, whole seconds, or microseconds where one of them has a fraction.
-
-    Raises
-    ------
-    DataError
-        If a time is missing, or neither a number below 2^53 nor a date in ISO 8601.
-    """
-    values = table.frame[column]
-    missing = np.flatnonzero(values.isna().to_numpy())
-    if missing.size:
-        raise DataError(
-            f"{table.where(missing[0])}: the {column} is empty; fill it in or drop the row."
-        )
-    if not pd.api.types.is_numeric_dtype(values) and not _is_number(values.iloc[0]):
-        return _dates(table, column)
-    moments = pd.to_numeric(values, errors="coerce")
-    # Beyond 2^53 a float, which is what RecBole reads, would be another number; False for NaN.
-    exact = np.abs(moments.to_numpy(dtype=np.float64)) < 2**53
-    truths = values.map(type).isin((bool, np.bool_)).to_numpy()
-    bad = np.flatnonzero(~exact | truths)
-    if bad.size:
-        raise DataError(
-            f"{table.where(bad[0])}: the {column} is {values.iloc[bad[0]]!a:.60}, which is not a "
-            "number below 2^53; give Unix seconds or milliseconds, or dates such as 2014-07-23."
-        )
-    return moments.reset_index(drop=True)
-
-
-def _dates(table: Table, column: str) -> pd.Series:
-    values = table.frame[column]
-    try:
-        moments = pd.to_datetime(values, utc=True, errors="coerce", format="ISO8601")
-    except UNPARSABLE:
-        moments = pd.Series(pd.NaT, index=values.index)
-    bad = np.flatnonzero(moments.isna().to_numpy())
-    if bad.size:
-        raise DataError(
-            f"{table.where(bad[0])}: the {column} is {str(values.iloc[bad[0]])!a:.60}, which is "
-            "not a date such as 2014-07-23 or 2014-07-23T12:30:00Z; correct it, or give Unix times."
-        )
-    micros = moments.dt.as_unit("us").astype(np.int64).reset_index(drop=True)
-    whole = bool((micros % 1_000_000 == 0).all())
-    return micros // 1_000_000 if whole else micros
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, str):
-        try:
-            float(value)
-        except ValueError:
-            return False
-        return True
-    return isinstance(value, numbers.Real)
-
-
-def text(value: Any, tags_removed: bool = False) -> str:
+def text(value: Any, cleaning: Cleaning = AS_WRITTEN) -> str:
     """A text, or the words of a list of texts, with single blanks.
 
     Raises
@@ -119,10 +103,10 @@ def text(value: Any, tags_removed: bool = False) -> str:
     """
     value = _as_list(value)
     words = " ".join(map(_plain, value)) if isinstance(value, list) else _plain(value)
-    return _clean(words, tags_removed)
+    return cleaning(words)
 
 
-def category_path(value: Any, tags_removed: bool = False) -> list[str]:
+def category_path(value: Any, cleaning: Cleaning = AS_WRITTEN) -> list[str]:
     """A path of categories: a list, the first of a list of lists, or a text that spells a path.
 
     Raises
@@ -130,11 +114,11 @@ def category_path(value: Any, tags_removed: bool = False) -> list[str]:
     TypeError
         If an element is not a text.
     """
-    elements = (_clean(element, tags_removed) for element in _path(_as_list(value)))
+    elements = (cleaning(element) for element in _path(_as_list(value)))
     return [element for element in elements if element]
 
 
-def picture(value: Any, tags_removed: bool = False) -> str:
+def picture(value: Any, cleaning: Cleaning = AS_WRITTEN) -> str:
     """The address or path of one picture: the first, and its largest size, where there are more.
 
     Raises
@@ -142,11 +126,7 @@ def picture(value: Any, tags_removed: bool = False) -> str:
     TypeError
         If it is not a text.
     """
-    return _clean(_first_picture(_as_list(value)), tags_removed)
-
-
-def _clean(words: str, tags_removed: bool) -> str:
-    return " ".join((_TAG.sub("", words) if tags_removed else words).split())
+    return cleaning(_first_picture(_as_list(value)))
 
 
 def _plain(value: Any) -> str:

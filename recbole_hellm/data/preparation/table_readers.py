@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from recbole_hellm.data.preparation.atomic import IMAGE
@@ -15,16 +16,21 @@ from recbole_hellm.data.preparation.column_roles import (
     Layout,
     all_named,
     first_named,
+    has_numbered_header,
     plain_name,
     role_column,
 )
 from recbole_hellm.data.preparation.row_counts import RowCounts
-from recbole_hellm.data.preparation.table_cells import category_path, ids, picture, text, times
-from recbole_hellm.data.preparation.table_files import Table, TableFile, keeper
+from recbole_hellm.data.preparation.table_cells import (
+    Cleaning,
+    category_path,
+    ids,
+    picture,
+    text,
+)
+from recbole_hellm.data.preparation.table_files import NOBODY, Table, TableFile, keeper
+from recbole_hellm.data.preparation.table_times import SHORT, times, unit_of
 from recbole_hellm.errors import ConfigError, DataError
-
-NOBODY = "of items without interactions"
-"""Why most rows of a table of items are left out."""
 
 
 def read_interactions(
@@ -43,13 +49,15 @@ def read_interactions(
     progress : bool
         Show a progress bar where rows are objects.
     counts : RowCounts, optional
-        Filled with what became of the rows and columns.
+        Filled with what became of the rows and columns. Rows without a user, item or time are
+        then left out and counted; without it, they are an error.
 
     Returns
     -------
     DataFrame
         Columns user_id, item_id (str) and timestamp: numbers as they are; dates as whole Unix
-        seconds, or microseconds where one of them has a fraction.
+        seconds, or microseconds where one of them has a fraction; numbers of rows where no column
+        holds times.
 
     Raises
     ------
@@ -58,26 +66,39 @@ def read_interactions(
     DataError
         If a column is not found, or a row has no user, item or time.
     """
-    columns = {
-        role: role_column(file, role, getattr(layout, role)) for role in ("user", "item", "time")
-    }
-    if len(set(columns.values())) < 3:
+    columns = {role: role_column(file, role, getattr(layout, role)) for role in ("user", "item")}
+    timed = layout.time is not None or first_named(file.columns, "time") is not None
+    if timed:
+        columns["time"] = role_column(file, "time", layout.time)
+    if len(set(columns.values())) < len(columns):
         raise ConfigError(
             f"{file.path}: users, items and times are three columns, not "
             f"{', '.join(columns.values())}; correct --user_column, --item_column and "
             "--time_column."
         )
-    table = file.read(set(columns.values()).__contains__, progress=progress)
+    known = RowCounts() if counts is None else counts
+    table = file.read(set(columns.values()).__contains__, progress=progress, counts=known)
+    _check_header(table, columns.values())
+    if counts is not None:
+        table = _without_missing(table, columns.values(), counts)
     if table.frame.empty:
         raise DataError(f"{file.path} holds no interactions; name another file.")
-    _count(counts, table, columns.values())
-    return pd.DataFrame(
-        {
-            "user_id": ids(table, columns["user"]),
-            "item_id": ids(table, columns["item"]),
-            "timestamp": times(table, columns["time"]),
-        }
+    _count_columns(known, table, columns.values())
+    frame = pd.DataFrame(
+        {"user_id": ids(table, columns["user"]), "item_id": ids(table, columns["item"])}
     )
+    if timed:
+        frame["timestamp"] = times(table, columns["time"], layout.time_format)
+        _note_times(table, columns["time"], frame["timestamp"], known)
+    else:
+        frame["timestamp"] = np.arange(len(frame))
+        known.note(
+            f"{file.path.name} has no column known to hold times (it has "
+            f"{', '.join(file.columns)}), so the order of its rows is taken for that of time; if a "
+            "column holds times, name it with --time_column.",
+            warn=True,
+        )
+    return frame
 
 
 def read_item_table(
@@ -113,6 +134,7 @@ def read_item_table(
     DataError
         If there is no column of items, an item has two rows, or a cell is not a text.
     """
+    known = RowCounts() if counts is None else counts
     item_column = _item_column(file, layout)
     named = {
         role: role_column(file, role, column, "item_columns")
@@ -124,7 +146,9 @@ def read_item_table(
         ),
         keeper(item_column, wanted),
         progress,
+        known,
     )
+    _check_header(table, [item_column])
     names = [name for name in table.frame.columns if name not in (item_column, *named.values())]
     columns = {role: named.get(role) or first_named(names, role) for role in TEXT_ROLES}
     cells = {
@@ -136,7 +160,12 @@ def read_item_table(
     pictures = [table.frame[name].tolist() for name in picture_columns]
     if pictures:
         cells[IMAGE] = [list(row) for row in zip(*pictures, strict=True)]
-    _count(counts, table, [item_column, *filter(None, columns.values()), *picture_columns])
+    _count_columns(known, table, [item_column, *filter(None, columns.values()), *picture_columns])
+    if counts is not None:
+        kept = _without_missing(table, [item_column], counts)
+        cells = {role: _left(column, kept) for role, column in cells.items()}
+        table = kept
+    cleaning = Cleaning(layout.tags_removed, layout.entities_resolved)
     unbought = repeated = 0
     rows: dict[str, list[Any]] = {}
     for row, token in enumerate(ids(table, item_column)):
@@ -148,7 +177,7 @@ def read_item_table(
             for role in TEXT_ROLES:
                 read_cell = {"categories": category_path, IMAGE: picture}.get(role, text)
                 try:
-                    rows[token].append(read_cell(cells[role][row], layout.tags_removed))
+                    rows[token].append(read_cell(cells[role][row], cleaning))
                 except TypeError as error:
                     raise DataError(
                         f"{table.where(row)}: the {columns[role]} is {error}; correct it."
@@ -157,9 +186,14 @@ def read_item_table(
             raise DataError(f"{table.where(row)} is a second row for item '{token}'; keep one.")
         else:
             repeated += 1
-    if counts is not None:
-        counts.add(NOBODY, unbought)
-        counts.add("further rows of an item", repeated)
+    known.add(NOBODY, unbought)
+    known.add("further rows of an item", repeated)
+    if cleaning.scripts:
+        known.note(
+            f"{file.path.name}: {cleaning.scripts:,} texts are scripts or style sheets, and count "
+            "as missing.",
+            warn=True,
+        )
     return pd.DataFrame(list(rows.values()), columns=["item_id", *TEXT_ROLES])
 
 
@@ -176,8 +210,68 @@ def _item_column(file: TableFile, layout: Layout) -> str:
     )
 
 
-def _count(counts: RowCounts | None, table: Table, taken: Iterable[str]) -> None:
-    if counts is not None:
-        counts.read = len(table.frame)
-        counts.columns_taken = list(dict.fromkeys(taken))
-        counts.columns_left = [name for name in table.columns if name not in counts.columns_taken]
+def _count_columns(counts: RowCounts, table: Table, taken: Iterable[str]) -> None:
+    counts.columns_taken = list(dict.fromkeys(taken))
+    counts.columns_left = [name for name in table.columns if name not in counts.columns_taken]
+
+
+def _check_header(table: Table, columns: Iterable[str]) -> None:
+    """Check that line 1 is not one of the rows: a name is no value of its column."""
+    file = table.file
+    if file.kind != "text" or file.text_format.columns is not None or has_numbered_header(file):
+        return
+    names = dict(zip(file.columns, file.text.header, strict=True))
+    for column in columns:
+        same = np.flatnonzero((table.frame[column] == names[column]).to_numpy(dtype=bool))
+        if same.size:
+            raise DataError(
+                f"{table.where(same[0])} has '{names[column]}' in the column of that name; remove "
+                "the line if it is a second header, or if line 1 is data, name all columns with "
+                "--columns, or of a table of items with --item_columns."
+            )
+
+
+def _without_missing(table: Table, columns: Iterable[str], counts: RowCounts) -> Table:
+    """The rows in which none of the columns is empty; others are counted."""
+    for column in columns:
+        values = table.frame[column]
+        missing = values.isna().to_numpy(dtype=bool).copy()
+        if values.dtype == object or isinstance(values.dtype, pd.StringDtype):
+            missing |= np.array([isinstance(cell, str) and not cell.strip() for cell in values])
+        if missing.any():
+            count, first = int(missing.sum()), int(missing.argmax())
+            counts.add(f"without {column}", count)
+            counts.note(
+                f"{_place(table, first)}: the {column} is empty; {count:,} rows without it are "
+                "left out.",
+                warn=True,
+            )
+            table = table.without(missing)
+    return table
+
+
+def _place(table: Table, row: int) -> str:
+    """Name of the file and line of a row, for notes, which are kept."""
+    return f"{table.file.path.name}{table.where(row).removeprefix(str(table.file.path))}"
+
+
+def _left(cells: list[Any], table: Table) -> list[Any]:
+    return cells if table.rows is None else [cells[row] for row in table.rows]
+
+
+def _note_times(table: Table, column: str, times: pd.Series, counts: RowCounts) -> None:
+    """Say what times were taken for."""
+    first, last = float(times.min()), float(times.max())
+    units = [unit_of(moment) for moment in (first, last)]
+    where = f"{table.file.path.name}: the {column}"
+    if None in units:
+        counts.note(f"{where} goes from {first:.15g} to {last:.15g}.")
+    elif units[0] != units[1]:
+        counts.note(
+            f"{where} goes from {first:.15g} to {last:.15g}, so some are Unix {units[0]} and "
+            f"others {units[1]}; write all in one unit.",
+            warn=True,
+        )
+    else:
+        days = [str(pd.Timestamp(moment, unit=SHORT[units[0]]).date()) for moment in (first, last)]
+        counts.note(f"{where} is taken for Unix {units[0]}, from {days[0]} to {days[1]}.")

@@ -146,7 +146,10 @@ class TextRows:
         return self._split(row.text, self._lenient) or self._over_lines(row, ahead)
 
     def _quoted_by_tabs(self, text: str, ahead: _Ahead) -> list[str]:
-        readings = [self._split(text, self._enclosed, plain=True) or [], text.split(TAB)]
+        readings = [
+            self._split(text, self._enclosed, plain=True) or [],
+            [self._unquoted(cell, self._enclosed) for cell in text.split(TAB)],
+        ]
         # Two quotes at begins and ends of different cells may enclose the tabs between them.
         fitting = next((cells for cells in readings if len(cells) == self.width), None)
         if self.width is None or self._split(text, self._lenient) is not None:
@@ -222,16 +225,18 @@ class TextRows:
         cells, place = [], 0
         while place <= len(text):
             end = self._end_of(text, place, quoted)
-            cell = text[place:end]
-            if cell.startswith('"'):
-                found = quoted.match(cell)
-                if found is None and not plain:
-                    return None
-                if found is not None:
-                    cell = found[1].replace('""', '"') + "".join(found.groups()[1:])
-            cells.append(cell)
+            if not plain and text.startswith('"', place) and not quoted.match(text, place):
+                return None
+            cells.append(self._unquoted(text[place:end], quoted))
             place = end + 1
         return cells
+
+    @staticmethod
+    def _unquoted(cell: str, quoted: re.Pattern[str]) -> str:
+        found = quoted.match(cell)
+        if found is None:
+            return cell
+        return found[1].replace('""', '"') + "".join(found.groups()[1:])
 
     def _end_of(self, text: str, place: int, quoted: re.Pattern[str]) -> int:
         """Where the cell ends that begins at a place."""

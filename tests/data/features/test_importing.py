@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from recbole_hellm.data.features.importing import (
     ImportSettings,
     dataset_items,
     import_features,
-    read_rows,
 )
-from recbole_hellm.data.features.store import load_features
+from recbole_hellm.data.features.row_tokens import read_rows
+from recbole_hellm.data.features.store import load_features, read_manifest
 from recbole_hellm.data.interactions.dataset import create_dataset
 from recbole_hellm.errors import ConfigError, DataError, FeatureError
 
@@ -129,9 +130,9 @@ def test_columns_of_numbers_alone(tmp_path: Path) -> None:
         ("t.txt", "B\na\nb9\n", r"t.txt names 3 items, and features=.*t.npy has 4 rows; name one"),
         ("t.txt", "B\na\na\nb9\n", r"1 item tokens for .*t.txt occur more than once \(first: a\)"),
         ("t.txt", "B\n\na\nb9\n", r"the token of row 1 is empty"),
-        ("t.json", "{}", r"t.json is no list of item tokens"),
-        ("t.json", "[1.5]", r"t.json is no list of item tokens"),
-        ("t.json", "[", r"t.json cannot be read as item tokens \("),
+        ("t.json", "{}", r"t.json: its content is wrong"),
+        ("t.json", "[1.5]", r"t.json: the token of row 0 is 1.5, and an id is a text or"),
+        ("t.json", "[", r"t.json is no JSON \("),
         ("t.csv", "item\nB\n", r"t.csv has 1 columns \(item\); keep two"),
         ("t.csv", "item,row,x\nB,0,1\n", r"t.csv has 3 columns \(item, row, x\); keep two"),
         ("t.csv", "item,row\nB,0\na,one\n", r"no column of row numbers \(row has 'one'\)"),
@@ -140,7 +141,7 @@ def test_columns_of_numbers_alone(tmp_path: Path) -> None:
         ("t.csv", "item,row\nB,0\na,0\n", r"t.csv gives 'B' and 'a' the one row 0; give each"),
         ("t.csv", "item,row\nB,0\na,4\n", r"has 4 rows from 0, and item 'a' has row 4 by .*t.csv"),
         ("t.csv", None, r"t.csv cannot be read \(No such file"),
-        ("t.txt", None, r"tokens=.*t.txt cannot be read as item tokens \("),
+        ("t.txt", None, r"t.txt cannot be read \(No such file"),
     ],
 )
 def test_rows_that_cannot_be_told(
@@ -179,8 +180,9 @@ def test_items_without_a_row_get_the_mean(
     (tmp_path / "t.txt").write_text("b9\nB\n")
     source = save(tmp_path / "t.npy", [[0.0, 0.0], [1.0, 3.0]])
     with caplog.at_level(logging.WARNING):
-        (found,) = run(shop, source, tokens=str(tmp_path / "t.txt"))
+        (found,) = run(shop, source, tokens=str(tmp_path / "t.txt"), allow_unmatched=True)
     assert (found.missing, found.zeros, found.dropped) == (2, 1, 0)
+    assert (found.counts.read, found.counts.kept) == (2, 2)
     assert stored(shop) == [[1.0, 3.0], [0.5, 1.5], [0.5, 1.5], [0.0, 0.0]]
     assert read_manifest(found.path)["missing"] == ["a", "b10"]
     assert read_manifest(found.path)["details"]["zeros"] == 1
@@ -190,11 +192,14 @@ def test_items_without_a_row_get_the_mean(
 
 def test_most_items_without_a_row_are_another_dataset(tmp_path: Path, shop: Path) -> None:
     (tmp_path / "t.txt").write_text("b9\nx\n")
-    with pytest.raises(FeatureError, match=r"rows for 1 of the 4 items of 'shop', so .*--tokens"):
+    sentence = r"rows for 1 of .* none for 3 \(such as B, a, b10; it has ids such as x\).*--tokens"
+    with pytest.raises(FeatureError, match=sentence + ".*--allow_unmatched"):
         run(shop, save(tmp_path / "t.npy", TABLE[:2]), tokens=str(tmp_path / "t.txt"))
     (tmp_path / "t.txt").write_text("x\ny\n")
-    with pytest.raises(FeatureError, match=r"rows for 0 of the 4 items"):
-        run(shop, save(tmp_path / "t.npy", TABLE[:2]), tokens=str(tmp_path / "t.txt"))
+    options = {"tokens": str(tmp_path / "t.txt"), "allow_unmatched": True}
+    with pytest.raises(FeatureError, match=r"rows for 0 of the 4 items") as caught:
+        run(shop, save(tmp_path / "t.npy", TABLE[:2]), **options)
+    assert "--allow_unmatched" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
@@ -213,7 +218,12 @@ def test_rows_that_are_no_numbers(tmp_path: Path, shop: Path, value: float) -> N
     assert (manifest["missing"], manifest["details"]["not_finite"]) == (["b10"], 1)
     # Rows of items that the dataset lacks do not matter.
     (tmp_path / "t.txt").write_text("B\na\nx\nb9\n")
-    assert run(shop, source, tokens=str(tmp_path / "t.txt"), force=True)[0].missing == 1
+    options = {"tokens": str(tmp_path / "t.txt"), "allow_unmatched": True, "force": True}
+    (found,) = run(shop, source, **options)
+    assert (found.missing, found.counts.dropped) == (1, {"of no item of the dataset": 1})
+    source = save(tmp_path / "t.npy", np.full((4, 2), np.nan))
+    with pytest.raises(FeatureError, match="in the rows of all items of 'shop'"):
+        run(shop, source, fill_missing=True, force=True)
 
 
 def test_features_of_the_same_name_are_kept(tmp_path: Path, shop: Path) -> None:
@@ -361,7 +371,12 @@ def test_imported_features_are_used(
     assert main([*arguments, f"--features={source}"]) == 0
     out = capsys.readouterr().out
     counts = f"({len(tokens)} items, {len(tokens)} dimensions; 0 filled, 0 zero, 0 dropped)"
-    assert out == f"Features: {folder / 'features/image-mmrec.npy'} {counts}\n"
+    lines = out.splitlines()
+    assert lines[0] == f"Features: {folder / 'features/image-mmrec.npy'} {counts}"
+    assert lines[4].split() == ["image_feat.npy", "30", "30", "0"]
+    step = shlex.split(lines[-1].removeprefix("Next: recbole-hellm "))
+    rest = [f"--{key}={value}" for key, value in quick.items() if key != "data_path"]
+    assert main([*step, *rest]) == 0
     options = quick | {"data_path": str(folder.parent), "features": ["image-mmrec"]}
     dataset = create_dataset(HellmConfig("VBPR", "tiny", options))
     matrix = dataset.item_features()["image"].matrix
@@ -371,6 +386,15 @@ def test_imported_features_are_used(
     assert "did you mean fill_missing?" in capsys.readouterr().err
     assert main(arguments) == 2
     assert "import needs features" in capsys.readouterr().err
+
+
+def test_a_folder_is_imported_whole_or_not_at_all(tmp_path: Path, shop: Path) -> None:
+    folder = tmp_path / "mm"
+    save(folder / "image_feat.npy")
+    save(folder / "text_feat.npy", TABLE[:3])
+    with pytest.raises(DataError, match="has 3 rows, and 4 items need 4"):
+        run(shop, folder)
+    assert not (shop / "features").exists()
 
 
 def test_json_of_the_store_is_a_list_of_tokens(tmp_path: Path, shop: Path) -> None:

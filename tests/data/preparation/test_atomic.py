@@ -175,6 +175,12 @@ def test_of_two_writers_one_waits_or_says_so(
     write(tmp_path)
 
 
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(tmp_path / "nowhere/else")
+    with pytest.raises(StorageError, match=r"demo cannot be made \(.*correct --data_path"):
+        write(tmp_path / "data/demo")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)

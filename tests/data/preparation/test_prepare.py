@@ -107,6 +107,10 @@ def test_a_dataset_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         "reviews_Toys_and_Games_5.json.gz",
         "meta_Toys_and_Games.json.gz",
     ]
+    log, meta = manifest["tables"]
+    assert (log["read"], log["kept"], log["dropped"]) == (6, 5, {"duplicates": 1})
+    assert (meta["read"], meta["kept"]) == (2, 2)
+    assert "asin" in meta["columns_taken"]
     assert manifest["notes"] == {
         "category": "Toys_and_Games",
         "layout": "amazon2014",
@@ -215,7 +219,7 @@ def test_files_of_ones_own(tmp_path: Path) -> None:
             "dropped": {"duplicates": 1},
             "columns_taken": ["user", "item", "time"],
             "columns_left": [],
-            "notes": [],
+            "notes": ["log.csv: the time goes from 0 to 9."],
         },
         {
             "file": "items.csv",

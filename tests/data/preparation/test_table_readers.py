@@ -12,6 +12,7 @@ from recbole_hellm.data.preparation.column_roles import TABLE, Layout
 from recbole_hellm.data.preparation.datasets.amazon2014 import Amazon2014
 from recbole_hellm.data.preparation.datasets.amazon2018 import Amazon2018
 from recbole_hellm.data.preparation.datasets.amazon2023 import Amazon2023
+from recbole_hellm.data.preparation.row_counts import RowCounts
 from recbole_hellm.data.preparation.table_files import TableFile
 from recbole_hellm.data.preparation.table_readers import read_interactions, read_item_table
 from recbole_hellm.errors import ConfigError, DataError
@@ -94,7 +95,7 @@ def test_amazon_2018(tmp_path: Path) -> None:
         assert items.to_dict("records") == [
             {
                 "item_id": "B1",
-                "title": "A &amp; B",
+                "title": "A & B",
                 "brand": "Sega",
                 "categories": ["Games", "PC"],
                 "description": "One two three",
@@ -186,3 +187,91 @@ def test_item_tables(tmp_path: Path) -> None:
     path = write(tmp_path / "h", [{"item": "7", "title": "x"}, {"item": "8", "title": {"en": "y"}}])
     with pytest.raises(DataError, match="h, line 2: the title is a dict, not a text; correct it"):
         items_of(path, {"7", "8"})
+
+
+def counted(path: Path, **columns: str) -> tuple[pd.DataFrame, RowCounts]:
+    counts = RowCounts()
+    layout = dataclasses.replace(TABLE, **columns)
+    return read_interactions(TableFile(path), layout, False, counts), counts
+
+
+def test_the_order_of_rows_is_the_time_where_there_is_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "f.csv", ["user,item,when", "b,x,3", "a,y,1", "a,x,2"])
+    with caplog.at_level("WARNING"):
+        frame, counts = counted(path)
+    assert frame["timestamp"].tolist() == [0, 1, 2]
+    note = "no column known to hold times (it has user, item, when), so the order of its rows"
+    assert note in counts.notes[0]
+    assert note in caplog.text
+    assert counted(path, time="when")[0]["timestamp"].tolist() == [3, 1, 2]
+    with pytest.raises(DataError, match="no column 'x'"):
+        counted(path, time="x")
+
+
+def test_rows_without_an_id_or_a_time_are_counted(tmp_path: Path) -> None:
+    lines = ["user,item,time,x", "a,x,1,", ",,,", ",y,2,", "a, ,3,", "", "b,x,,", "b,z,1400000000,"]
+    path = write(tmp_path / "f.csv", lines)
+    frame, counts = counted(path)
+    assert frame.to_dict("list") == {
+        "user_id": ["a", "b"],
+        "item_id": ["x", "z"],
+        "timestamp": [1, 1400000000],
+    }
+    assert (counts.read, counts.kept) == (7, 2)
+    assert counts.dropped == {
+        "blank": 2,
+        "without user": 1,
+        "without item": 1,
+        "without time": 1,
+    }
+    assert "f.csv, line 4: the user is empty; 1 rows" in counts.notes[0]
+    assert "f.csv, line 7: the time is empty" in counts.notes[2]
+    assert counts.columns_taken == ["user", "item", "time"]
+    assert counts.columns_left == ["x"]
+    write(path, [*lines, "b\x1b[0m,z,1,"])
+    with pytest.raises(DataError, match=r"f.csv, line 9: the user is 'b\\x1b\[0m'"):
+        counted(path)
+
+
+def test_what_times_are_taken_for_is_said(tmp_path: Path) -> None:
+    for cells, note in (
+        (("1400000000", "1500000000"), "Unix seconds, from 2014-05-13 to 2017-07-14"),
+        (("1400000000000", "1500000000000"), "Unix milliseconds, from 2014-05-13 to 2017-07-14"),
+        (("2014-05-13", "2017-07-14"), "Unix seconds, from 2014-05-13 to 2017-07-14"),
+        (("1", "20"), "the time goes from 1 to 20"),
+        (("1400000000", "1500000000000"), "so some are Unix seconds and others milliseconds"),
+    ):
+        lines = ["user,item,time", *(f"a,{cell},{cell}" for cell in cells)]
+        assert note in counted(write(tmp_path / "f.csv", lines))[1].notes[0]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["user,item,time", "a,x,1", "user,item,time", "b,y,2"],
+        ["a,x,7", "b,y,8", "a,z,9"],
+        ["a,x", "b,y", "a,z"],
+    ],
+)
+def test_a_name_is_no_value_of_its_column(tmp_path: Path, lines: list[str]) -> None:
+    path = write(tmp_path / "f.csv", lines)
+    user, item, *_ = lines[0].split(",")
+    with pytest.raises(DataError, match=r"line 3 has '(a|user)' in the column|looks like data"):
+        counted(path, user=user, item=item)
+    with pytest.raises(DataError, match=r"line 3 has 'item' in .*--item_columns"):
+        items_of(write(tmp_path / "i.csv", ["item,title", "a,x", "item,title"]), {"a"})
+
+
+def test_scripts_in_place_of_titles_are_counted(tmp_path: Path) -> None:
+    script = "var aPageStart = (new Date()).getTime();"
+    path = write(
+        tmp_path / "m", [{"asin": "B1", "title": script}, {"asin": "B2", "title": "&amp;"}]
+    )
+    counts = RowCounts()
+    items = read_item_table(TableFile(path), {"B1", "B2"}, Amazon2018.layout, False, counts)
+    assert items["title"].tolist() == ["", "&"]
+    assert "1 texts are scripts or style sheets" in counts.notes[0]
+    items = read_item_table(TableFile(path), {"B1", "B2"}, Amazon2014.layout, False)
+    assert items["title"].tolist() == [script, "&amp;"]

@@ -33,6 +33,7 @@ class Amazon2018(AmazonFamily):
         marks=frozenset(["verified", "vote", "style", "image"]),
         tags_removed=True,
         first_row_counts=True,
+        entities_resolved=True,
     )
     citation = (
         'J. Ni, J. Li, J. McAuley, "Justifying recommendations using distantly-labeled reviews and '

@@ -14,6 +14,7 @@ import pandas as pd
 from recbole_hellm.data.downloads.http import KnownFile
 from recbole_hellm.data.preparation.column_roles import TABLE, Layout
 from recbole_hellm.data.preparation.delimited_text import ANY_TEXT, TextFormat
+from recbole_hellm.data.preparation.row_counts import RowCounts
 from recbole_hellm.data.preparation.table_files import TableFile
 from recbole_hellm.data.preparation.table_readers import read_interactions, read_item_table
 
@@ -100,7 +101,11 @@ class DatasetFamily(abc.ABC):
         return (dataset, "")
 
     def read_interactions(
-        self, dataset: str, paths: Mapping[str, Path], progress: bool = True
+        self,
+        dataset: str,
+        paths: Mapping[str, Path],
+        progress: bool = True,
+        counts: RowCounts | None = None,
     ) -> pd.DataFrame:
         """Read the interactions.
 
@@ -111,6 +116,8 @@ class DatasetFamily(abc.ABC):
             The files, by the names that :meth:`files` gives them.
         progress : bool
             Show progress bars.
+        counts : RowCounts, optional
+            Filled with what became of the rows. A subclass need not take it.
 
         Returns
         -------
@@ -123,16 +130,21 @@ class DatasetFamily(abc.ABC):
             If a file is malformed, with the line at fault.
         """
         part, *_ = self.files(dataset)
-        return read_interactions(self._table(dataset, part, paths), self.layout, progress)
+        return read_interactions(self._table(dataset, part, paths), self.layout, progress, counts)
 
     def read_items(
-        self, dataset: str, paths: Mapping[str, Path], wanted: set[str], progress: bool = True
+        self,
+        dataset: str,
+        paths: Mapping[str, Path],
+        wanted: set[str],
+        progress: bool = True,
+        counts: RowCounts | None = None,
     ) -> pd.DataFrame | None:
         """Read the texts of items.
 
         Parameters
         ----------
-        dataset, paths, progress
+        dataset, paths, progress, counts
             See :meth:`read_interactions`.
         wanted : set of str
             Items that have interactions; others may be left out.
@@ -151,7 +163,8 @@ class DatasetFamily(abc.ABC):
         _, *parts = self.files(dataset)
         if not parts:
             return None
-        return read_item_table(self._table(dataset, parts[0], paths), wanted, self.layout, progress)
+        table = self._table(dataset, parts[0], paths)
+        return read_item_table(table, wanted, self.layout, progress, counts)
 
     def notes(self, dataset: str) -> dict[str, Any]:
         """What the dataset's manifest should note of its origin."""

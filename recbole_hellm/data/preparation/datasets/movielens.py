@@ -15,6 +15,7 @@ import pandas as pd
 
 from recbole_hellm.data.preparation.datasets.base import DatasetFamily, RawFile, Totals
 from recbole_hellm.data.preparation.delimited_text import TextFormat
+from recbole_hellm.data.preparation.row_counts import RowCounts
 from recbole_hellm.data.preparation.table_readers import read_item_table
 
 # From https://grouplens.org/datasets/movielens/; not tried yet.
@@ -65,7 +66,12 @@ class MovieLens(DatasetFamily):
         }
 
     def read_items(
-        self, dataset: str, paths: Mapping[str, Path], wanted: set[str], progress: bool = True
+        self,
+        dataset: str,
+        paths: Mapping[str, Path],
+        wanted: set[str],
+        progress: bool = True,
+        counts: RowCounts | None = None,
     ) -> pd.DataFrame:
         """Titles and genres."""
         movies = self._table(dataset, "movies", paths)
@@ -76,7 +82,7 @@ class MovieLens(DatasetFamily):
             return pd.DataFrame(
                 {"item_id": frame["item"], "title": frame["title"], "categories": genres}
             )
-        items = read_item_table(movies, wanted, self.layout, progress)
+        items = read_item_table(movies, wanted, self.layout, progress, counts)
         items["categories"] = items["categories"].map(
             lambda genres: [genre for genre in genres if genre != _NO_GENRES]
         )
