@@ -18,6 +18,7 @@ from recbole_hellm.errors import ConfigError, DataError
 from recbole_hellm.runs.recommending import Recommender
 from recbole_hellm.storage.files import atomic_path, write_text
 from recbole_hellm.storage.terminal import plain_text
+from recbole_hellm.storage.text_files import read_text
 
 SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
 WIDEST = 44  # characters of a title or of categories in a table
@@ -114,12 +115,7 @@ def _users(recommender: Recommender, settings: RecommendSettings) -> list[str]:
     if settings.user is not None:
         return _split(settings.user)
     path = Path(str(settings.users))
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"users={path} cannot be read; give a text file with a user token per line."
-        ) from error
+    lines = read_text(path, DataError, "give a text file with a user token per line").split("\n")
     numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     for number, token in numbered:
         try:

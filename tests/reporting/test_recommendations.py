@@ -113,7 +113,7 @@ def test_the_bundled_sample_end_to_end(
     )
     (path,) = tmp_path.glob("sample/SASRec/*")
     capsys.readouterr()
-    (tmp_path / "users.txt").write_text("U0002\n\nU0001\n")
+    (tmp_path / "users.txt").write_text("U0002\r\n\nU0001\n", encoding="utf-8-sig")
     given = [f"--users={tmp_path / 'users.txt'}", "--topk=3", "--format=json"]
     assert main(["recommend", f"--run={path}", *given]) == 0
     users = json.loads(capsys.readouterr().out)
@@ -167,7 +167,7 @@ def test_files_that_cannot_be_used_are_told(result: RunResult, tmp_path: Path) -
     fails("users.txt, line 2: The dataset 'tiny' has no user 'u0O'", users=f"{tmp_path}/users.txt")
     (tmp_path / "users.txt").write_text("\n")
     fails("holds no user tokens", users=f"{tmp_path}/users.txt")
-    fails("users=.*none.txt cannot be read", users=f"{tmp_path}/none.txt")
+    fails("none.txt cannot be read .*give a text file with a user token per line", users=f"{tmp_path}/none.txt")
     fails("cannot be written", user="u01", output=f"{tmp_path}/users.txt/out.csv")
 
 

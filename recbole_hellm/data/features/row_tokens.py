@@ -108,7 +108,11 @@ def read_mapping(path: Path, encoding: str = UTF8) -> Rows:
     FeatureError
         If a token or a number of a row occurs twice, or is none.
     """
-    table = TableFile(path, TextFormat(encoding=encoding)).read(lambda _: True, progress=False)
+    file = TableFile(path, TextFormat(encoding=encoding))
+    header = file.text.header if file.kind == "text" else []
+    if len(header) == 2 and any(cell.isdecimal() for cell in header):  # it is a row
+        file = TableFile(path, TextFormat(("item", "row"), encoding=encoding))
+    table = file.read(lambda _: True, progress=False)
     if len(table.columns) != 2:
         raise FeatureError(
             f"{path} has {len(table.columns)} columns ({', '.join(table.columns[:6])}); keep two: "
@@ -116,8 +120,6 @@ def read_mapping(path: Path, encoding: str = UTF8) -> Rows:
         )
     lines = table.frame.fillna("").astype(str).to_numpy().tolist()
     lines = [[cell.strip() for cell in line] for line in lines]
-    if any(name.isdecimal() for name in table.columns):  # there is no header
-        lines.insert(0, list(table.columns))
     columns = list(zip(*lines, strict=True))
     numbers = [all(cell.isdecimal() for cell in column) for column in columns] or [False, False]
     named = "".join(filter(str.isalnum, table.columns[0].lower())) in _ROW_NAMES

@@ -24,7 +24,7 @@ from recbole_hellm.data.features.importing import (
     import_features,
 )
 from recbole_hellm.data.features.row_tokens import read_rows
-from recbole_hellm.data.features.store import load_features, read_manifest
+from recbole_hellm.data.features.store import load_features
 from recbole_hellm.data.interactions.dataset import create_dataset
 from recbole_hellm.errors import ConfigError, DataError, FeatureError
 
@@ -119,7 +119,7 @@ def test_a_file_by_tokens(
 
 
 def test_columns_of_numbers_alone(tmp_path: Path) -> None:
-    for name, text in (("a.csv", "item,row\n7,1\n8,0\n"), ("b.csv", "row,item\n1,7\n0,8\n")):
+    for name, text in (("a.csv", "item,row\n7,1\n8,0\n"), ("c.csv", "7,1\n8,0\n"), ("b.csv", "row,item\n1,7\n0,8\n")):
         (tmp_path / name).write_text(text)
         assert read_rows(tmp_path / name).of == {"7": 1, "8": 0}
 
