@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +22,10 @@ from transformers import (
     LlamaConfig,
 )
 
+from recbole_hellm.errors import FeatureError
 from recbole_hellm.models.llm.loading import load_pretrained
 from recbole_hellm.models.llm.settings import LLMSettings
+from recbole_hellm.models.pretrained import Pretrained
 
 HUB = "meta-llama/Llama-2-7b-hf"
 
@@ -160,3 +163,73 @@ def test_no_code_of_a_model_is_run(scripted: Path, prompt: str) -> None:
         f"backbone={scripted} needs code of its own, which is not run; name another model, or use "
         "--backbone=tiny."
     )
+
+
+TOLD = Pretrained("folder", "Encoder folder", "use another", FeatureError)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("tokenizer.json", "{", "is no JSON"),
+        ("config.json", "[" * 100_000, "is nested too deeply"),
+        ("config.json", "[]", "its content is wrong"),
+        ("tokenizer_config.json", "\x00", "is no JSON"),
+        ("1_Pooling/config.json", "null", "its content is wrong"),
+        ("modules.json", "{}", "its content is wrong"),
+        ("modules.json", "[1]", "0 is wrong"),
+    ],
+)
+def test_files_of_a_model_are_named(tmp_path: Path, name: str, content: str, reason: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    with pytest.raises(FeatureError, match=reason) as error:
+        TOLD.check_files(tmp_path)
+    told = str(error.value)
+    assert str(path) in told and told.endswith("; fetch the model anew or use another.")
+
+
+def test_other_files_of_a_model_may_hold_anything(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("no JSON")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git/config.json").write_text("{")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    TOLD.check_files(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_among_a_models_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "weights.bin")
+    with pytest.raises(FeatureError, match=r"weights.bin is no regular file; fetch the model"):
+        TOLD.check_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("raised", "sentence"),
+    [
+        (Exception("data did not match"), "cannot be loaded (data did not match)"),
+        (KeyError("gelu2"), "cannot be loaded (KeyError: 'gelu2')"),
+        (ZeroDivisionError("integer modulo by zero"), "cannot be loaded (integer modulo by zero)"),
+        (AttributeError("x\ny"), "cannot be loaded (x)"),
+        (ValueError("set trust_remote_code=True"), "needs code of its own, which is not run"),
+    ],
+)
+def test_what_libraries_raise_becomes_a_sentence(raised: Exception, sentence: str) -> None:
+    with pytest.raises(FeatureError) as error, TOLD.loading():
+        raise raised
+    assert str(error.value).startswith(f"Encoder folder {sentence}")
+    assert "\n" not in str(error.value) and error.value.__cause__ is raised
+    with pytest.raises(FeatureError, match=r"needs code|odd"), TOLD.loading(lambda _: "odd"):
+        raise raised
+
+
+class SurpriseError(Exception):
+    """What no library is known to raise."""
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), SurpriseError(), FeatureError("own")])
+def test_other_errors_stay(raised: BaseException) -> None:
+    with pytest.raises(type(raised)) as error, TOLD.loading():
+        raise raised
+    assert error.value is raised

@@ -98,7 +98,8 @@ class VisionEncoder(OnDevice):
         )
         self.folder = model_folder(self._told)
         self.name = name or slug(path_or_name)
-        self.revision = folder_revision(self.folder)
+        with self._told.loading():
+            self.revision = folder_revision(self.folder)
         self.batch_size = batch_size
         self._loaded: tuple[Any, Any, bool] | None = None
 

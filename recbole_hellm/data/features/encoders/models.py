@@ -70,6 +70,11 @@ def folder_revision(folder: Path) -> str:
     """The commit of a folder in the Hugging Face cache, a hash of the files of any other.
 
     Files and folders whose names begin with a dot, such as ``.git``, do not count.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be read.
     """
     parents = folder.absolute().parents
     cached = parents[0].name == "snapshots" and parents[1].name.startswith("models--")

@@ -104,7 +104,8 @@ class SentenceEncoder(TextModel):
                 "one there with SentenceTransformer.save."
             )
         self.name = name or slug(path_or_name)
-        self.revision = revision or folder_revision(self.folder)
+        with self._told.loading():
+            self.revision = revision or folder_revision(self.folder)
         self.batch_size = batch_size
         self._model: Any = None
 

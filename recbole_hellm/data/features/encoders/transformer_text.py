@@ -71,7 +71,8 @@ class TransformerEncoder(TextModel):
         self.folder = _transformer_folder(model_folder(self._told, OWNER))
         self.pooling = pooling
         self.name = name or f"{slug(path_or_name)}-{pooling}"
-        self.revision = f"{folder_revision(self.folder)}, {pooling}, {max_length} tokens"
+        with self._told.loading():
+            self.revision = f"{folder_revision(self.folder)}, {pooling}, {max_length} tokens"
         self.batch_size = batch_size
         self.max_length = max_length
         self._loaded: tuple[Any, Any, int] | None = None

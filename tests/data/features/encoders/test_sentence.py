@@ -117,6 +117,36 @@ def test_no_code_of_a_sentence_model_is_run(scripted: Path, kind: str) -> None:
     assert "needs code of its own, which is not run; name another model" in refusal(scripted)
 
 
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ([], "cannot be used by sentence-transformers"),
+        ([{"type": "sentence_transformers.models.Nothing", "path": ""}], "cannot be used by"),
+        ([{"path": ""}], r"a part in modules.json has no type or no path"),
+        ([{"type": 1, "path": 2}], r"a part in modules.json has no type or no path"),
+        (
+            [{"type": "sentence_transformers.models.Pooling", "path": "../other"}],
+            r"names ../other, which is outside the folder",
+        ),
+    ],
+)
+def test_odd_parts_of_a_sentence_model_are_told(copy: Path, parts: Any, sentence: str) -> None:
+    pytest.importorskip("sentence_transformers")
+    (copy / "modules.json").write_text(json.dumps(parts))
+    with pytest.raises(FeatureError, match=sentence) as error:
+        resolve_text_encoder(str(copy)).encode(["red lipstick"])  # type: ignore[union-attr]
+    assert str(copy) in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "{}", '["x"]'])
+def test_a_broken_list_of_parts_is_told(copy: Path, text: str) -> None:
+    pytest.importorskip("sentence_transformers")
+    (copy / "modules.json").write_text(text)
+    with pytest.raises(FeatureError, match=r"modules.json.*; fetch the model anew") as error:
+        resolve_text_encoder(str(copy)).encode(["red lipstick"])  # type: ignore[union-attr]
+    assert str(copy) in str(error.value)
+
+
 @pytest.mark.realdata
 def test_minilm_on_real_titles_goes_on_after_an_interruption(
     raw_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -215,3 +215,36 @@ def test_texts_beyond_a_models_positions(roberta: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(transformer_text, "_positions", lambda model: None)
     with pytest.raises(FeatureError, match="cannot take a text of 16 tokens"):
         TransformerEncoder(str(roberta)).encode(TEXTS)
+
+
+DAMAGES: dict[str, tuple[str, Any, str]] = {
+    "vocabulary": ("tokenizer.json", {"model": {"vocab": {"red": "x"}}}, "has no tokenizer"),
+    "post-processor": ("tokenizer.json", {"post_processor": {"type": "?"}}, "has no tokenizer"),
+    "class": ("tokenizer_config.json", {"tokenizer_class": 1}, "has no tokenizer"),
+    "length": ("tokenizer_config.json", {"model_max_length": {}}, "has no tokenizer"),
+    "heads": ("config.json", {"num_attention_heads": 0}, "cannot be loaded"),
+    "activation": ("config.json", {"hidden_act": "gelu2"}, "cannot be loaded"),
+    "width": ("config.json", {"hidden_size": 32}, "cannot be loaded"),
+    "words": ("config.json", {"vocab_size": 3}, "cannot be loaded"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_odd_settings_of_a_model_are_told(copy: Path, damage: str) -> None:
+    name, changes, sentence = DAMAGES[damage]
+    path = copy / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    assert sentence in refusal(copy)
+
+
+def test_damaged_weights_are_told(copy: Path) -> None:
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "has damaged files" in refusal(copy)
+
+
+@pytest.mark.parametrize("place", ["../elsewhere", "/etc"])
+def test_parts_outside_a_models_folder_are_refused(copy: Path, place: str) -> None:
+    (copy / "modules.json").write_text(json.dumps([{"path": place}]))
+    with pytest.raises(FeatureError, match=r"modules.json names files outside its folder"):
+        TransformerEncoder(str(copy))
