@@ -118,6 +118,8 @@ def load_run(path: str | Path) -> RunResult:
     RunError
         If the path holds no finished run.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise RunError(f"{type(path).__name__} is no run; name the directory of a finished run.")
     directory = RunDirectory(Path(path))
     if not directory.finished:
         directory = _newest(directory.path)

@@ -23,7 +23,8 @@ FOLDERS = SettingOption(
 def check(options: dict[str, Any]) -> str:
     """Verify the files of runs, records and datasets.
 
-    Every file is compared with the checksum that was written with it, features too. Damaged files are listed, one a line. The exit status is 1 if there are any.
+    Every file is compared with the checksum that was written with it, those of features too.
+    Damaged files are listed, one a line; the exit status is 1 if there are any.
 
     \b
     Examples:
