@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def locked(path: Path, busy: HellmError) -> Iterator[None]:
+def locked(path: Path, busy: HellmError, timeout: float = 0) -> Iterator[None]:
     """Hold a lock that only one process can have; the lock of a dead process is free.
 
     Parameters
@@ -24,6 +24,8 @@ def locked(path: Path, busy: HellmError) -> Iterator[None]:
         The lock file; it is removed afterwards. Its folder must exist.
     busy : HellmError
         Raised if another process holds the lock.
+    timeout : float
+        Seconds to wait for it.
 
     Notes
     -----
@@ -31,7 +33,7 @@ def locked(path: Path, busy: HellmError) -> Iterator[None]:
     """
     lock = filelock.FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=timeout)
     except filelock.Timeout as error:
         raise busy from error
     except (OSError, NotImplementedError) as error:

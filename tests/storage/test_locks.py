@@ -4,6 +4,7 @@ import errno
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import filelock
@@ -92,3 +93,12 @@ def test_removing_the_file_never_lets_two_in(tmp_path: Path) -> None:
     errors = [contender.communicate()[1] for contender in contenders]
     assert errors == [b""] * 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_can_be_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with locked(path, RunError("busy")):
+        started = time.monotonic()
+        with pytest.raises(RunError, match="busy"), locked(path, RunError("busy"), timeout=0.2):
+            pass
+        assert time.monotonic() - started >= 0.2
