@@ -102,24 +102,24 @@ def _one(key: str, value: Any) -> str:
     raise ConfigError(f"{key}={value!r} is no name; write a name as a text, in quotes.")
 
 
-def execute(config: HellmConfig) -> RunResult:
+def execute(config: HellmConfig, wait: bool = False) -> RunResult:
     """Carry out the run that `config` describes; see :func:`run`.
 
-    Several processes share the training of a model with ``data_parallel``. The first process alone
-    trains any other model.
+    A run that another process trains is refused, or waited for with `wait`. Several processes share
+    the training of a model with ``data_parallel``. The first process alone trains any other model.
     """
     with process_group() as processes:
         if processes.size == 1 or getattr(config.model_class, "data_parallel", False):
-            return _execute_here(config)
+            return _execute_here(config, wait)
         path = None
         if processes.first:
             logger.info("%s runs in one process while the others wait.", config["model"])
             with alone():
-                path = _execute_here(config).path
+                path = _execute_here(config, wait).path
         return load_run(processes.broadcast(path))
 
 
-def _execute_here(config: HellmConfig) -> RunResult:
+def _execute_here(config: HellmConfig, wait: bool) -> RunResult:
     """Return the finished run, or train it and score its test split once."""
     dataset, directory = open_run(config)
     if current().broadcast(directory.finished and not config["force"]):
@@ -129,15 +129,17 @@ def _execute_here(config: HellmConfig) -> RunResult:
                 length, data_path = config["save_topk"], config["data_path"]
                 add_lists(directory, length, data_path, config["show_progress"])
     else:
-        with directory.locked():
-            score(train(config, dataset, directory, _train_stage))
+        with directory.locked(wait):
+            # The process that was waited for has trained it.
+            if not current().broadcast(wait and directory.finished and not config["force"]):
+                score(train(config, dataset, directory, _train_stage))
     current().barrier()
     return load_run(directory.path)
 
 
 def _train_stage(config: HellmConfig) -> RunDirectory:
     """The finished run of a stage; trains it if needed."""
-    return RunDirectory(execute(config).path)
+    return RunDirectory(execute(config, wait=True).path)
 
 
 def validate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -325,3 +326,28 @@ def test_settings_files_are_named_by_text_or_path(quick: dict[str, Any], tmp_pat
     results = [run("BPR", "tiny", files, **quick) for files in (path, str(path), [str(path)])]
     assert [result.record["epochs"] for result in results] == [1, 1, 1]
     assert len({result.path for result in results}) == 1
+
+
+def test_a_stage_that_another_process_trains_is_waited_for(
+    train: Callable[..., RunResult],
+    trained: list[str],
+    small_model: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = train("HeLLM", **small_model, epochs=1, runs_dir=str(tmp_path / "whole"))
+    original = RunDirectory.locked
+
+    @contextlib.contextmanager
+    def locked(self: RunDirectory, wait: bool = False) -> Any:
+        with original(self, wait):
+            assert wait is (self.path.parent.name != "HeLLM")
+            if wait:  # meanwhile, the other process has trained it
+                source = tmp_path / "whole" / self.path.relative_to(tmp_path / "runs")
+                shutil.copytree(source, self.path)
+            yield
+
+    monkeypatch.setattr(RunDirectory, "locked", locked)
+    result = train("HeLLM", **small_model, epochs=1, runs_dir=str(tmp_path / "runs"))
+    assert outcome(result) == outcome(whole)
+    assert trained == ["HeLLMPre", "SASRec", "HeLLM", "HeLLM"]
