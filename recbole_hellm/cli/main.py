@@ -45,6 +45,7 @@ COMMANDS = {
     "compare": "compare",
     "recommend": "recommend",
     "report": "report",
+    "check": "check",
     "models": "models",
 }
 

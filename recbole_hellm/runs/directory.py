@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from recbole_hellm.storage import checkpoint_files, files, json_files, locks
 from recbole_hellm.storage.files import atomic_path, remove_leftovers
 from recbole_hellm.storage.sealed_folders import RECORD, SealedFolder
 from recbole_hellm.storage.tables import read_parquet
+
+logger = logging.getLogger(__name__)
 
 ARTEFACTS = "model"  # folder of a fine-tuned run's model in its directory
 
@@ -68,6 +71,8 @@ class Identity(TypedDict):
     features: str | None
     stages: dict[str, dict[str, Any]]
     version: str
+    columns: NotRequired[str]
+    backbone: NotRequired[str]
 
 
 class _Embeddings(TypedDict):
@@ -102,20 +107,33 @@ class RunDirectory(SealedFolder):
         return self.file("best.pt")
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: bool = False) -> Iterator[None]:
         """Hold a lock beside the directory, so that no other process trains this run.
+
+        Parameters
+        ----------
+        wait : bool
+            Wait until no other process trains it.
 
         Raises
         ------
         BusyError
-            If another process trains it.
+            If another process trains it, unless that is waited for.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = self.path.parent / f".{self.path.name}.lock"
         busy = BusyError(
             f"{self.path} is being trained by another process; wait until that has finished, "
             "or end it."
         )
-        with locks.locked(self.path.parent / f".{self.path.name}.lock", busy):
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locks.locked(lock, busy))
+            except RunError:
+                if not wait:
+                    raise
+                logger.info("Waiting for another process, which trains %s.", self.path)
+                held.enter_context(locks.locked(lock, busy, timeout=-1))
             remove_leftovers(self.path)
             self._remove_cleared()
             yield
@@ -320,7 +338,7 @@ class SilentDirectory(RunDirectory):
     """A run's files for a process that reads them, but leaves writing to another process."""
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: bool = False) -> Iterator[None]:
         """Do nothing: the process that writes holds the lock."""
         yield
 

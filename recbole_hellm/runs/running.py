@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
+from recbole_hellm.config.settings import names
+from recbole_hellm.errors import ConfigError
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.opening import open_run
 from recbole_hellm.runs.restoring import add_lists
@@ -49,7 +52,7 @@ class Validation:
 def run(
     model: str = "HeLLM",
     dataset: str = "sample",
-    config_files: Iterable[Path] = (),
+    config_files: str | Path | Iterable[str | Path] = (),
     **overrides: Any,
 ) -> RunResult:
     """Train and evaluate `model` on `dataset`, or return the finished run with the same id.
@@ -58,7 +61,7 @@ def run(
     ----------
     model, dataset : str
         Names as on the command line.
-    config_files : iterable of path
+    config_files : path or iterable of path
         YAML files with settings.
     **overrides
         Settings with priority over all files.
@@ -79,29 +82,44 @@ def run(
     >>> result.record["users"]
     1000
     """
-    config = HellmConfig(model, dataset, overrides, config_files)
+    model, dataset = _one("model", model), _one("dataset", dataset)
+    files = [config_files] if isinstance(config_files, (str, os.PathLike)) else config_files
+    config = HellmConfig(model, dataset, overrides, [Path(file) for file in files])
     check_addressed([config])
     return execute(config)
 
 
-def execute(config: HellmConfig) -> RunResult:
+def _one(key: str, value: Any) -> str:
+    """The name of a model or dataset, where one is meant."""
+    listed = names(value) if isinstance(value, (str, list, tuple)) else ()
+    if len(listed) > 1:
+        raise ConfigError(
+            f"run trains one model on one dataset, and {key} names {len(listed)}; call it for each "
+            f"of {', '.join(listed)}, or compare models with `recbole-hellm run --model=A,B`."
+        )
+    if len(listed) == 1:
+        return listed[0]
+    raise ConfigError(f"{key}={value!r} is no name; write a name as a text, in quotes.")
+
+
+def execute(config: HellmConfig, wait: bool = False) -> RunResult:
     """Carry out the run that `config` describes; see :func:`run`.
 
-    Several processes share the training of a model with ``data_parallel``. The first process alone
-    trains any other model.
+    A run that another process trains is refused, or waited for with `wait`. Several processes share
+    the training of a model with ``data_parallel``. The first process alone trains any other model.
     """
     with process_group() as processes:
         if processes.size == 1 or getattr(config.model_class, "data_parallel", False):
-            return _execute_here(config)
+            return _execute_here(config, wait)
         path = None
         if processes.first:
             logger.info("%s runs in one process while the others wait.", config["model"])
             with alone():
-                path = _execute_here(config).path
+                path = _execute_here(config, wait).path
         return load_run(processes.broadcast(path))
 
 
-def _execute_here(config: HellmConfig) -> RunResult:
+def _execute_here(config: HellmConfig, wait: bool) -> RunResult:
     """Return the finished run, or train it and score its test split once."""
     dataset, directory = open_run(config)
     if current().broadcast(directory.finished and not config["force"]):
@@ -111,15 +129,17 @@ def _execute_here(config: HellmConfig) -> RunResult:
                 length, data_path = config["save_topk"], config["data_path"]
                 add_lists(directory, length, data_path, config["show_progress"])
     else:
-        with directory.locked():
-            score(train(config, dataset, directory, _train_stage))
+        with directory.locked(wait):
+            # The process that was waited for has trained it.
+            if not current().broadcast(wait and directory.finished and not config["force"]):
+                score(train(config, dataset, directory, _train_stage))
     current().barrier()
     return load_run(directory.path)
 
 
 def _train_stage(config: HellmConfig) -> RunDirectory:
     """The finished run of a stage; trains it if needed."""
-    return RunDirectory(execute(config).path)
+    return RunDirectory(execute(config, wait=True).path)
 
 
 def validate(

@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +313,26 @@ def test_a_run_is_locked_by_one_process_and_leaves_no_lock(tmp_path: Path) -> No
     assert list((tmp_path / "model").iterdir()) == []
     with directory.locked():
         pass
+
+
+def test_a_process_that_trains_a_run_can_be_waited_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = (RunDirectory(tmp_path / "model" / "id") for _ in range(2))
+    done: list[str] = []
+
+    def wait() -> None:
+        with other.locked(wait=True):
+            done.append("second")
+
+    waiting = threading.Thread(target=wait)
+    with caplog.at_level("INFO"), one.locked():
+        waiting.start()
+        while "Waiting for another process" not in caplog.text:
+            time.sleep(0.01)
+        done.append("first")
+    waiting.join()
+    assert done == ["first", "second"]
 
 
 def test_what_a_killed_process_left_is_removed(run: RunDirectory) -> None:
