@@ -34,6 +34,7 @@ COMMANDS = {
     "compare": "compare",
     "recommend": "recommend",
     "report": "report",
+    "check": "check",
     "models": "models",
 }
 

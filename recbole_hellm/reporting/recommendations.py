@@ -18,6 +18,7 @@ from recbole_hellm.errors import ConfigError, DataError
 from recbole_hellm.runs.recommending import Recommender
 from recbole_hellm.storage.files import atomic_path, write_text
 from recbole_hellm.storage.terminal import plain_text
+from recbole_hellm.storage.text_files import read_text
 
 SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
 WIDEST = 44  # characters of a title or of categories in a table
@@ -114,13 +115,13 @@ def _users(recommender: Recommender, settings: RecommendSettings) -> list[str]:
     if settings.user is not None:
         return _split(settings.user)
     path = Path(str(settings.users))
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"users={path} cannot be read; give a text file with a user token per line."
-        ) from error
-    numbered = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    text = read_text(path, DataError, "give a UTF-8 text file with a user token per line")
+    lines = enumerate(text.split("\n"), 1)
+    numbered = [(number, line.strip()) for number, line in lines if line.strip()]
+    field = recommender.dataset.uid_field
+    known = recommender.dataset.field2token_id[field]
+    if numbered and numbered[0][1] not in known and _is_header(numbered[0][1], field):
+        del numbered[0]
     for number, token in numbered:
         try:
             recommender.ids("user", [token])
@@ -129,6 +130,10 @@ def _users(recommender: Recommender, settings: RecommendSettings) -> list[str]:
     if not numbered:
         raise DataError(f"users={path} holds no user tokens; write one on each line.")
     return [token for _, token in numbered]
+
+
+def _is_header(line: str, field: str) -> bool:
+    return line.partition(":")[0].strip('"').lower() in (field.lower(), "user", "user_id", "users")
 
 
 def _split(text: str) -> list[str]:

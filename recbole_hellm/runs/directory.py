@@ -68,6 +68,8 @@ class Identity(TypedDict):
     features: str | None
     stages: dict[str, dict[str, Any]]
     version: str
+    columns: NotRequired[str]
+    backbone: NotRequired[str]
 
 
 class _Embeddings(TypedDict):

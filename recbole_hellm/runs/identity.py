@@ -13,11 +13,11 @@ from recbole_hellm.version import __version__
 def run_path(config: Any, dataset: Any) -> Path:
     """Directory of a run, named by a hash of everything that determines its result."""
     folder = Path(config["runs_dir"]) / config["dataset"] / config["model"]
-    return folder / content_hash(run_identity(config, dataset))
+    return folder / run_id(run_identity(config, dataset))
 
 
 def run_identity(config: Any, dataset: Any) -> dict[str, Any]:
-    """Everything that determines a run's result; the run id is its hash."""
+    """Everything that determines a run's result; see :func:`run_id`."""
     contents = {name: source.content(dataset) for name, source in config.item_inputs.items()}
     tables = {name: content for name, content in contents.items() if content is not None}
     identity = {
@@ -29,7 +29,31 @@ def run_identity(config: Any, dataset: Any) -> dict[str, Any]:
         "stages": _of_stages(config, lambda stage: run_identity(stage, dataset)),
         "version": __version__,
     }
-    return identity | ({"item_inputs": tables} if tables else {})
+    columns = getattr(dataset, "columns_hash", None)
+    return (
+        identity
+        | ({"item_inputs": tables} if tables else {})
+        | ({"columns": columns} if columns else {})
+        | _backbone(config)
+    )
+
+
+def run_id(identity: Mapping[str, Any]) -> str:
+    """The hash of an identity; a backbone's folder counts by its content and not by its name."""
+    hashed = dict(identity)
+    if "backbone" in identity:
+        settings = identity["settings"].items()
+        hashed["settings"] = {key: value for key, value in settings if key != "backbone"}
+    return content_hash(hashed)
+
+
+def _backbone(config: Any) -> dict[str, str]:
+    if config.entry.kind != "LLM":
+        return {}
+    from recbole_hellm.models.llm.backbone_content import backbone_content
+    from recbole_hellm.models.llm.settings import LLMSettings
+
+    return backbone_content(LLMSettings.from_config(config))
 
 
 def recipe(config: Any) -> dict[str, Any]:

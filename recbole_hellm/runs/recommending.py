@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,9 +32,9 @@ ALL_USERS = "all"
 
 def recommend(
     run: str | Path | RunResult,
-    users: str | Iterable[str] | None = None,
+    users: str | Iterable[Any] | None = None,
     *,
-    history: Sequence[str] | None = None,
+    history: str | Iterable[Any] | None = None,
     topk: int = 10,
     exclude_seen: bool = True,
     data_path: str | Path | None = None,
@@ -53,9 +53,10 @@ def recommend(
     ----------
     run : path or RunResult
         A finished run of any model; or a model's folder of runs, for the newest run in it.
-    users : str or iterable of str, optional
-        User tokens, or ``"all"``.
-    history : sequence of str, optional
+    users : str or iterable, optional
+        User tokens, or ``"all"``: a text, which may name several separated by commas, a list, an
+        array, a Series, or a DataFrame with the column ``user`` or that of the dataset's users.
+    history : str or iterable, optional
         Item tokens of a new user, oldest first; replaces `users`, for sequential and LLM models.
         The model reads only the last ``MAX_ITEM_LIST_LENGTH`` items.
     topk : int
@@ -92,13 +93,16 @@ def recommend(
     """
     if (users is None) == (history is None):
         raise ConfigError("Set either users or history, the item tokens of one user.")
+    if isinstance(topk, bool) or not isinstance(topk, (int, np.integer)):
+        raise ConfigError(f"topk={topk!r} must be a whole number.")
     recommender = Recommender.open(run, data_path, backbone, device=device)
     if history is not None:
-        return recommender.for_history(history, topk, exclude_seen)
-    if users == ALL_USERS:
+        items = recommender.tokens("item", history)
+        return recommender.for_history(items, topk, exclude_seen)
+    if isinstance(users, str) and users == ALL_USERS:
         tokens = [str(token) for token in recommender.dataset.user_tokens]
     else:
-        tokens = [users] if isinstance(users, str) else [str(token) for token in users or ()]
+        tokens = recommender.tokens("user", users)
     return recommender.for_users(tokens, topk, exclude_seen, show_progress)
 
 
@@ -220,6 +224,31 @@ class Recommender:
             ids.append(number)
         return np.array(ids, dtype=np.int64)
 
+    def tokens(self, kind: Literal["user", "item"], values: Any) -> list[str]:
+        """The tokens that are meant by whatever a notebook holds; see :func:`recommend`.
+
+        Raises
+        ------
+        ConfigError
+            If these are no tokens.
+        """
+        field = self.dataset.uid_field if kind == "user" else self.dataset.iid_field
+        known = self.dataset.field2token_id[field]
+        if isinstance(values, pd.DataFrame):
+            columns = [name for name in (field, kind, *values.columns[:1]) if name in values]
+            if not columns or (len(values.columns) > 1 and columns[0] not in (field, kind)):
+                raise ConfigError(
+                    f"The {kind}s are a table without a column '{field}'; name its column, as in "
+                    f"frame['{field}']."
+                )
+            values = values[columns[0]]
+        if isinstance(values, str) and values not in known:
+            # As on the command line; a single unknown token is told as it is.
+            values = values.split("," if "," in values else None) or [values]
+        if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+            values = [values]
+        return [_token(kind, value, known) for value in values]
+
     # Inputs -------------------------------------------------------------------------------------
 
     def _tokens(self, items: np.ndarray) -> np.ndarray:
@@ -303,6 +332,19 @@ class Recommender:
         described = self.metadata.describe(self._tokens(items).tolist())
         frame = described.assign(user=users, rank=ranks, score=scores)
         return frame[list(COLUMNS)]
+
+
+def _token(kind: str, value: Any, known: Mapping[str, int]) -> str:
+    """A token as the dataset has it: pandas makes numbers of tokens, and fractions of numbers."""
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    if isinstance(value, str):
+        return value if value in known else value.strip()
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
+        if str(value) not in known and float(value).is_integer():
+            return str(int(value))
+        return str(value)
+    raise ConfigError(f"{value!r} is no token of a {kind}; name {kind}s by text or number.")
 
 
 def _best(

@@ -21,7 +21,7 @@ from recbole_hellm.config.resolution import HellmConfig, declared_facts
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.errors import ConfigError, RunError, reason
 from recbole_hellm.evaluation.evaluator import Evaluator
-from recbole_hellm.runs.directory import ARTEFACTS, RunDirectory
+from recbole_hellm.runs.directory import ARTEFACTS, Identity, RunDirectory
 from recbole_hellm.runs.opening import build_model, open_dataset, open_splits
 from recbole_hellm.runs.rankings import lists_file, maskings, write_lists
 from recbole_hellm.training.model_state import load_weights
@@ -88,6 +88,7 @@ def reopen(
     init_seed(config["seed"], config["reproducibility"])
     splits, evaluator = open_splits(config, dataset)
     if is_llm:
+        _check_backbone(config, identity, directory, backbone)
         model = _fine_tuned(config, dataset, splits[0], directory, backbone)
     else:
         model = build_model(config, splits[0])
@@ -149,6 +150,24 @@ def load_best(model: Any, directory: RunDirectory, device: Any) -> None:
         ) from error
 
 
+def _check_backbone(
+    config: HellmConfig, identity: Identity, directory: RunDirectory, backbone: str | None
+) -> None:
+    """Check the files of a frozen backbone's folder; those of a trained one are the run's own."""
+    from recbole_hellm.models.llm.backbone_content import backbone_content
+    from recbole_hellm.models.llm.settings import LLMSettings
+
+    then, settings = identity.get("backbone"), LLMSettings.from_config(config).resolved()
+    if then is None or settings.train_backbone:
+        return
+    settings = settings.replace(backbone=backbone or settings.backbone)
+    if backbone_content(settings).get("backbone", then) != then:
+        raise RunError(
+            f"backbone={settings.backbone} holds other weights than the backbone that "
+            f"{directory.path} was trained on; give that one's folder as `backbone`."
+        )
+
+
 def _fine_tuned(
     config: HellmConfig, dataset: Any, split: Any, directory: RunDirectory, backbone: str | None
 ) -> Any:
@@ -168,7 +187,7 @@ def _fine_tuned(
 def _configuration(
     directory: RunDirectory,
     record: Mapping[str, Any],
-    identity: Mapping[str, Any],
+    identity: Identity,
     data_path: str | Path | None,
     changes: Mapping[str, Any],
 ) -> HellmConfig:
@@ -239,13 +258,15 @@ def _check_place(config: HellmConfig, run: Path) -> None:
 
 
 def _check_dataset(
-    dataset: Any, identity: Mapping[str, Any], config: HellmConfig, features: bool, run: Path
+    dataset: Any, identity: Identity, config: HellmConfig, features: bool, run: Path
 ) -> None:
     hashes = {
         "content": ("interactions", dataset.interactions_hash),
         "candidates": ("items", dataset.candidates_hash),
         "split": ("validation and test items", dataset.fingerprint),
     }
+    if "columns" in identity:  # earlier versions did not tell them
+        hashes["columns"] = ("item, user or knowledge columns", dataset.columns_hash)
     if features:
         hashes["features"] = ("item features", dataset.features_fingerprint)
     for key, (description, value) in hashes.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 from pathlib import Path
@@ -117,6 +118,8 @@ def load_run(path: str | Path) -> RunResult:
     RunError
         If the path holds no finished run.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise RunError(f"{type(path).__name__} is no run; name the directory of a finished run.")
     directory = RunDirectory(Path(path))
     if not directory.finished:
         directory = _newest(directory.path)
@@ -126,7 +129,9 @@ def load_run(path: str | Path) -> RunResult:
 def _load(directory: RunDirectory, above: tuple[str, ...]) -> RunResult:
     """The run in a directory; `above` are the runs that build on it."""
     record = directory.record()
-    if directory.listed() is not None:
+    if directory.listed() is None:
+        _tell_unchecked(directory.path)
+    else:
         # Shows a record that was copied from another run.
         directory.verified("identity.json")
     place = os.path.realpath(directory.path)
@@ -140,6 +145,11 @@ def _load(directory: RunDirectory, above: tuple[str, ...]) -> RunResult:
     stages = [RunDirectory(Path(path)) for path in paths]
     found = (_load(stage, (*above, place)) for stage in stages if stage.finished)
     return RunResult(directory.path, dict(record), tuple(found))
+
+
+@functools.cache
+def _tell_unchecked(path: Path) -> None:
+    logger.info("%s has no checksums, since an earlier version wrote it.", path)
 
 
 def _newest(folder: Path) -> RunDirectory:

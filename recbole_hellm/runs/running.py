@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
+from recbole_hellm.config.settings import names
+from recbole_hellm.errors import ConfigError
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.opening import open_run
 from recbole_hellm.runs.restoring import add_lists
@@ -49,7 +52,7 @@ class Validation:
 def run(
     model: str = "HeLLM",
     dataset: str = "sample",
-    config_files: Iterable[Path] = (),
+    config_files: str | Path | Iterable[str | Path] = (),
     **overrides: Any,
 ) -> RunResult:
     """Train and evaluate `model` on `dataset`, or return the finished run with the same id.
@@ -58,7 +61,7 @@ def run(
     ----------
     model, dataset : str
         Names as on the command line.
-    config_files : iterable of path
+    config_files : path or iterable of path
         YAML files with settings.
     **overrides
         Settings with priority over all files.
@@ -79,9 +82,24 @@ def run(
     >>> result.record["users"]
     1000
     """
-    config = HellmConfig(model, dataset, overrides, config_files)
+    model, dataset = _one("model", model), _one("dataset", dataset)
+    files = [config_files] if isinstance(config_files, (str, os.PathLike)) else config_files
+    config = HellmConfig(model, dataset, overrides, [Path(file) for file in files])
     check_addressed([config])
     return execute(config)
+
+
+def _one(key: str, value: Any) -> str:
+    """The name of a model or dataset, where one is meant."""
+    listed = names(value) if isinstance(value, (str, list, tuple)) else ()
+    if len(listed) > 1:
+        raise ConfigError(
+            f"run trains one model on one dataset, and {key} names {len(listed)}; call it for each "
+            f"of {', '.join(listed)}, or compare models with `recbole-hellm run --model=A,B`."
+        )
+    if len(listed) == 1:
+        return listed[0]
+    raise ConfigError(f"{key}={value!r} is no name; write a name as a text, in quotes.")
 
 
 def execute(config: HellmConfig) -> RunResult:

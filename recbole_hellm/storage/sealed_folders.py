@@ -7,9 +7,7 @@ their files are not checked.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,8 +28,6 @@ from recbole_hellm.storage.checksums import (
 )
 from recbole_hellm.storage.files import atomic_path
 from recbole_hellm.storage.json_files import read_json
-
-logger = logging.getLogger(__name__)
 
 RECORD = "metrics.json"
 
@@ -91,8 +87,6 @@ class SealedFolder:
         if not self.has_record:
             return None
         found: dict[str, str] | None = self._sealed().get(FILES)
-        if found is None:
-            _tell_unchecked(self.path)
         return found
 
     def holds(self, name: str) -> bool:
@@ -198,8 +192,3 @@ class SealedFolder:
             temporary.write_text(text, encoding="utf-8", newline="\n")
             if like is not None:
                 os.utime(temporary, ns=(like.st_atime_ns, like.st_mtime_ns))
-
-
-@functools.cache
-def _tell_unchecked(path: Path) -> None:
-    logger.info("%s has no checksums, since an earlier version wrote it.", path)

@@ -13,7 +13,7 @@ import pytest
 
 from recbole_hellm import recommend, run
 from recbole_hellm.cli.main import main, parse_options
-from recbole_hellm.errors import ConfigError, HellmError
+from recbole_hellm.errors import ConfigError, DataError, HellmError
 from recbole_hellm.reporting.recommendations import RecommendSettings, listing
 from recbole_hellm.runs.recommending import Recommender
 from recbole_hellm.runs.results import RunResult
@@ -167,7 +167,7 @@ def test_files_that_cannot_be_used_are_told(result: RunResult, tmp_path: Path) -
     fails("users.txt, line 2: The dataset 'tiny' has no user 'u0O'", users=f"{tmp_path}/users.txt")
     (tmp_path / "users.txt").write_text("\n")
     fails("holds no user tokens", users=f"{tmp_path}/users.txt")
-    fails("users=.*none.txt cannot be read", users=f"{tmp_path}/none.txt")
+    fails("none.txt cannot be read .*a user token per line", users=f"{tmp_path}/none.txt")
     fails("cannot be written", user="u01", output=f"{tmp_path}/users.txt/out.csv")
 
 
@@ -199,3 +199,27 @@ def test_no_title_can_command_the_terminal(
     result = run("Pop", "tiny", **quick | {"data_path": str(tmp_path / "data")})
     text = listing(result.path, asked(user="u01", topk=2))
     assert text.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"u01\nu05\n",
+        b"\xef\xbb\xbfu01\r\nu05\r\n",
+        b"user_id:token\nu01\nu05",
+        b"\xef\xbb\xbfUSER_ID\ru01\r\ru05",
+        b'"user"\nu01\n\n u05 \n',
+    ],
+)
+def test_a_file_of_users_is_read_as_editors_write_it(
+    result: RunResult, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "users.txt").write_bytes(content)
+    told = listing(result.path, asked(users=str(tmp_path / "users.txt"), topk=2, format="json"))
+    assert [user["user"] for user in json.loads(told)] == ["u01", "u05"]
+
+
+def test_a_file_of_users_in_another_encoding_is_told(result: RunResult, tmp_path: Path) -> None:
+    (tmp_path / "users.txt").write_bytes("Jürgen\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"users.txt is not encoded in utf-8 .*give a UTF-8 text"):
+        listing(result.path, asked(users=str(tmp_path / "users.txt")))

@@ -199,6 +199,43 @@ def test_a_run_is_known_by_the_files_content(
     assert path(graph_embeddings=None, sequence_embeddings=None) == path()
 
 
+def test_item_columns_are_part_of_a_run_that_reads_them(
+    make_config: Callable[..., Any],
+    interactions: pd.DataFrame,
+    make_dataset: Any,
+    tmp_path: Path,
+) -> None:
+    def path(brand: str, place: str, **options: Any) -> Path:
+        folder = tmp_path / place / "tiny"
+        if not folder.exists():
+            make_dataset(folder, interactions)
+        rows = [f"{item}\t{brand}\n" for item in sorted(interactions["item_id"].unique())]
+        (folder / "tiny.item").write_text("item_id:token\tbrand:token\n" + "".join(rows))
+        config = make_config("SASRecF", data_path=str(folder.parent), **options)
+        return run_path(config, create_dataset(config))
+
+    reads = {"load_col": {"inter": ["user_id", "item_id"], "item": ["item_id", "brand"]}}
+    reads["selected_features"] = ["brand"]
+    assert path("a", "one", **reads) == path("a", "two", **reads)
+    assert path("a", "one", **reads) != path("b", "one", **reads)
+
+
+def test_a_backbone_is_known_by_its_files(make_config: Callable[..., Any], tmp_path: Path) -> None:
+    def path(folder: str) -> Path:
+        config = make_config("HeLLM", backbone=str(tmp_path / folder), prompt="none")
+        return run_path(config, create_dataset(config))
+
+    for folder in ("one", "two", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text("{}")
+        (tmp_path / folder / "model.safetensors").write_text(f"weights {folder == 'other'}")
+    assert path("one") == path("two")
+    assert path("one") != path("other")
+    before = path("one")
+    (tmp_path / "one/model.safetensors").write_text("further trained weights")
+    assert path("one") != before
+
+
 if __name__ == "__main__":
     hashes = {key: recipe_hash(*case) for key, case in configurations().items()}
     GOLDEN.write_text(json.dumps(hashes, indent=0, sort_keys=True) + "\n")

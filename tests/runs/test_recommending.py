@@ -124,6 +124,49 @@ def test_users_come_as_asked_for_each_once(train: Callable[..., RunResult]) -> N
     )
 
 
+USERS = ["u30", "u05"]
+
+
+@pytest.mark.parametrize(
+    "users",
+    [
+        tuple(USERS),
+        np.array(USERS),
+        np.array(USERS, dtype="S3"),
+        pd.Series(USERS, index=[7, 3]),
+        pd.Index(USERS),
+        pd.Series(USERS, dtype="category"),
+        dict.fromkeys(USERS, 1),
+        pd.DataFrame({"user_id": USERS, "age": [3, 4]}),
+        pd.DataFrame({"age": [3, 4], "user": USERS}),
+        pd.DataFrame({"who": USERS}),
+        "u30,u05",
+        "u30 u05",
+    ],
+    ids=lambda users: type(users).__name__,
+)
+def test_users_come_in_any_form_of_a_notebook(bpr: RunResult, users: Any) -> None:
+    pd.testing.assert_frame_equal(recommend(bpr, users, topk=2), recommend(bpr, USERS, topk=2))
+    assert recommend(bpr, iter(USERS), topk=2)["user"].tolist() == ["u30", "u30", "u05", "u05"]
+
+
+def test_numbers_are_tokens(
+    train: Callable[..., RunResult], interactions: pd.DataFrame, make_dataset: Any, tmp_path: Path
+) -> None:
+    frame = interactions.assign(
+        user_id=interactions["user_id"].str[1:].astype(int),
+        item_id=interactions["item_id"].str[1:].astype(int),
+    )
+    make_dataset(tmp_path / "numbers/tiny", frame)
+    result = train("SASRec", epochs=1, data_path=str(tmp_path / "numbers"))
+    expected = recommend(result, "30", topk=2)
+    for users in (30, np.int64(30), 30.0, [30], np.array([30.0]), pd.Series([30])):
+        pd.testing.assert_frame_equal(recommend(result, users, topk=np.int64(2)), expected)
+    of_history = recommend(result, history=["3", "4", "5"])
+    for history in ("3 4 5", "3,4, 5", [3, 4, 5], np.array([3, 4, 5]), pd.Series([3.0, 4, 5])):
+        pd.testing.assert_frame_equal(recommend(result, history=history), of_history)
+
+
 def test_ties_are_broken_by_item_id_and_few_items_may_be_left() -> None:
     scores = torch.tensor([[9.0, 1.0, 2.0, 2.0, 2.0], [9.0, 0.0, 0.0, 5.0, 0.0]])
     rows, ranks, items, values = _best(scores, [np.array([3]), np.array([1, 3])], 3)
@@ -145,6 +188,12 @@ def test_mistakes_are_told(train: Callable[..., RunResult], tmp_path: Path) -> N
         assert str(caught.value).count(". ") == 0
 
     fails("no user 'u0O' .did you mean u", DataError, ["u01", "u0O"])
+    fails("no user 'a'", DataError, "a b c")
+    fails("None is no token of a user", ConfigError, ["u01", None])
+    fails("nan is no|no user 'nan'", DataError, pd.Series(["u01", float("nan")]))
+    fails("a table without a column 'user_id'", ConfigError, pd.DataFrame({"a": [1], "b": [2]}))
+    fails("topk='5' must be a whole number", ConfigError, "u01", topk="5")
+    fails("NoneType is no run; name the directory", RunError, "u01", run=None)
     fails("topk=0 must be at least 1", ConfigError, "u01", topk=0)
     fails("Set either users or history", ConfigError)
     fails("Set either users or history", ConfigError, "u01", history=["i01"])

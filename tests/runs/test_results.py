@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -80,3 +81,14 @@ def test_what_a_killed_process_was_removing_is_no_run(train: Callable[..., RunRe
     shutil.copytree(first.path, left)
     os.utime(left / "metrics.json")
     assert load_run(first.path.parent).path == first.path
+
+
+def test_a_run_of_an_earlier_version_is_read_and_told_once(
+    train: Callable[..., RunResult], caplog: pytest.LogCaptureFixture
+) -> None:
+    result = train("BPR", epochs=1)
+    (result.path / "metrics.json").write_text(json.dumps(result.record))
+    with caplog.at_level("INFO"):
+        assert load_run(result.path) == load_run(result.path) == result
+    assert caplog.text.count("has no checksums, since an earlier version wrote it") == 1
+    assert result.evaluate() == result.record["test"]

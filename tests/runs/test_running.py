@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from support.runs import outcome
 
+from recbole_hellm import run
 from recbole_hellm.config.yaml_files import packaged
 from recbole_hellm.errors import ConfigError, DataError, RunError
 from recbole_hellm.runs.directory import RunDirectory
@@ -302,3 +303,25 @@ def test_the_method_can_be_used_without_recbole() -> None:
     command = [sys.executable, "-c", textwrap.dedent(program)]
     process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     assert (process.returncode, process.stdout) == (0, "ready\n"), process.stderr
+
+
+def test_one_model_and_one_dataset_are_named() -> None:
+    for models in (["BPR", "LightGCN"], ("BPR", "LightGCN"), "BPR,LightGCN"):
+        with pytest.raises(
+            ConfigError, match=r"run trains one model .* model names 2; call it for"
+        ):
+            run(models)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="dataset names 2"):
+        run("BPR", ["tiny", "sample"])  # type: ignore[arg-type]
+    for name in (None, [], RunDirectory):
+        with pytest.raises(ConfigError, match="is no name; write a name as a text"):
+            run(name)  # type: ignore[arg-type]
+
+
+def test_settings_files_are_named_by_text_or_path(quick: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text("epochs: 1\n")
+    quick = {key: value for key, value in quick.items() if key != "epochs"}
+    results = [run("BPR", "tiny", files, **quick) for files in (path, str(path), [str(path)])]
+    assert [result.record["epochs"] for result in results] == [1, 1, 1]
+    assert len({result.path for result in results}) == 1

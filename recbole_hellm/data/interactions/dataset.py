@@ -24,6 +24,7 @@ from recbole.utils import FeatureSource, FeatureType, ModelType
 from recbole_hellm.compat import ModernPandasMixin
 from recbole_hellm.data.features.encoders.text import named_features
 from recbole_hellm.data.features.store import Features, features_fingerprint, load_features
+from recbole_hellm.data.interactions.further_columns import columns_hash
 from recbole_hellm.data.interactions.histories import MIN_INTERACTIONS, Histories
 from recbole_hellm.data.interactions.splits import (
     POSITION,
@@ -51,6 +52,8 @@ class CanonicalMixin(ModernPandasMixin):
     histories: Histories
     tied_tests: np.ndarray
     """Whether each evaluated user's test item has the time of the one before, bool [E]."""
+    columns_hash: str | None
+    """Hash of what is read beside users, items and their order; None if nothing is."""
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         """Answers dataset.py:253: RecBole downloads, or exits, where files are missing."""
@@ -116,6 +119,12 @@ class CanonicalMixin(ModernPandasMixin):
             if feat is not None:
                 known = feat[feat[field].isin(ordered[field])]
                 setattr(self, name, known.reset_index(drop=True))
+        parts = {name: getattr(self, f"{name}_feat", None) for name in ("item", "user", "kg")}
+        self.columns_hash = columns_hash(
+            {"inter": ordered, **parts},
+            getattr(self, "item2entity", None),
+            left_out=(uid, iid, self._ordered_by, self.config["TIME_FIELD"], POSITION),
+        )
 
     def _remap_ID_all(self) -> None:  # noqa: N802 (RecBole's name)
         super()._remap_ID_all()  # type: ignore[misc]
