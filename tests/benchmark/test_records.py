@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +17,11 @@ import pytest
 from recbole_hellm import run
 from recbole_hellm.benchmark import records
 from recbole_hellm.benchmark.methods import methods
+from recbole_hellm.benchmark.record_files import RecordDirectory
 from recbole_hellm.benchmark.records import SLICED, Record, read_records, write_record
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig
-from recbole_hellm.errors import RunError
+from recbole_hellm.errors import RunError, StorageError
 from recbole_hellm.evaluation.metric import UserListMetric
 from recbole_hellm.evaluation.metrics import BUILT_IN, MetricSet
 from recbole_hellm.evaluation.rank_metrics import Recall
@@ -26,6 +29,7 @@ from recbole_hellm.evaluation.recommended import RecommendedLists
 from recbole_hellm.runs.identity import portable, recipe
 from recbole_hellm.runs.results import RunResult
 from recbole_hellm.storage.checksums import content_hash
+from recbole_hellm.storage.locks import locked
 
 
 @pytest.fixture
@@ -252,3 +256,107 @@ def test_whole_paths_in_settings_are_no_part_of_a_record(tmp_path: Path) -> None
     assert first == second
     identity = {"settings": settings, "stages": {"graph": {"settings": settings, "stages": {}}}}
     assert str(tmp_path) not in json.dumps(records._portable(identity))
+
+
+def test_a_record_is_sealed_and_replaced_whole(
+    train: Callable[..., RunResult], test_users: TestUsers, tmp_path: Path
+) -> None:
+    result = train("BPR")
+    point = write_record(result, tmp_path / "records", test_users, details=False)
+    (point.path / "old.txt").write_text("gone with it")
+    kept = write_record(result, tmp_path / "records", test_users)
+    assert kept.path == point.path
+    directory = RecordDirectory(kept.path)
+    written = {path.name for path in kept.path.iterdir()} - {"metrics.json"}
+    assert set(directory.listed() or ()) == written
+    assert "ranks.parquet" in written and "old.txt" not in written
+    assert [path.name for path in kept.path.parent.iterdir()] == [kept.path.name]
+    (found,) = read_records(tmp_path / "records", "tiny").values()
+    assert found.record == kept.record == directory.read_record()
+
+
+class Killed(BaseException):
+    """The process is killed: nothing is cleaned up after it."""
+
+
+@pytest.mark.parametrize("at", range(1, 12))
+def test_a_kill_while_a_record_is_replaced_loses_none(
+    train: Callable[..., RunResult],
+    test_users: TestUsers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+) -> None:
+    result = train("BPR", save_topk=0)
+    expected = write_record(result, tmp_path / "records", test_users, details=False)
+    calls = [0]
+    replace = os.replace
+
+    def killed(*paths: Any) -> None:
+        calls[0] += 1
+        if calls[0] >= at:
+            raise Killed
+        replace(*paths)
+
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(os, "replace", killed)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        write_record(result, tmp_path / "records", test_users)
+    (found,) = read_records(tmp_path / "records", "tiny").values()
+    assert found.record == expected.record
+    kept = write_record(result, tmp_path / "records", test_users)
+    assert [path.name for path in kept.path.parent.iterdir()] == [kept.path.name]
+    assert kept.detailed
+
+
+def test_records_are_written_one_at_a_time(
+    train: Callable[..., RunResult],
+    test_users: TestUsers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = train("BPR", save_topk=0)
+    kept = write_record(result, tmp_path / "records", test_users)
+    monkeypatch.setattr(records, "PATIENCE", 0.1)
+    with (
+        locked(kept.path.parent / ".lock", RunError("busy")),
+        pytest.raises(RunError, match=r"records/tiny/BPR has been in use by another process"),
+    ):
+        write_record(result, tmp_path / "records", test_users)
+    assert read_records(tmp_path / "records", "tiny")
+
+
+def test_a_full_disk_leaves_the_old_record(
+    train: Callable[..., RunResult],
+    test_users: TestUsers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = train("BPR", save_topk=0)
+    expected = write_record(result, tmp_path / "records", test_users)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pd.DataFrame, "to_parquet", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            write_record(result, tmp_path / "records", test_users)
+    (found,) = read_records(tmp_path / "records", "tiny").values()
+    assert found.record == expected.record
+    assert [path.name for path in found.path.parent.iterdir()] == [found.path.name]
+
+
+@pytest.mark.parametrize("pattern", ["ranks-train.parquet", "topk-*.parquet"])
+def test_a_damaged_file_of_a_run_makes_no_record(
+    train: Callable[..., RunResult], test_users: TestUsers, tmp_path: Path, pattern: str
+) -> None:
+    result = train("BPR")
+    (path,) = result.path.glob(pattern)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    for damaged in (bytes(content), None):
+        path.write_bytes(damaged) if damaged else path.unlink()
+        with pytest.raises(RunError, match=rf"{path.name} is damaged .*--force"):
+            write_record(result, tmp_path / "records", test_users)
+        assert not list((tmp_path / "records").rglob("metrics.json"))

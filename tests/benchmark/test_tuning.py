@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from recbole_hellm.benchmark.plans import GENERAL
 from recbole_hellm.benchmark.tuning import TuningSettings, search_space, tune
 from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.config.yaml_files import PROPERTIES
-from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.errors import BusyError, ConfigError, RunError
 from recbole_hellm.evaluation.evaluator import Evaluator
 from recbole_hellm.runs.running import Validation, execute
 from recbole_hellm.storage.checksums import content_hash
@@ -365,3 +368,108 @@ def test_keys_of_an_outside_model_are_checked_too(
     with pytest.raises(ConfigError, match=r"^embedding_size is both searched"):
         tune(f"{name}:Tiny", "tiny", settings, quick | {"Tiny.embedding_size": 5})
     assert tune(f"{name}:Tiny", "tiny", settings, quick | {"epochs": 1}).path.name == "Tiny.yaml"
+
+
+def test_an_interrupted_trial_is_no_result_and_is_gone_on_with(
+    settings: TuningSettings, quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = tuning.validate
+    begun: list[dict[str, Any]] = []
+
+    def interrupt(config: Any, report: Any) -> Any:
+        begun.append({key: config[key] for key in SPACE})
+        if len(begun) == 2:
+            report(0, 0.1)
+            raise KeyboardInterrupt
+        return original(config, report)
+
+    monkeypatch.setattr(tuning, "validate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        tune("BPR", "tiny", settings, quick)
+    study = tune("BPR", "tiny", settings, quick)
+    assert begun[2] == begun[1]
+    assert len(begun) == 5
+    assert list(study.trials["state"]) == ["complete"] * 4
+
+
+def test_what_a_killed_process_was_training_is_tried_again(
+    settings: TuningSettings, quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    original = tuning.validate
+
+    def kill(*_: Any) -> Any:
+        raise Killed
+
+    for _ in range(2):
+        monkeypatch.setattr(tuning, "validate", kill)
+        with pytest.raises(Killed):
+            tune("BPR", "tiny", settings, quick)
+    monkeypatch.setattr(tuning, "validate", original)
+    study = tune("BPR", "tiny", settings, quick)
+    assert (study.trials["state"] == "complete").sum() == 4
+
+
+def test_what_another_process_trains_is_left_to_it(
+    settings: TuningSettings, quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = tuning.validate
+
+    def busy(config: Any, report: Any) -> Any:
+        if config["learning_rate"] == 0.05:
+            raise BusyError("the run is being trained by another process.")
+        return original(config, report)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "validate", busy)
+        study = tune("BPR", "tiny", settings, quick)
+    assert list(study.trials["state"]) == ["complete"] * 2
+    assert set(study.trials["learning_rate"]) == {0.01}
+    again = tune("BPR", "tiny", settings, quick)
+    assert (again.trials["state"] == "complete").sum() == 4
+
+
+def test_the_reason_is_told_where_every_training_fails(
+    settings: TuningSettings, quick: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    diverging = quick | {"learner": "sgd", "epochs": 9, "reg_weight": 0}
+    space = Path(str(settings.space))
+    space.write_text("learning_rate: [1.0e30, 1.0e31]\n", encoding="utf-8")
+    del diverging["reg_weight"]
+    with pytest.raises(RunError, match=r"^No trial of BPR was completed \(the last one: .*\); "):
+        tune("BPR", "tiny", settings, diverging)
+    assert caplog.text.count("failed: ") == 2
+    space.write_text("learning_rate: [0.01, 1.0e30]\n", encoding="utf-8")
+    study = tune("BPR", "tiny", settings, diverging)
+    assert study.best == {"learning_rate": 0.01}
+
+
+SCRIPT = """
+import json, sys
+from recbole_hellm.benchmark.tuning import TuningSettings, tune
+settings, options = json.loads(sys.argv[1])
+study = tune("BPR", "tiny", TuningSettings(**settings), options)
+print(json.dumps(sorted(study.trials["state"])))
+"""
+
+
+def test_two_processes_share_a_study(
+    settings: TuningSettings, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    given = json.dumps([settings.to_dict(), quick])
+    processes = [
+        subprocess.Popen(  # noqa: S603
+            [sys.executable, "-c", SCRIPT, given], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    told = [process.communicate(timeout=300) for process in processes]
+    for (_, errors), process in zip(told, processes, strict=True):
+        assert b"Traceback" not in errors or process.returncode == 0, errors.decode()
+    study = tune("BPR", "tiny", settings, quick)
+    assert sorted(study.trials["state"]) == ["complete"] * 4
+    folder = tmp_path / "studies/tiny"
+    names = {"BPR.csv", "BPR.journal", "BPR.yaml"}
+    assert {path.name for path in folder.iterdir()} == names
