@@ -161,9 +161,13 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     assert names(tmp_path) == ["model"]
 
 
-def test_an_interrupt_in_a_library_that_complains_of_it_stays_an_interrupt(tmp_path: Path) -> None:
+def interrupted_writer() -> None:
+    try:
+        raise KeyboardInterrupt
+    finally:
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos")
+
+
+def test_an_interrupt_that_a_library_complains_of_stays_an_interrupt(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), writing(tmp_path / "a"):
-        try:
-            raise KeyboardInterrupt
-        finally:
-            raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos")
+        interrupted_writer()
