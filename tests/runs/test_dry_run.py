@@ -85,6 +85,8 @@ def test_features_are_not_encoded(
     config = make_config(model, **options)
     shutil.copytree(config.dataset_directory, tmp_path / "data/tiny")
     shutil.rmtree(tmp_path / "data/tiny/features", ignore_errors=True)
+    titles = "".join(f"i{item:02d}\tlamp\n" for item in range(30))
+    (tmp_path / "data/tiny/tiny.item").write_text(f"item_id:token\ttitle:token_seq\n{titles}")
     before = files(tmp_path)
     needs = figures(describe_needs(make_config(model, **options, data_path=str(tmp_path / "data"))))
     assert needs["features"] == "item texts are to be encoded (text_encoder=auto)"
