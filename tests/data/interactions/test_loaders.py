@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,13 +183,9 @@ def test_a_user_with_every_item_is_told(
     frame = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
     make_dataset(tmp_path / "tiny", frame)
     config, dataset, parts = make_parts("BPR", data_path=str(tmp_path))
-    with pytest.raises(
-        DataError, match="Some users of 'tiny' have interacted with all 7"
-    ) as caught:
+    with pytest.raises(DataError, match="Some users of 'tiny' have interacted with all 7 items"):
         training_loader(config, dataset, parts, object())
-    (advice,) = re.findall(r"--(user_inter_num_interval)='\"(.*?)\"'", str(caught.value))
-    options = {"data_path": str(tmp_path), advice[0]: advice[1]}
-    assert len(training_loader(*make_parts("BPR", **options), object()))
+    assert len(training_loader(*make_parts("SASRec", data_path=str(tmp_path)), object()))
 
 
 @pytest.mark.parametrize("wants", ["sequences", "histories", "targets", None])
