@@ -12,13 +12,19 @@ from tabulate import tabulate
 
 from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.config.training_settings import TrainingSettings
+from recbole_hellm.data.features.encoding import ensure_features
+from recbole_hellm.data.features.store import list_features
 from recbole_hellm.data.interactions.batches import BucketedBatches, target_rows
+from recbole_hellm.data.preparation.datasets.families import family_of
+from recbole_hellm.data.preparation.prepare import SAMPLE, prepare_dataset
 from recbole_hellm.models.llm.requirements import outline, requirements
 from recbole_hellm.models.llm.settings import LLMSettings
 from recbole_hellm.models.sequential.hellm import HeLLM, longest_history, table_widths
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.identity import run_path
 from recbole_hellm.runs.opening import build_model, open_dataset
+
+UNKNOWN = "known when the features are there"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,22 +42,70 @@ class Epoch:
 def describe_needs(config: HellmConfig) -> str:
     """Parameters, memory, operations and time of a run and of the stages it stands on.
 
-    Data are prepared and read; nothing is trained or written to the run directory, and weights of a
-    pre-trained backbone are not loaded.
+    Nothing is trained, prepared, encoded or written, and weights of a pre-trained backbone are not
+    loaded. What the run would do first is told instead.
 
     Raises
     ------
     HellmError
         If the data or a backbone's configuration cannot be had.
     """
-    dataset = open_dataset(config, config.needs_features())
-    rows: list[tuple[str, str]] = []
-    for role, stage in config.stages().items():
-        rows.append((f"{role} stage", f"{stage['model']}: {_state(stage, dataset)}"))
-    rows.append(("run directory", f"{run_path(config, dataset)}: {_state(config, dataset)}"))
-    rows += _llm(config, dataset) if _is_llm(config) else _other(config, dataset)
     title = f"{config['model']} on {config['dataset']} would need (nothing was trained):"
+    rows = _not_prepared(config) or _needs(config)
     return f"{title}\n{tabulate(rows, tablefmt='plain')}"
+
+
+def _not_prepared(config: HellmConfig) -> list[tuple[str, str]]:
+    """The rows for a dataset whose files are not there."""
+    name, directory = config["dataset"], config.dataset_directory
+    if (directory / f"{name}.inter").is_file():
+        return []
+    if name != SAMPLE and family_of(name) is None:
+        prepare_dataset(name, directory)  # raises with the names that there are
+    command = f"recbole-hellm prepare --dataset={name} --data_path={config['data_path']}"
+    return [
+        ("dataset", f"to be prepared in {directory} (`{command}` does it now)"),
+        ("all else", "known when the dataset is there"),
+    ]
+
+
+def _needs(config: HellmConfig) -> list[tuple[str, str]]:
+    to_encode = config.needs_features() and _lacks_text_features(config)
+    dataset = open_dataset(config, features=False)
+    rows: list[tuple[str, str]] = []
+    if to_encode:
+        encoder = config["text_encoder"]
+        rows.append(("features", f"item texts are to be encoded (text_encoder={encoder})"))
+    for role, stage in config.stages().items():
+        unknown = to_encode and stage.needs_features()
+        state = UNKNOWN if unknown else _state(stage, dataset)
+        rows.append((f"{role} stage", f"{stage['model']}: {state}"))
+    known = UNKNOWN if to_encode else f"{run_path(config, dataset)}: {_state(config, dataset)}"
+    rows.append(("run directory", known))
+    if to_encode and _reads_features(config):
+        return [*rows, ("parameters, memory, time", UNKNOWN)]
+    return rows + (_llm(config, dataset) if _is_llm(config) else _other(config, dataset))
+
+
+def _lacks_text_features(config: HellmConfig) -> bool:
+    """Whether the run would encode item texts before it begins."""
+    if config["features"] is not None:
+        return False
+    if not (config.dataset_directory / f"{config['dataset']}.item").is_file():
+        ensure_features(config)  # encodes nothing, and raises if the features cannot be had
+        return False
+    present = list_features(config.dataset_directory)
+    encoder = config["text_encoder"]
+    return not any(
+        info.modality == "text" and encoder in ("auto", info.encoder) for info in present
+    )
+
+
+def _reads_features(config: HellmConfig) -> bool:
+    """Whether the model itself, and not only a stage of it, is built on item features."""
+    if config.item_inputs:
+        return any(source.needs_features for source in config.item_inputs.values())
+    return config.needs_features()
 
 
 def _is_llm(config: Any) -> bool:

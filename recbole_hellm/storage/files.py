@@ -50,6 +50,9 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        # torch's writer, when it is interrupted, complains of the place in the file on its way out.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
         number = error.errno if isinstance(error, OSError) else None
         if number in READ_ONLY and _is_about(error, target):
             raise StorageError(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,41 @@ def test_the_command_line_tells_of_each_model_and_trains_none(
     assert "not estimated" in output
     assert not Path(quick["runs_dir"]).exists()
     assert torch.is_grad_enabled()
+
+
+def files(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("model", ["VBPR", "HeLLM"])
+def test_features_are_not_encoded(
+    model: str,
+    make_config: Callable[..., HellmConfig],
+    small_model: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    options = small_model if model == "HeLLM" else {}
+    config = make_config(model, **options)
+    shutil.copytree(config.dataset_directory, tmp_path / "data/tiny")
+    shutil.rmtree(tmp_path / "data/tiny/features", ignore_errors=True)
+    titles = "".join(f"i{item:02d}\tlamp\n" for item in range(30))
+    (tmp_path / "data/tiny/tiny.item").write_text(f"item_id:token\ttitle:token_seq\n{titles}")
+    before = files(tmp_path)
+    needs = figures(describe_needs(make_config(model, **options, data_path=str(tmp_path / "data"))))
+    assert needs["features"] == "item texts are to be encoded (text_encoder=auto)"
+    assert needs["run directory"] == "known when the features are there"
+    assert ("memory" in needs) == (model == "HeLLM")  # whose network reads its stages alone
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("dataset", ["sample", "Beauty"])
+def test_datasets_are_not_prepared(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model=BPR", f"--dataset={dataset}", f"--data_path={tmp_path}", "--dry_run"]
+    assert main(["run", *words]) == 0
+    assert f"to be prepared in {tmp_path / dataset}" in capsys.readouterr().out
+    assert not files(tmp_path)
+    assert (
+        main(["run", "--model=BPR", "--dataset=nope", f"--data_path={tmp_path}", "--dry_run"]) == 2
+    )

@@ -171,3 +171,15 @@ def test_a_folder_whose_replacement_was_killed_is_put_back(tmp_path: Path) -> No
     assert names(tmp_path) == [".file.old", "kept", "new"]
     assert (tmp_path / "kept/file").read_text() == ".kept.old"
     assert (tmp_path / "new/file").read_text() == "new"
+
+
+def interrupted_writer() -> None:
+    try:
+        raise KeyboardInterrupt
+    finally:
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos")
+
+
+def test_an_interrupt_that_a_library_complains_of_stays_an_interrupt(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), writing(tmp_path / "a"):
+        interrupted_writer()

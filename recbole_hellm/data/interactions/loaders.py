@@ -220,8 +220,15 @@ def training_loader(config: Any, dataset: Any, parts: list[Any], model: Any) -> 
     Raises
     ------
     DataError
-        If RecBole cannot draw negatives from this dataset.
+        If no user has a next item to learn, or RecBole cannot draw negatives from this dataset.
     """
+    name = config["dataset"]
+    sequential = config["MODEL_TYPE"].name == "SEQUENTIAL"
+    if sequential and dataset.histories.training_lengths.max() < 2:
+        raise DataError(
+            f"No user of '{name}' has two interactions beside the two that are held out, so there "
+            "is no next item to learn; use a larger dataset, or a general model such as BPR."
+        )
     kind = getattr(model, "batches", None)
     arguments = config["train_neg_sample_args"]
     if kind == "user_uniform":
@@ -239,7 +246,13 @@ def training_loader(config: Any, dataset: Any, parts: list[Any], model: Any) -> 
     try:
         sampler, _, _ = create_samplers(config, dataset, parts)
     except ValueError as error:
-        raise DataError(f"Dataset '{config['dataset']}': {error}") from error
+        if "interacted with all items" not in str(error):
+            raise DataError(f"Dataset '{name}': {error}") from error
+        raise DataError(
+            f"Some users of '{name}' have interacted with all {dataset.item_num - 1} items, so "
+            "there are no negative items to draw for them; use a larger dataset, or a model that "
+            "draws none, such as SASRec."
+        ) from error
     if config["MODEL_TYPE"].name == "KNOWLEDGE":
         from recbole.sampler import KGSampler
 

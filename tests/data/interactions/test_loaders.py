@@ -183,8 +183,21 @@ def test_a_user_with_every_item_is_told(
     frame = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
     make_dataset(tmp_path / "tiny", frame)
     config, dataset, parts = make_parts("BPR", data_path=str(tmp_path))
-    with pytest.raises(DataError, match="Dataset 'tiny': Some users have interacted with all"):
+    with pytest.raises(DataError, match="Some users of 'tiny' have interacted with all 7 items"):
         training_loader(config, dataset, parts, object())
+    assert len(training_loader(*make_parts("SASRec", data_path=str(tmp_path)), object()))
+
+
+@pytest.mark.parametrize("wants", ["sequences", "histories", "targets", None])
+def test_users_without_a_next_item_to_learn_are_told(
+    wants: str | None, make_parts: Parts, tmp_path: Path, make_dataset: Any
+) -> None:
+    rows = [(f"u{user}", f"i{user + step}", step) for user in range(4) for step in range(3)]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    make_dataset(tmp_path / "tiny", frame)
+    config, dataset, parts = make_parts("SASRec", data_path=str(tmp_path))
+    with pytest.raises(DataError, match="No user of 'tiny' has two interactions beside the two"):
+        training_loader(config, dataset, parts, Wants(wants) if wants else object())
 
 
 @pytest.mark.parametrize("name", [name for name in TRIMMABLE if name != "HeLLM"])

@@ -123,6 +123,11 @@ class TfidfSvdEncoder:
                 f"No word occurs in {self.min_df} of the {len(texts)} item texts, so TF-IDF has "
                 "nothing to compare; give the items longer texts or use the encoder minilm."
             ) from error
+        if weights.shape[1] < 2:
+            raise FeatureError(
+                f"Only one word occurs in {self.min_df} of the {len(texts)} item texts, so TF-IDF "
+                "cannot tell them apart; give the items longer texts or use the encoder minilm."
+            )
         svd = TruncatedSVD(min(self.dim, *weights.shape), random_state=self.seed)
         vectors = make_pipeline(svd, Normalizer(copy=False)).fit_transform(weights)
         return np.asarray(vectors, dtype=np.float32)

@@ -163,6 +163,11 @@ def test_tfidf_neighbours_share_the_category() -> None:
     assert (kinds == kinds[cosines.argmax(axis=1)]).all()
 
 
+def test_tfidf_with_one_shared_word() -> None:
+    with pytest.raises(FeatureError, match="Only one word occurs in 2 of the 3 item texts"):
+        TfidfSvdEncoder().encode(["lamp red", "lamp blue", "lamp green"])
+
+
 def test_tfidf_without_shared_words() -> None:
     with pytest.raises(FeatureError, match="No word occurs in 2 of the 2 item texts"):
         TfidfSvdEncoder().encode(["red lips", "blue nails"])
