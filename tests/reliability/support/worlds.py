@@ -126,6 +126,8 @@ def run_of(folder: Path, model: str) -> str:
 
 def with_ids(words: tuple[str, ...], folder: Path) -> tuple[str, ...]:
     """A command with the ids of the runs that it names by their model alone."""
+    if words[0] not in ("report", "recommend"):
+        return words
     ids = {f"runs/shop/{model}": run_of(folder, model) for model in ("BPR", "HeLLM")}
     return tuple(
         next((word.replace(k, v) for k, v in ids.items() if word.endswith(k)), word)
@@ -138,8 +140,7 @@ def golden(template: str, words: tuple[str, ...]) -> tuple[dict[str, str], str, 
     from reliability.support.workshop import copied
 
     with copied(Path(template)) as folder:
-        words = with_ids(words, folder) if words[0] in ("report", "recommend") else words
-        ended = call(command(words), folder)
+        ended = call(command(with_ids(words, folder)), folder)
         if ended.status != 0:
             raise AssertionError(f"{words}: {ended.status}\n{ended.out}\n{ended.err}")
         return state(folder), told(ended.out), ended.operations
