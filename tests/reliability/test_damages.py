@@ -63,8 +63,10 @@ def readers(folder: Path) -> dict[str, tuple[str, dict[str, Reader]]]:
         ),
         "studies": (
             "studies*/**/*",
-            {"tune": Reader(TUNE, ("studies/**/*.yaml",)),
-             "run --config": Reader((*BPR, "--config=studies/shop/BPR.yaml"), results)},
+            {
+                "tune": Reader(TUNE, ("studies/**/*.yaml",)),
+                "run --config": Reader((*BPR, "--config=studies/shop/BPR.yaml"), results),
+            },
         ),
         "journal": ("studies.log", {"tune": Reader(TUNE, ("studies/**/*.yaml",))}),
     }
@@ -101,9 +103,7 @@ def test_a_damaged_checkpoint_is_named(
     workshop.call(damages.halt, stages["data"], str(halted), words)
     outputs = ("runs/shop/*/*/metrics.json", "runs/shop/*/*/best.pt")
     resume = {"resume": Reader((*words, "--resume"), outputs), "run": Reader(words, outputs)}
-    attack_all(
-        "unfinished run", str(halted), "runs/shop/BPR/*/*", resume, workshop, some, report
-    )
+    attack_all("unfinished run", str(halted), "runs/shop/BPR/*/*", resume, workshop, some, report)
 
 
 def attack_all(

@@ -1,4 +1,4 @@
-"""At least 10,000 generated inputs: every row is accounted for, or one sentence refuses the input."""
+"""At least 10,000 generated inputs: every row is accounted for, or a sentence refuses the input."""
 
 from __future__ import annotations
 

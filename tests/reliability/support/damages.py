@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from reliability.support.forks import Ended, call, command
 from reliability.support.states import digest, told
 from reliability.support.verdicts import Kind, Verdict, judge
@@ -163,7 +162,9 @@ def attack(
                 apply(path, damage, folder / sibling if sibling else None)
             except ValueError:
                 return []
-            verdicts.append(_verdict(f"{name} with {file}: {damage}", reader, folder, path, wanted[name]))
+            verdicts.append(
+                _verdict(f"{name} with {file}: {damage}", reader, folder, path, wanted[name])
+            )
     return verdicts
 
 
@@ -184,7 +185,9 @@ def _verdict(
         return Verdict(name, Kind.SAME)
     if any(one in ended.err for one in names):  # a warning that names the file
         return Verdict(name, Kind.SENTENCE, ended.sentence)
-    return Verdict(name, Kind.SILENT, f"{', '.join(sorted(differing))} differs: {_shown(wanted, found)}")
+    return Verdict(
+        name, Kind.SILENT, f"{', '.join(sorted(differing))} differs: {_shown(wanted, found)}"
+    )
 
 
 def _shown(wanted: dict[str, str], found: dict[str, str]) -> str:

@@ -17,11 +17,11 @@ from typing import Any
 
 import hypothesis
 from hypothesis import strategies as st
-
-from recbole_hellm.errors import HellmError
 from reliability.support.forks import call
 from reliability.support.verdicts import FINE, Kind, Verdict
 from reliability.support.workshop import copied
+
+from recbole_hellm.errors import HellmError
 
 SECONDS = 30.0
 """After which an example is taken to hang."""
@@ -123,7 +123,7 @@ def emptied(*names: str) -> Iterator[Path]:
     yield folder
 
 
-class Failed(HellmError):
+class Failed(HellmError):  # noqa: N818 (what a command did)
     """The sentence of a command line."""
 
 
@@ -148,5 +148,3 @@ def give(*words: str) -> str:
     if status == 2 and len(lines) == 1 and err.getvalue().endswith(f"{lines[0]}\n"):
         raise Failed(lines[0].removeprefix("recbole-hellm: "))
     raise AssertionError(f"status {status}: {err.getvalue()[-1000:]}")
-
-

@@ -108,9 +108,11 @@ def _tensors(path: Path) -> Any:
         if isinstance(value, torch.Tensor):
             dense = value.to_dense() if value.layout != torch.strided else value
             raw = dense.contiguous().view(torch.uint8) if dense.ndim else dense.reshape(1)
-            return str(dense.dtype), tuple(dense.shape), hashlib.sha256(
-                raw.detach().numpy().tobytes()
-            ).hexdigest()
+            return (
+                str(dense.dtype),
+                tuple(dense.shape),
+                hashlib.sha256(raw.detach().numpy().tobytes()).hexdigest(),
+            )
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items() if key not in _VOLATILE}
         if isinstance(value, (list, tuple)):

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
-
 from reliability.support.generating import Part, emptied, give
 
 Row = tuple[str, str, int, str]  # user, item, time, comment
@@ -26,7 +25,9 @@ IDS = st.one_of(
 )
 COMMENTS = st.one_of(
     st.just("plain"),
-    st.sampled_from(['say "hi"', '"open', 'close"', "a, b", "x;y", "t\tt", "5' 3\"", "", '""', "'"]),
+    st.sampled_from(
+        ['say "hi"', '"open', 'close"', "a, b", "x;y", "t\tt", "5' 3\"", "", '""', "'"]
+    ),
     st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=8),
 )
 ROWS: st.SearchStrategy[list[Row]] = st.lists(
@@ -54,9 +55,15 @@ def delimited(draw: st.DrawFn) -> Written:
     rows = draw(ROWS)
     separator = draw(st.sampled_from([",", "\t", ";", "|"]))
     quoted = draw(st.booleans())
-    named = draw(st.sampled_from([("user_id", "item_id", "timestamp", "comment"),
-                                  ("userId", "movieId", "timestamp", "tag"),
-                                  ("user", "item", "time", "text")]))
+    named = draw(
+        st.sampled_from(
+            [
+                ("user_id", "item_id", "timestamp", "comment"),
+                ("userId", "movieId", "timestamp", "tag"),
+                ("user", "item", "time", "text"),
+            ]
+        )
+    )
     order = draw(st.permutations(range(4)))
     end = draw(st.sampled_from(["\n", "\r\n"]))
     encoding = draw(st.sampled_from(["utf-8", "utf-8-sig"]))
@@ -162,8 +169,13 @@ def prepare(written: Written) -> str:
         source.write_bytes(written.content)
         inter = folder / "data/own/own.inter"
         try:
-            out = give("prepare", "--dataset=own", "--data_path=data", f"--interactions={source}",
-                       *written.options)
+            out = give(
+                "prepare",
+                "--dataset=own",
+                "--data_path=data",
+                f"--interactions={source}",
+                *written.options,
+            )
         finally:
             assert not list(folder.rglob("*.tmp")), "left over"
         if not inter.is_file():
@@ -200,7 +212,9 @@ def raw(draw: st.DrawFn) -> RawFiles:
     kind = draw(st.sampled_from(["2014", "2018", "2023", "ml-100k", "ml-1m"]))
     rows = [(f"U{u}", f"B{i:03d}", t, c) for u, i, t, c in draw(_RAW)]
     if kind.startswith("ml"):
-        rows = [(user[1:], item[1:].lstrip("0") or "0", time, text) for user, item, time, text in rows]
+        rows = [
+            (user[1:], item[1:].lstrip("0") or "0", time, text) for user, item, time, text in rows
+        ]
     dataset, files = _RAW_FILES[kind](rows)
     broken = draw(st.sampled_from(["", "", "", "cut", "blank", "garbage"]))
     name = next(iter(files))
@@ -250,7 +264,7 @@ def _amazon2023(rows: list[Row]) -> tuple[str, dict[str, bytes]]:
 
 def _movielens(name: str, separator: str, files: tuple[str, str], blank: int, bar: str) -> Any:
     def write(rows: list[Row]) -> tuple[str, dict[str, bytes]]:
-        gone = str.maketrans({mark: " " for mark in "\n\r\t|:\x85\u2028\u2029\x0b\x0c\x1c\x1d\x1e"})
+        gone = str.maketrans(dict.fromkeys("\n\r\t|:\x85\u2028\u2029\x0b\x0c\x1c\x1d\x1e", " "))
         ratings = [separator.join((u, i, "4", str(t))) for u, i, t, _ in rows]
         titles = {i: c.translate(gone).encode("latin-1", "replace") for _, i, _, c in rows}
         movies = [
@@ -282,8 +296,14 @@ def prepare_raw(raw_files: RawFiles) -> str:
         for name, content in raw_files.files.items():
             (folder / "raw" / name).write_bytes(content)
         name = raw_files.dataset
-        give("prepare", f"--dataset={name}", "--data_path=data", "--raw_dir=raw", "--mirrors=none",
-             "--k_core=0")
+        give(
+            "prepare",
+            f"--dataset={name}",
+            "--data_path=data",
+            "--raw_dir=raw",
+            "--mirrors=none",
+            "--k_core=0",
+        )
         inter = folder / "data" / name / f"{name}.inter"
         manifest = json.loads((inter.parent / "manifest.json").read_text(encoding="utf-8"))
         items = inter.with_suffix(".item").read_bytes().decode().split("\n")

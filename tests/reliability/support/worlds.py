@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-
 from reliability.support.forks import call, command
 from reliability.support.states import state, told
 from reliability.support.workshop import imported, load
@@ -70,7 +69,7 @@ STAGES = {
 def inputs(folder: Path) -> None:
     """A log of a few users, a table of all their items, and vectors."""
     folder.mkdir(parents=True)
-    rng = random.Random(3)
+    rng = random.Random(3)  # noqa: S311 (data)
     rows = []
     for user in range(USERS):
         moment = 1_700_000_000 + rng.randrange(1000)
@@ -101,16 +100,22 @@ def build(root: Path) -> dict[str, str]:
         else:
             shutil.copytree(before, path)
         for words in commands:
-            modules += imported(command(words), path)
+            modules += _warmed(words, path)
         paths[name], before = str(path), path
     for words in ((*BPR, "--force"), REPORT, RECOMMEND):
         scratch = root / "scratch"
         shutil.copytree(root / "runs", scratch)
-        modules += imported(command(with_ids(words, scratch)), scratch)
+        modules += _warmed(with_ids(words, scratch), scratch)
         shutil.rmtree(scratch)
     (root / "modules.json").write_text(json.dumps(modules))
-    load(modules)
     return paths
+
+
+def _warmed(words: tuple[str, ...], folder: Path) -> list[str]:
+    """Give a command in a fork, and import here what it imports."""
+    modules = imported(command(words), folder)
+    load(modules)
+    return modules
 
 
 def warm(root: Path) -> int:
