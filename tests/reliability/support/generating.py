@@ -100,7 +100,7 @@ def _one(attempt: Attempt, example: Any) -> tuple[Kind, str]:
     except HellmError as error:
         sentence = str(error)
         one = "\n" not in sentence and sentence.endswith((".", "'"))
-        return (Kind.SENTENCE, "") if one else (Kind.VAGUE, f"not one sentence: {sentence!r}")
+        return (Kind.SENTENCE, sentence) if one else (Kind.VAGUE, f"not one sentence: {sentence!r}")
     except _Late:
         return Kind.HANG, f"more than {SECONDS:.0f} s"
     except Exception:

@@ -41,7 +41,7 @@ SMALL = {
 PREPARE = ("prepare", *DATA, "--interactions=log.csv", "--items=items.csv")
 ENCODE = ("encode", *DATA, "--text_encoder=tfidf")
 IMPORT = ("import", *DATA, "--features=vectors.npy", "--tokens=tokens.txt", "--encoder=mine")
-BPR = ("run", "--model=BPR", *DATA, *QUIET, "--epochs=2", "--embedding_size=8", "--save_topk=3")
+BPR = ("run", "--model=BPR", *DATA, *QUIET, "--epochs=2", "--embedding_size=8")
 HELLM = ("run", "--model=HeLLM", *DATA, *QUIET, "--epochs=2", *(f"--{k}={SMALL[k]}" for k in SMALL))
 TUNE = (
     *("tune", "--model=BPR", *DATA, *QUIET, "--epochs=2", "--embedding_size=8"),
