@@ -17,7 +17,17 @@ _PASSING = re.compile(r"^events\.out\.tfevents|^(last\.pt|environment\.json|stud
 _VOLATILE = frozenset(
     {
         *("cost", "cost_with_stages", "train_seconds", "train_cpu_seconds", "checksum", "files"),
-        *("seconds", "started", "finished", "created", "prepared_at", "resume", "force", "device"),
+        *(
+            "seconds",
+            "saved_at",
+            "started",
+            "finished",
+            "created",
+            "prepared_at",
+            "resume",
+            "force",
+            "device",
+        ),
         *("command", "environment", "runtime", "checksums"),
     }
 )

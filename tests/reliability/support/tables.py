@@ -156,10 +156,10 @@ def lost(wanted: list[tuple[str, str, int]], path: Any, manifest: dict[str, Any]
         return f"missing {list((unique - found).elements())[:5]}, made up " + str(
             list((found - unique).elements())[:5]
         )
-    dropped = manifest.get("duplicates_dropped")
-    if dropped is not None and dropped != len(wanted) - len(unique):
-        return f"{dropped} duplicates dropped instead of {len(wanted) - len(unique)}"
-    return ""
+    counts = manifest["tables"][0]
+    told = counts["read"], counts["kept"], sum(counts["dropped"].values())
+    true = len(wanted), len(unique), len(wanted) - len(unique)
+    return "" if told == true else f"counted {told} instead of {true}"
 
 
 def prepare(written: Written) -> str:
