@@ -59,7 +59,7 @@ def readers(folder: Path) -> dict[str, tuple[str, dict[str, Reader]]]:
         ),
         "features": (
             "data/shop/features/*",
-            {"run": Reader((*pictures, "--features=text"), results), "encode": Reader(ENCODE)},
+            {"run": Reader((*pictures, "--features=[text]"), results), "encode": Reader(ENCODE)},
         ),
         "studies": (
             "studies*/**/*",
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_named(
     report: Callable[..., None],
 ) -> None:
     template = stages["records"]
-    pattern, commands = readers(Path(template))[kind]
+    pattern, commands = readers(Path(stages["runs"]))[kind]
     attack_all(kind, template, pattern, commands, workshop, some, report)
 
 

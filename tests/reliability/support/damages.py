@@ -180,7 +180,8 @@ def _verdict(
     found = reader.result(ended, folder)
     if reader.words[0] == "check":
         return Verdict(name, Kind.SILENT, f"found nothing: {ended.out[-200:]}")
-    differing = [key for key in {*wanted, *found} if wanted.get(key) != found.get(key)]
+    own = path.relative_to(folder).as_posix()  # whether it is mended is another matter
+    differing = [key for key in {*wanted, *found} - {own} if wanted.get(key) != found.get(key)]
     if not differing:
         return Verdict(name, Kind.SAME)
     if any(one in ended.err for one in names):  # a warning that names the file

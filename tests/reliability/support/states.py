@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 LEFTOVERS = re.compile(r"(\.tmp|\.old|\.part|\.partial|\.lock)$")
-_PASSING = re.compile(r"^events\.out\.tfevents|^(last\.pt|environment\.json|studies\.log)$")
+_PASSING = re.compile(
+    r"^events\.out\.tfevents|^(last\.pt|environment\.json|studies\.log)$"
+    r"|-cost\.\w+$|^Pop-BPR-shop\.\w+$"  # tables of `compare` with costs
+)
 """Files that may differ: curves and journals keep times, the last checkpoint its costs."""
 _VOLATILE = frozenset(
     {
