@@ -14,7 +14,7 @@ from typing import Any
 LEFTOVERS = re.compile(r"(\.tmp|\.old|\.part|\.partial|\.lock)$")
 _PASSING = re.compile(
     r"^events\.out\.tfevents|^(last\.pt|environment\.json|studies\.log)$"
-    r"|-cost\.\w+$|^Pop-BPR-shop\.\w+$"  # tables of `compare` with costs
+    r"|-cost\.\w+$|^Pop-BPR-shop\.\w+$|^BPR\.csv$"  # tables with costs, and lists of trials
 )
 """Files that may differ: curves and journals keep times, the last checkpoint its costs."""
 _VOLATILE = frozenset(
@@ -52,7 +52,7 @@ def state(folder: Path, resumable: bool = False) -> dict[str, str]:
         if LEFTOVERS.search(path.name):
             if not resumable:
                 found[name] = "left over"
-        elif path.is_file() and not _PASSING.match(path.name):
+        elif path.is_file() and not _PASSING.search(path.name):
             found[name] = digest(path)
     return found
 
