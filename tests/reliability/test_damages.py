@@ -130,8 +130,15 @@ def attack_all(
         sibling = next(damages.siblings(folder, file), None)
         other = folder / sibling if sibling else None
         tries += [
-            (template, file, damage, sibling, commands, wanted)
-            for damage in damages.damages(path, other)
+            (template, file, damage, sibling, _turn(commands, number), wanted)
+            for number, damage in enumerate(damages.damages(path, other))
         ]
     verdicts = workshop.map(damages.attack, some(tries, 8))
     report(f"damage {kind}", [verdict for part in verdicts for verdict in part])
+
+
+def _turn(commands: dict[str, Reader], number: int) -> dict[str, Reader]:
+    """Two of the commands, each in turn; `check` is always one of them."""
+    others = [name for name in commands if name != "check"]
+    kept = ["check"] if "check" in commands else others[(number + 1) % len(others) :][:1]
+    return {name: commands[name] for name in (others[number % len(others)], *kept)}

@@ -15,12 +15,14 @@ Words = tuple[str, ...]
 
 
 def points(operations: tuple[str, ...]) -> list[int]:
-    """Operations to stop at: all, but of appending to one file several times in a row the first."""
-    return [
-        number
-        for number, operation in enumerate(operations)
-        if number == 0 or operation != operations[number - 1] or "tfevents" not in operation
-    ]
+    """Operations to stop at: all, but of those that append to a file of TensorBoard the first."""
+    seen: set[str] = set()
+    found = []
+    for number, operation in enumerate(operations):
+        if "tfevents" not in operation or operation not in seen:
+            found.append(number)
+        seen.add(operation)
+    return found
 
 
 def crash(
