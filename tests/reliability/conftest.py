@@ -58,6 +58,14 @@ def report() -> Callable[[str, list[Verdict]], None]:
 
 
 @pytest.fixture(scope="session")
+def tried() -> Callable[[str], int]:
+    """``tried(part)``: how many tries there were of the parts that begin so."""
+    return lambda start: sum(
+        sum(counts.values()) for part, counts in TALLY.counts.items() if part.startswith(start)
+    )
+
+
+@pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all tries."""
     return tmp_path_factory.mktemp("reliability")

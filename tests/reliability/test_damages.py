@@ -106,6 +106,13 @@ def test_a_damaged_checkpoint_is_named(
     attack_all("unfinished run", str(halted), "runs/shop/BPR/*/*", resume, workshop, some, report)
 
 
+def test_there_were_enough(short: bool, tried: Callable[[str], int]) -> None:
+    count = tried("damage ")
+    if short or count == 0:
+        pytest.skip("counts the tries of the whole suite")
+    assert count >= 1000
+
+
 def attack_all(
     kind: str,
     template: str,

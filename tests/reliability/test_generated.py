@@ -17,7 +17,7 @@ PARTS = {
     "delimited text": ("tables", "delimited", 2000, None, 0.3),
     "JSON": ("tables", "objects", 1000, None, 0.3),
     "Parquet": ("tables", "parquet", 800, None, 0.3),
-    "mutilated tables": ("tables", "mutilated", 1200, None, 0.05),
+    "mutilated tables": ("tables", "mutilated", 1200, None, 0.01),
     "raw lines": ("tables", "raw", 1500, None, 0.3),
     "atomic files": ("texts", "atomic", 1500, None, 0.2),
     "features": ("texts", "features", 1000, "prepared", 0.05),

@@ -33,7 +33,8 @@ def atomic(draw: st.DrawFn) -> Atomic:
     """Atomic files as RecBole reads them, some of them broken."""
     separator = draw(st.sampled_from(["\t", "\t", ","]))
     gone = str.maketrans(dict.fromkeys(f"{separator}\n\r", "_"))
-    rows = draw(st.lists(st.tuples(IDS, IDS, st.integers(0, 99_999)), min_size=4, max_size=12))
+    users = st.sampled_from(draw(st.lists(IDS, min_size=1, max_size=3)))
+    rows = draw(st.lists(st.tuples(users, IDS, st.integers(0, 99_999)), min_size=7, max_size=14))
     rows = [(user.translate(gone), item.translate(gone), time) for user, item, time in rows]
     end = draw(st.sampled_from(["\n", "\r\n"]))
     encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"]))
