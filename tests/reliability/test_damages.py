@@ -140,7 +140,7 @@ def attack_all(
             (template, file, damage, sibling, _turn(commands, number), wanted)
             for number, damage in enumerate(damages.damages(path, other))
         ]
-    verdicts = workshop.map(damages.attack, some(tries, 8))
+    verdicts = workshop.map(damages.attack, some(tries, 5))
     report(f"damage {kind}", [verdict for part in verdicts for verdict in part])
 
 

@@ -72,7 +72,7 @@ def test_full_disks_and_read_only_folders(
     faults += [Fault(at=0, error=number) for number in (errno.EACCES, errno.EROFS)]
     faults += [Fault(at=place, error=errno.EROFS) for place in places[1::3]]
     faults += [Fault(largest=size) for size in (3000, 8000, 20000, 50000)[:: 2 if short else 1]]
-    tries = [(template, words, fault, wanted) for fault in faults]
+    tries = [(template, words, fault, wanted) for fault in faults[:: 3 if short else 1]]
     verdicts = workshop.map(loads.disturb, tries)
     report("full or read-only", [verdict for part in verdicts for verdict in part])
 
@@ -89,12 +89,12 @@ def test_signals(
     tries = [
         (template, words, Fault(at=count * n // 6, signal=number), wanted, again)
         for number in (signal.SIGINT, signal.SIGTERM)
-        for n in range(3 if short else 6)
+        for n in range(1, 2 if short else 6)
     ]
     verdicts = workshop.map(loads.disturb, tries)
     later = [
         (template, words, after, number, again, wanted)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)[:: 2 if short else 1]
         for after in ((0.3,) if short else (0.05, 0.1, 0.2, 0.35, 0.5, 0.8, 1.2))
     ]
     verdicts += workshop.map(loads.interrupt, later)
@@ -115,7 +115,11 @@ ODD = {
 
 @pytest.mark.parametrize("model", ["Pop", "BPR", "SASRec", "LightGCN", "HeLLM"])
 def test_data_and_settings_at_the_limits(
-    model: str, workshop: Workshop, stages: dict[str, str], report: Callable[..., None]
+    model: str,
+    workshop: Workshop,
+    stages: dict[str, str],
+    some: Callable[..., list[Any]],
+    report: Callable[..., None],
 ) -> None:
     base = ("run", f"--model={model}", *worlds.DATA, *QUIET, "--epochs=1", "--text_encoder=none")
     small = HELLM[4:] if model == "HeLLM" else ()
@@ -133,5 +137,5 @@ def test_data_and_settings_at_the_limits(
         for option in ("--learning_rate=1e6", "--learning_rate=1e38", "--train_batch_size=1")
         if model != "Pop" and not any(option.startswith(size.partition("=")[0]) for size in sizes)
     ]
-    verdicts = workshop.map(loads.small, tries)
+    verdicts = workshop.map(loads.small, some(tries, 3))
     report("limits", [verdict for part in verdicts for verdict in part])
