@@ -174,6 +174,9 @@ def _verdict(
     ended = reader.carry_out(folder)
     # A file without its pair may be what is missing; of one that is gone, the folder will do.
     names = [path.name, f"{path.stem}."] + ([path.parent.name] if not path.is_file() else [])
+    if reader.words[0] == "check" and ended.status == 1:  # it lists what is damaged
+        named = any(one in ended.out for one in names)
+        return Verdict(name, Kind.SENTENCE if named else Kind.VAGUE, ended.out[-300:])
     problem = judge(ended, names)
     if problem is not None:
         return Verdict(name, *problem)
