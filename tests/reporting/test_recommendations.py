@@ -167,7 +167,10 @@ def test_files_that_cannot_be_used_are_told(result: RunResult, tmp_path: Path) -
     fails("users.txt, line 2: The dataset 'tiny' has no user 'u0O'", users=f"{tmp_path}/users.txt")
     (tmp_path / "users.txt").write_text("\n")
     fails("holds no user tokens", users=f"{tmp_path}/users.txt")
-    fails("none.txt cannot be read .*give a text file with a user token per line", users=f"{tmp_path}/none.txt")
+    fails(
+        "none.txt cannot be read .*give a text file with a user token per line",
+        users=f"{tmp_path}/none.txt",
+    )
     fails("cannot be written", user="u01", output=f"{tmp_path}/users.txt/out.csv")
 
 

@@ -88,5 +88,5 @@ def test_short_rows_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.WARNING):
         frame = read_items(tmp_path, "a")
     assert frame["title"].tolist() == ["", "x", "z"]
-    assert "2 rows have fewer cells than there are columns (the first in line 2)" in caplog.text
+    assert "rows with fewer cells than there are columns: 2 (the first in line 2)" in caplog.text
     assert AtomicFile(tmp_path / "a.item").where(2).endswith("a.item, line 5")
