@@ -170,39 +170,57 @@ def prepare_files(
     source = Path(str(settings.interactions)).expanduser()
     file = TableFile(source, settings.interactions_format)
     layout = _layout(settings, file)
-    counts, item_counts = RowCounts(), RowCounts()
+    counts = RowCounts()
     interactions = read_interactions(file, layout, progress, counts)
-    sources, read_items, other_ids = [source], None, None
-    if settings.items is not None:
-        items_file = TableFile(Path(settings.items).expanduser(), settings.items_format)
-        sources.append(items_file.path)
-
-        def read_items(wanted: set[str]) -> pd.DataFrame:
-            items = read_item_table(items_file, wanted, layout, progress, item_counts)
-            if items.empty:
-                there = ", ".join(itertools.islice(other_ids(wanted), 3))
-                raise DataError(
-                    f"{items_file.path} has none of the {len(wanted)} items of {source} (ids such "
-                    f"as {there} there, {', '.join(sorted(wanted)[:3])} here); correct "
-                    "--item_column or --items_item_column, or name another file."
-                )
-            return items
-
-        def other_ids(wanted: set[str]) -> Iterator[str]:
-            return (token for token in item_ids(items_file, layout) if token not in wanted)
-
     reading = Reading(
         counts,
-        item_counts,
+        RowCounts(),
         settings.allow_dropped,
         settings.allow_unmatched,
-        other_ids or iter,
-        settings.replacing,
+        replacing=settings.replacing,
     )
+    sources = [source]
+    read_items: Callable[[set[str]], pd.DataFrame] | None = None
+    if settings.items is not None:
+        table = _ItemTable(
+            TableFile(Path(settings.items).expanduser(), settings.items_format),
+            layout,
+            progress,
+            reading.items,
+        )
+        sources.append(table.file.path)
+        read_items = table.read
+        reading = dataclasses.replace(reading, other_ids=table.other_ids)
     notes = {"layout": layout.name}
     return assemble(
         name, directory, interactions, read_items, sources, notes, settings.k_core, reading
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _ItemTable:
+    """The user's table of items."""
+
+    file: TableFile
+    layout: Layout
+    progress: bool
+    counts: RowCounts
+
+    def read(self, wanted: set[str]) -> pd.DataFrame:
+        """Texts of the wanted items; raises :class:`DataError` if there are none."""
+        items = read_item_table(self.file, wanted, self.layout, self.progress, self.counts)
+        if items.empty:
+            there = ", ".join(itertools.islice(self.other_ids(wanted), 3))
+            raise DataError(
+                f"{self.file.path} has none of the {len(wanted)} items with interactions (ids such "
+                f"as {there} there, {', '.join(sorted(wanted)[:3])} here); correct --item_column "
+                "or --items_item_column, or name another file."
+            )
+        return items
+
+    def other_ids(self, wanted: set[str]) -> Iterator[str]:
+        """Ids of the other items."""
+        return (token for token in item_ids(self.file, self.layout) if token not in wanted)
 
 
 def _check_name(name: str) -> None:

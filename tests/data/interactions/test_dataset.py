@@ -256,6 +256,28 @@ def test_a_table_of_another_dataset_is_told(
         create_dataset(make_config("BPR", data_path=str(tmp_path), load_col=load))
 
 
+def test_items_without_a_link_are_told(
+    make_config: Callable[..., Any],
+    interactions: pd.DataFrame,
+    make_dataset: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = tmp_path / "tiny"
+    make_dataset(folder, interactions)
+    tokens = sorted(interactions["item_id"].unique())
+    links = "\n".join(f"{token}\te{token}" for token in tokens[2:])
+    (folder / "tiny.link").write_text(f"item_id:token\tentity_id:token\n{links}\n")
+    triples = "\n".join(f"e{token}\tlike\te{tokens[5]}" for token in tokens)
+    header = "head_id:token\trelation_id:token\ttail_id:token"
+    (folder / "tiny.kg").write_text(f"{header}\n{triples}\n")
+    dataset = create_dataset(make_config("CKE", data_path=str(tmp_path)))
+    assert set(dataset.item_tokens) == set(tokens[2:])
+    lost = int(interactions["item_id"].isin(tokens[:2]).sum())
+    assert "2 items of 'tiny' are not linked to its knowledge graph (" in caplog.text
+    assert f"leave out their {lost} interactions" in caplog.text
+
+
 def test_interactions_without_an_id_are_counted(
     make_config: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

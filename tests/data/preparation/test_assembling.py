@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from recbole_hellm.data.interactions.atomic_files import read_items
-from recbole_hellm.data.preparation.assembling import assemble
+from recbole_hellm.data.preparation.assembling import Reading, assemble
+from recbole_hellm.data.preparation.row_counts import RowCounts
 from recbole_hellm.errors import DataError
 
 ROWS = [
@@ -78,3 +79,24 @@ def test_absent_columns_are_told(tmp_path: Path) -> None:
     items = pd.DataFrame({"title": ["Tea"]})
     with pytest.raises(DataError, match="The items of 'shop' have no column item_id"):
         assemble("shop", tmp_path, INTERACTIONS, lambda _: items, [], {})
+
+
+def test_more_than_a_tenth_must_be_allowed(tmp_path: Path) -> None:
+    items = pd.DataFrame({"item_id": ["a", "x", "y"], "title": ["Tea", "One", "Two"]})
+    reading = Reading(allow_unmatched=False, other_ids=lambda wanted: ["never"])
+    with pytest.raises(DataError, match=r"2 of the 3 items .*as b, c\).*as x, y .*--allow_unmatch"):
+        assemble("shop", tmp_path, INTERACTIONS, lambda _: items, [], {}, None, reading)
+    with pytest.raises(DataError, match=r"where ids such as never have no interactions"):
+        assemble("shop", tmp_path, INTERACTIONS, lambda _: items[:1], [], {}, None, reading)
+    counts = RowCounts(read=8, dropped={"without item": 1, "blank": 5})
+    reading = Reading(counts, allow_dropped=False)
+    with pytest.raises(DataError, match=r"1 of the 8 rows of interactions .*\(1 without item\)"):
+        assemble("shop", tmp_path, INTERACTIONS, None, [], {}, None, reading)
+    assert list(tmp_path.iterdir()) == []
+    reading = Reading(RowCounts(read=20, dropped={"without item": 1}), allow_dropped=False)
+    manifest = assemble("shop", tmp_path, INTERACTIONS, None, [], {}, 2, reading)
+    assert manifest["tables"][0]["dropped"] == {
+        "without item": 1,
+        "duplicates": 1,
+        "outside the 2-core": 1,
+    }

@@ -284,7 +284,7 @@ def test_an_item_table_of_other_items_is_told(tmp_path: Path) -> None:
     items.write_text("item,title\nx,Hat\n")
     settings = PrepareSettings(interactions=str(log), items=str(items))
     with pytest.raises(
-        DataError, match=r"none of the 5 items of .*log.csv \(ids such as x there, i0"
+        DataError, match=r"none of the 5 items with interactions \(ids such as x there, i0"
     ):
         prepare_files("mine", tmp_path / "mine", settings, progress=False)
     assert not (tmp_path / "mine").exists()
@@ -295,6 +295,23 @@ def test_names_that_cannot_be_ones_own(tmp_path: Path, name: str) -> None:
     settings = PrepareSettings(interactions=str(write_files(tmp_path)[0]))
     with pytest.raises(ConfigError, match=r"another name|cannot name a folder"):
         prepare_files(name, tmp_path / "mine", settings)
+
+
+@pytest.mark.parametrize(("bad", "refused"), [(2, False), (3, True)])
+def test_rows_that_are_dropped_are_counted(tmp_path: Path, bad: int, refused: bool) -> None:
+    rows = [f"u{row % 5},i{row % 4},{row}" for row in range(20 - bad)]
+    rows += [f"u1,,{row}" for row in range(bad)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time", *rows, ""]))
+    settings = PrepareSettings(interactions=str(tmp_path / "log.csv"))
+    if refused:
+        sentence = r"3 of the 20 rows of interactions are defective \(3 without item\).*--allow_dro"
+        with pytest.raises(DataError, match=sentence):
+            prepare_files("mine", tmp_path / "mine", settings, progress=False)
+        assert not (tmp_path / "mine").exists()
+        settings = settings.replace(allow_dropped=True)
+    manifest = prepare_files("mine", tmp_path / "mine", settings, progress=False)
+    (log,) = manifest["tables"]
+    assert (log["read"], log["kept"], log["dropped"]) == (20, 20 - bad, {"without item": bad})
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
