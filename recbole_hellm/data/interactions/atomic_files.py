@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -188,4 +189,5 @@ def _hint(column: str) -> str:
     found = collections.Counter(_TYPED.findall(column)).most_common(1)
     if not found:
         return ""
-    return f"; if {found[0][0]!r} separates the columns, say --field_separator={found[0][0]!r}"
+    mark = json.dumps(found[0][0])  # quotes that a shell leaves, since a comma is no YAML value
+    return f"; if {mark} separates the columns, say --field_separator='{mark}'"

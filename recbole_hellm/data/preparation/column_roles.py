@@ -171,9 +171,7 @@ def _header_is_data(file: TableFile, chosen: str | None) -> bool:
         return False
     names: Sequence[str] = file.columns
     values = [name for name in names if _NUMBER_OR_DATE.fullmatch(name)]
+    known = any(all_named(names, role) for role in ALIASES)
     if chosen in names:
-        if has_numbered_header(file):
-            return False
-        known = any(all_named(names, role) for role in ALIASES)
-        return chosen in values or bool(values and not known)
-    return 2 * len(values) >= len(names)
+        return not has_numbered_header(file) and (chosen in values or bool(values and not known))
+    return bool(values) and (not known or 2 * len(values) >= len(names))

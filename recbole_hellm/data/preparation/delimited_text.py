@@ -172,8 +172,9 @@ class DelimitedText:
         counts.add("blank", parser.blank)
         if parser.short:
             counts.note(
-                f"{self.path.name}: {parser.short:,} rows have fewer cells than there are columns "
-                f"(the first in line {parser.first_short}); the missing cells count as empty.",
+                f"{self.path.name}: rows with fewer cells than there are columns: "
+                f"{parser.short:,} (the first in line {parser.first_short}); the missing cells "
+                "count as empty.",
                 warn=True,
             )
         return frame[[name for name in columns if wanted(name)]]

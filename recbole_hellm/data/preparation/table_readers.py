@@ -237,13 +237,14 @@ def _without_missing(table: Table, columns: Iterable[str], counts: RowCounts) ->
         values = table.frame[column]
         missing = values.isna().to_numpy(dtype=bool).copy()
         if values.dtype == object or isinstance(values.dtype, pd.StringDtype):
-            missing |= np.array([isinstance(cell, str) and not cell.strip() for cell in values])
+            blank = [isinstance(cell, str) and not cell.strip() for cell in values]
+            missing |= np.array(blank, dtype=bool)
         if missing.any():
             count, first = int(missing.sum()), int(missing.argmax())
             counts.add(f"without {column}", count)
             counts.note(
-                f"{_place(table, first)}: the {column} is empty; {count:,} rows without it are "
-                "left out.",
+                f"{_place(table, first)}: the {column} is empty; rows without it are left out "
+                f"({count:,}).",
                 warn=True,
             )
             table = table.without(missing)

@@ -20,7 +20,7 @@ from pathlib import Path
 from recbole_hellm.errors import DataError
 
 TAB = "\t"
-_MOST_LINES = 10_000  # of a cell
+_MOST_LINES = 1_000_000  # of a cell
 _ALIKE = 20  # rows that tell what a row looks like
 _MEND = (
     "close it, write a quote within a quoted cell twice, or say --quotes=False if quotes are "
@@ -160,7 +160,7 @@ class TextRows:
             parts.append(_without_end(line))
             if '"' not in line and whole:
                 break
-            joined = "\n".join(parts) if '"' in line else ""
+            joined = "\n".join(parts) if _may_close(line) else ""
             if not joined or self._split(joined, self._lenient) is None:
                 continue
             cells = self._split(joined, self._enclosed) or []
@@ -177,7 +177,7 @@ class TextRows:
             parts.append(_without_end(line))
             if not like_row and self._is_like_a_row(parts[-1], row.text[:open_at]):
                 like_row = row.line + len(parts) - 1
-            if '"' in line:
+            if _may_close(line):
                 cells = self._split("\n".join(parts), self._lenient)
                 if cells is not None:
                     break
@@ -316,6 +316,11 @@ class RowStream(io.TextIOBase):
         end = len(text) if size is None or size < 0 else size
         self._rest = text[end:]
         return text[:end]
+
+
+def _may_close(line: str) -> bool:
+    """Whether a line of a quoted cell has a quote that is not doubled."""
+    return '"' in line.replace('""', "")
 
 
 def _without_end(line: str) -> str:

@@ -119,7 +119,11 @@ def test_a_file_by_tokens(
 
 
 def test_columns_of_numbers_alone(tmp_path: Path) -> None:
-    for name, text in (("a.csv", "item,row\n7,1\n8,0\n"), ("c.csv", "7,1\n8,0\n"), ("b.csv", "row,item\n1,7\n0,8\n")):
+    for name, text in (
+        ("a.csv", "item,row\n7,1\n8,0\n"),
+        ("c.csv", "7,1\n8,0\n"),
+        ("b.csv", "row,item\n1,7\n0,8\n"),
+    ):
         (tmp_path / name).write_text(text)
         assert read_rows(tmp_path / name).of == {"7": 1, "8": 0}
 

@@ -59,8 +59,9 @@ def test_other_encodings_and_separators_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a.item is not encoded in utf-8 .*--encoding=latin-1"):
         read_items(tmp_path, "a")
     path.write_text(ITEMS.replace("\t", ","))
-    with pytest.raises(DataError, match=r"separates the columns, say --field_separator=','"):
+    with pytest.raises(DataError, match="""say --field_separator='","'"""):
         read_items(tmp_path, "a")
+    assert len(read_items(tmp_path, "a", AtomicSettings(field_separator='","'))) == 0
     with pytest.raises(ConfigError, match="There is no encoding 'x'"):
         read_items(tmp_path, "a", AtomicSettings(encoding="x"))
 
@@ -88,5 +89,5 @@ def test_short_rows_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.WARNING):
         frame = read_items(tmp_path, "a")
     assert frame["title"].tolist() == ["", "x", "z"]
-    assert "2 rows have fewer cells than there are columns (the first in line 2)" in caplog.text
+    assert "rows with fewer cells than there are columns: 2 (the first in line 2)" in caplog.text
     assert AtomicFile(tmp_path / "a.item").where(2).endswith("a.item, line 5")

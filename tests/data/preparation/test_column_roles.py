@@ -58,17 +58,21 @@ def test_columns_that_are_not_found_are_told(tmp_path: Path) -> None:
         ("A1B,B00X,3.0,1400000000", ("A1B", "B00X", "1400000000")),
         ("ann,tea,2014-07-22T10:00:00Z", ("ann", "tea", "2014-07-22T10:00:00Z")),
         ("ann|tea|-1.5e9", ("ann", "tea", "-1.5e9")),
+        ("ann,tea,27.06.2023", ("ann", "tea", "27.06.2023")),
+        ("ann;tea;06/27/2023", ("ann", "tea", "06/27/2023")),
+        ('"7","tea","1400000000"', ("7", "tea", "1400000000")),
     ],
 )
 def test_a_row_of_data_is_never_taken_for_names(
     tmp_path: Path, line: str, columns: tuple[str, str, str]
 ) -> None:
     file = file_with(tmp_path, line)
-    example = "user, item, rating, time" if "3" in line else "user, item, time"
+    example = "user, item, rating, time" if len(file.columns) > 3 else "user, item, time"
     with pytest.raises(DataError, match=rf"f, line 1 looks like data.*--columns='\[{example}\]'"):
         [role_column(file, role, column) for role, column in zip(ROLES, columns, strict=True)]
-    with pytest.raises(DataError, match=r"--user_column|line 1 looks like data"):
-        role_column(file, "user")
+    for column in (None, columns[0], columns[1], "user"):  # nor where another one is named
+        with pytest.raises(DataError, match="line 1 looks like data"):
+            role_column(file, "user", column)
 
 
 def test_item_tables_have_an_option_of_their_own(tmp_path: Path) -> None:

@@ -226,13 +226,18 @@ def test_rows_without_an_id_or_a_time_are_counted(tmp_path: Path) -> None:
         "without item": 1,
         "without time": 1,
     }
-    assert "f.csv, line 4: the user is empty; 1 rows" in counts.notes[0]
+    assert "f.csv, line 4: the user is empty; rows without it are left out (1)" in counts.notes[0]
     assert "f.csv, line 7: the time is empty" in counts.notes[2]
     assert counts.columns_taken == ["user", "item", "time"]
     assert counts.columns_left == ["x"]
     write(path, [*lines, "b\x1b[0m,z,1,"])
     with pytest.raises(DataError, match=r"f.csv, line 9: the user is 'b\\x1b\[0m'"):
         counted(path)
+
+
+def test_a_header_alone_holds_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"f\.csv holds no interactions"):
+        counted(write(tmp_path / "f.csv", ["user,item,time"]))
 
 
 def test_what_times_are_taken_for_is_said(tmp_path: Path) -> None:

@@ -95,6 +95,14 @@ def test_quoted_cells_over_lines() -> None:
     assert cells('a,b\n"5" tall,x"y\n')[1] == ["5 tall", 'x"y']
 
 
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_long_cells(separator: str) -> None:
+    long = '""x""\n' * 20_000 + "y" * 300_000
+    assert cells(f'a{separator}b\n1{separator}"{long}"\n', separator)[1][1] == long.replace(
+        '""', '"'
+    )
+
+
 def test_quotes_are_characters_where_that_is_said() -> None:
     assert cells('a,b\n1,"x\n"2",y\n', quotes=False)[1:] == [["1", '"x'], ['"2"', "y"]]
 
