@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet
 
 from recbole_hellm.errors import HellmError, reason
+from recbole_hellm.storage.text_files import open_regular
 
 
 def read_parquet(
@@ -30,9 +32,17 @@ def read_parquet(
         If it is missing or damaged, or lacks a column.
     """
     try:
-        frame: pd.DataFrame = pd.read_parquet(path, columns=columns and list(columns))
+        with open_regular(path) as opened:
+            file = pyarrow.parquet.ParquetFile(opened)
+            lacking = [name for name in columns or () if name not in file.schema_arrow.names]
+            if lacking:
+                raise error(f"{path} is damaged (it has no column '{lacking[0]}'); {way_out}.")
+            table = file.read(columns=None if columns is None else list(columns))
+        table.validate(full=True)
+        # What pandas noted beside the table adds nothing, and nothing checks it.
+        frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
     except FileNotFoundError as cause:
         raise error(f"{path} is missing; {way_out}.") from cause
-    except (OSError, ValueError, KeyError, pa.ArrowException) as cause:
+    except (OSError, ValueError, TypeError, KeyError, MemoryError, pa.ArrowException) as cause:
         raise error(f"{path} is damaged ({reason(cause)}); {way_out}.") from cause
     return frame

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -35,3 +36,31 @@ def test_a_missing_table_or_column_is_told(table: Path) -> None:
         read_parquet(table, ["item"], RunError, "do it again")
     with pytest.raises(RunError, match=r"none.parquet is missing; do it again\.$"):
         read_parquet(table.with_name("none.parquet"), None, RunError, "do it again")
+
+
+def test_a_table_comes_back_as_it_was_written(table: Path) -> None:
+    found = read_parquet(table, None, RunError, "do it again")
+    pd.testing.assert_frame_equal(found, pd.read_parquet(table))
+
+
+def test_any_damage_ends_in_a_sentence_or_in_a_table(table: Path) -> None:
+    content = table.read_bytes()
+    told = 0
+    places = range(0, len(content), 3)
+    for place in places:
+        changed = bytearray(content)
+        changed[place] ^= 0x55
+        table.write_bytes(changed)
+        try:
+            read_parquet(table, None, RunError, "do it again")
+        except RunError as error:
+            assert str(error).startswith(str(table))  # noqa: PT017
+            told += 1
+    assert told > len(places) // 4
+
+
+def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(RunError, match="is damaged"):
+            read_parquet(tmp_path / name, None, RunError, "do it again")
