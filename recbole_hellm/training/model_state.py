@@ -75,8 +75,8 @@ class LooseState:
     def _changed(self, path: str, name: str, value: Any) -> bool:
         built = self._built.get((path, name))
         if isinstance(built, tuple):  # weak references compare what they refer to
-            tensor, version = built
-            return tensor() is not value or value._version != version
+            tensor = built[0]()
+            return tensor is None or tensor is not value or tensor._version != built[1]
         return built is None or _trace(value) != built
 
 

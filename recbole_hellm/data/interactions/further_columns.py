@@ -35,17 +35,16 @@ def columns_hash(
         None if nothing is read.
     """
     omitted = set(left_out)
-    read = {
+    read = {kind: frame for kind, frame in frames.items() if frame is not None}
+    columns = {
         kind: sorted(set(map(str, frame)) - (omitted if kind == "inter" else set()))
-        for kind, frame in frames.items()
-        if frame is not None
+        for kind, frame in read.items()
     }
-    if not any(read.values()) and not links:
+    if not any(columns.values()) and not links:
         return None
     digest = hashlib.sha256()
-    for kind in sorted(read):
-        frame = frames[kind]
-        for name in read[kind] if frame is not None else ():
+    for kind, frame in sorted(read.items()):
+        for name in columns[kind]:
             digest.update(f"{kind}/{name}".encode() + _END)
             for text in _texts(frame[name]):
                 digest.update(text.encode() + _END)
