@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from recbole_hellm.benchmark.record_files import RecordDirectory
 from recbole_hellm.data.features import store
 from recbole_hellm.data.preparation.manifest import MANIFEST, read_manifest
 from recbole_hellm.errors import ConfigError, DataError, RunError
@@ -78,7 +79,9 @@ def _folders(path: Path) -> Iterator[Path]:
 
 
 def _check_folder(folder: Path, findings: Findings) -> None:
-    run = RunDirectory(folder)
+    # A record's ranks have another name.
+    is_run = any((*folder.glob("ranks-*.parquet"), *folder.glob("*.pt")))
+    run = RunDirectory(folder) if is_run else RecordDirectory(folder)
     if (folder / RECORD).exists():
         findings.folders += 1
         _check_record(run, findings)

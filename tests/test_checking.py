@@ -50,11 +50,25 @@ def test_each_damaged_file_has_a_line(run: RunDirectory, tmp_path: Path) -> None
     )
 
 
-def test_records_of_earlier_versions_have_no_checksums() -> None:
+def test_kept_records_are_whole() -> None:
     found = check([RECORDS])
     assert found.folders > 100
     assert not found.damaged
-    assert len(found.unchecked) == found.folders
+    assert not found.unchecked
+
+
+def test_records_have_a_way_out_of_their_own(tmp_path: Path) -> None:
+    source = next(RECORDS.glob("*/*/*/ranks.parquet")).parent
+    record = tmp_path / "0123"
+    shutil.copytree(source, record)
+    (record / "config.yaml").write_text("")
+    (line,) = check([record]).damaged
+    assert "take its folder out" in line
+    path = record / "metrics.json"
+    content = json.loads(path.read_text())
+    del content["files"], content["checksum"]  # as an earlier version wrote it
+    path.write_text(json.dumps(content))
+    assert check([record]).unchecked == [record]
 
 
 def test_a_record_of_an_earlier_version_is_read(run: RunDirectory) -> None:
