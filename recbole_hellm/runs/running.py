@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, overload
 
+from recbole_hellm import recbole_models, registry
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
+from recbole_hellm.config.yaml_files import as_paths
+from recbole_hellm.errors import ConfigError
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.opening import open_run
 from recbole_hellm.runs.restoring import add_lists
@@ -18,6 +23,8 @@ from recbole_hellm.runs.training import train
 from recbole_hellm.training.distributed import alone, current, process_group
 
 logger = logging.getLogger(__name__)
+
+Files: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,26 +53,45 @@ class Validation:
     seconds: float
 
 
+@overload
 def run(
-    model: str = "HeLLM",
-    dataset: str = "sample",
-    config_files: Iterable[Path] = (),
+    model: str | type = ..., dataset: str = ..., config_files: Files = ..., **overrides: Any
+) -> RunResult: ...
+
+
+@overload
+def run(
+    model: Sequence[str | type],
+    dataset: str = ...,
+    config_files: Files = ...,
     **overrides: Any,
-) -> RunResult:
+) -> list[RunResult]: ...
+
+
+def run(
+    model: str | type | Sequence[str | type] = "HeLLM",
+    dataset: str = "sample",
+    config_files: Files = (),
+    **overrides: Any,
+) -> RunResult | list[RunResult]:
     """Train and evaluate `model` on `dataset`, or return the finished run with the same id.
 
     Parameters
     ----------
-    model, dataset : str
-        Names as on the command line.
-    config_files : iterable of path
+    model : str, type or sequence of these
+        A name as on the command line, or a class of a module. Several are trained one after the
+        other, after the settings of all have been checked.
+    dataset : str
+        A name as on the command line.
+    config_files : path or iterable of path
         YAML files with settings.
     **overrides
         Settings with priority over all files.
 
     Returns
     -------
-    RunResult
+    RunResult or list of RunResult
+        A list where `model` is a sequence.
 
     Raises
     ------
@@ -79,9 +105,27 @@ def run(
     >>> result.record["users"]
     1000
     """
-    config = HellmConfig(model, dataset, overrides, config_files)
-    check_addressed([config])
-    return execute(config)
+    models = [model] if isinstance(model, (str, type)) else list(model)
+    files = as_paths(config_files)
+    configs = [HellmConfig(_name(one), dataset, overrides, files) for one in models]
+    check_addressed(configs)
+    results = [execute(config) for config in configs]
+    return results[0] if isinstance(model, (str, type)) else results
+
+
+def _name(model: str | type) -> str:
+    """The name of a model on the command line."""
+    if not isinstance(model, type):
+        return model
+    name, module = model.__name__, model.__module__
+    if not hasattr(sys.modules.get(module), "__file__"):
+        raise ConfigError(
+            f"The class {name} is in no file, where a later start could find it; put it into a "
+            "module, and import it from there."
+        )
+    known = registry.OWN_MODELS.get(name) or registry.COMPARED_MODELS.get(name)
+    recboles = recbole_models.modules().get(name)
+    return name if module in (known.module if known else None, recboles) else f"{module}:{name}"
 
 
 def execute(config: HellmConfig) -> RunResult:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from support.runs import outcome
@@ -17,6 +18,7 @@ from support.runs import outcome
 from recbole_hellm.config.yaml_files import packaged
 from recbole_hellm.errors import ConfigError, DataError, RunError
 from recbole_hellm.runs.results import RunResult
+from recbole_hellm.runs.running import run
 
 
 def test_nothing_is_written_elsewhere(
@@ -27,6 +29,24 @@ def test_nothing_is_written_elsewhere(
     monkeypatch.chdir(elsewhere)
     train("Pop")
     assert list(elsewhere.iterdir()) == []
+
+
+def test_what_a_notebook_passes(quick: dict[str, Any], tmp_path: Path) -> None:
+    """Several models, a class, one settings file, paths and numpy's numbers."""
+    from recbole.model.general_recommender import BPR
+
+    file = tmp_path / "settings.yaml"
+    file.write_text("stopping_step: 7\n")
+    options = quick | {"runs_dir": tmp_path / "runs", "seed": np.int64(3)}
+    options |= {"weight_decay": np.float32(0.5), "topk": np.array([10, 20])}
+    first, second = run(["Pop", BPR], "tiny", config_files=str(file), **options)
+    assert [first.record["model"], second.record["model"]] == ["Pop", "BPR"]
+    texts = quick | {"runs_dir": str(tmp_path / "runs"), "seed": 3, "weight_decay": 0.5}
+    same = run(BPR, "tiny", config_files=[file], **texts)
+    assert same.path == second.path
+    assert run((), "tiny") == []
+    with pytest.raises(ConfigError, match="The class Here is in no file"):
+        run(type("Here", (BPR,), {"__module__": "nowhere"}), "tiny")
 
 
 # Finished runs -----------------------------------------------------------------------------------
