@@ -27,7 +27,7 @@ from recbole_hellm.benchmark.studies import (
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
 from recbole_hellm.config.settings import Settings, setting
-from recbole_hellm.config.yaml_files import packaged, read_yaml
+from recbole_hellm.config.yaml_files import as_paths, packaged, read_yaml
 from recbole_hellm.errors import BusyError, ConfigError, RunError
 from recbole_hellm.runs.identity import recipe
 from recbole_hellm.runs.running import Validation, validate
@@ -165,7 +165,7 @@ def tune(
         addresses a model that is not run, a folder is not writable, or Optuna is not installed.
     """
     optuna = require_optuna()
-    space, files = search_space(model, settings.space), list(config_files)
+    space, files = search_space(model, settings.space), as_paths(config_files)
     _check_searched(model, space, overrides, files)
     # Check every value before the first trial trains.
     base = HellmConfig(model, dataset, overrides, files)

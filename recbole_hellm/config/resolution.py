@@ -24,7 +24,7 @@ from recbole_hellm.config.recbole_keys import PASSED_ON, RECBOLE_KEYS
 from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.config.settings import Facts, Settings
 from recbole_hellm.config.training_settings import TrainingSettings
-from recbole_hellm.config.yaml_files import YamlLoader, packaged, read_yaml, with_lists
+from recbole_hellm.config.yaml_files import YamlLoader, as_paths, packaged, read_yaml, with_lists
 from recbole_hellm.data.features.embedding_files import ItemTableFile
 from recbole_hellm.data.features.item_inputs import ROLES, ItemInput, find_item_inputs
 from recbole_hellm.errors import ConfigError, UnknownOptionError
@@ -97,7 +97,8 @@ class HellmConfig(Config):
         overrides: Mapping[str, Any] | None = None,
         config_files: Iterable[Path] = (),
     ) -> None:
-        user = {key: value for path in config_files for key, value in read_yaml(path).items()}
+        files = map(read_yaml, as_paths(config_files))
+        user = {key: value for file in files for key, value in file.items()}
         user.update(with_lists(dict(overrides or {})))
         self.stage_overrides = {key: value for key, value in user.items() if "." in key}
         settings = {key: value for key, value in user.items() if "." not in key}

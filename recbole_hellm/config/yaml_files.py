@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.resources
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +118,20 @@ def as_yaml(value: Any) -> str:
 
 
 def with_lists(value: Any) -> Any:
-    """A value with lists in place of tuples, as YAML has it and RecBole wants it."""
+    """A value as YAML has it: lists for tuples and arrays, texts for paths, plain numbers."""
     if isinstance(value, (list, tuple)):
         return [with_lists(element) for element in value]
     if isinstance(value, dict):
         return {key: with_lists(element) for key, element in value.items()}
-    return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.tolist() if hasattr(value, "tolist") else value  # of numpy, torch or pandas
+
+
+def as_paths(files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Paths of one file or of several."""
+    one = isinstance(files, (str, os.PathLike))
+    return [Path(file) for file in ([files] if one else files)]  # type: ignore[list-item,union-attr]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

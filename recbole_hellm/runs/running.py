@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, overload
 
+from recbole_hellm import recbole_models, registry
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
 from recbole_hellm.config.settings import names
+from recbole_hellm.config.yaml_files import as_paths
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.opening import open_run
@@ -21,6 +24,8 @@ from recbole_hellm.runs.training import train
 from recbole_hellm.training.distributed import alone, current, process_group
 
 logger = logging.getLogger(__name__)
+
+Files: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,18 +54,36 @@ class Validation:
     seconds: float
 
 
+@overload
 def run(
-    model: str = "HeLLM",
-    dataset: str = "sample",
-    config_files: str | Path | Iterable[str | Path] = (),
+    model: str | type = ..., dataset: str = ..., config_files: Files = ..., **overrides: Any
+) -> RunResult: ...
+
+
+@overload
+def run(
+    model: Sequence[str | type],
+    dataset: str = ...,
+    config_files: Files = ...,
     **overrides: Any,
-) -> RunResult:
+) -> list[RunResult]: ...
+
+
+def run(
+    model: str | type | Sequence[str | type] = "HeLLM",
+    dataset: str = "sample",
+    config_files: Files = (),
+    **overrides: Any,
+) -> RunResult | list[RunResult]:
     """Train and evaluate `model` on `dataset`, or return the finished run with the same id.
 
     Parameters
     ----------
-    model, dataset : str
-        Names as on the command line.
+    model : str, type or sequence of these
+        A name as on the command line, or a class of a module. Several are trained one after the
+        other, after the settings of all have been checked.
+    dataset : str
+        A name as on the command line.
     config_files : path or iterable of path
         YAML files with settings.
     **overrides
@@ -68,7 +91,8 @@ def run(
 
     Returns
     -------
-    RunResult
+    RunResult or list of RunResult
+        A list where `model` names several.
 
     Raises
     ------
@@ -82,24 +106,39 @@ def run(
     >>> result.record["users"]
     1000
     """
-    model, dataset = _one("model", model), _one("dataset", dataset)
-    files = [config_files] if isinstance(config_files, (str, os.PathLike)) else config_files
-    config = HellmConfig(model, dataset, overrides, [Path(file) for file in files])
-    check_addressed([config])
-    return execute(config)
+    models = _names(model)
+    if not isinstance(dataset, str) or not dataset:
+        raise ConfigError(f"dataset={dataset!r} is no name; write one name as a text, in quotes.")
+    files = as_paths(config_files)
+    configs = [HellmConfig(name, dataset, overrides, files) for name in models]
+    check_addressed(configs)
+    results = [execute(config) for config in configs]
+    return results if isinstance(model, (list, tuple)) or len(results) > 1 else results[0]
 
 
-def _one(key: str, value: Any) -> str:
-    """The name of a model or dataset, where one is meant."""
-    listed = names(value) if isinstance(value, (str, list, tuple)) else ()
-    if len(listed) > 1:
+def _names(model: Any) -> list[str]:
+    """Names of models on the command line."""
+    listed = (model,) if isinstance(model, type) else ()
+    if isinstance(model, (str, list, tuple)):
+        listed = names(model) if isinstance(model, str) else tuple(model)
+    if not listed or not all(isinstance(one, (str, type)) and one for one in listed):
+        raise ConfigError(f"model={model!r} is no name; write a name as a text, in quotes.")
+    return list(map(_name, listed))
+
+
+def _name(model: str | type) -> str:
+    """The name of a model on the command line."""
+    if not isinstance(model, type):
+        return model
+    name, module = model.__name__, model.__module__
+    if not hasattr(sys.modules.get(module), "__file__"):
         raise ConfigError(
-            f"run trains one model on one dataset, and {key} names {len(listed)}; call it for each "
-            f"of {', '.join(listed)}, or compare models with `recbole-hellm run --model=A,B`."
+            f"The class {name} is in no file, where a later start could find it; put it into a "
+            "module, and import it from there."
         )
-    if len(listed) == 1:
-        return listed[0]
-    raise ConfigError(f"{key}={value!r} is no name; write a name as a text, in quotes.")
+    known = registry.OWN_MODELS.get(name) or registry.COMPARED_MODELS.get(name)
+    recboles = recbole_models.modules().get(name)
+    return name if module in (known.module if known else None, recboles) else f"{module}:{name}"
 
 
 def execute(config: HellmConfig, wait: bool = False) -> RunResult:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from support.runs import outcome
@@ -30,6 +31,24 @@ def test_nothing_is_written_elsewhere(
     monkeypatch.chdir(elsewhere)
     train("Pop")
     assert list(elsewhere.iterdir()) == []
+
+
+def test_what_a_notebook_passes(quick: dict[str, Any], tmp_path: Path) -> None:
+    """Several models, a class, one settings file, paths and numpy's numbers."""
+    from recbole.model.general_recommender import BPR
+
+    file = tmp_path / "settings.yaml"
+    file.write_text("stopping_step: 7\n")
+    options = quick | {"runs_dir": tmp_path / "runs", "seed": np.int64(3)}
+    options |= {"weight_decay": np.float32(0.5), "topk": np.array([10, 20])}
+    first, second = run(["Pop", BPR], "tiny", config_files=str(file), **options)
+    assert [first.record["model"], second.record["model"]] == ["Pop", "BPR"]
+    texts = quick | {"runs_dir": str(tmp_path / "runs"), "seed": 3, "weight_decay": 0.5}
+    same = run(BPR, "tiny", config_files=[file], **texts)
+    assert same.path == second.path
+    assert [one.path for one in run("Pop,BPR", "tiny", [file], **texts)] == [first.path, same.path]
+    with pytest.raises(ConfigError, match="The class Here is in no file"):
+        run(type("Here", (BPR,), {"__module__": "nowhere"}), "tiny")
 
 
 # Finished runs -----------------------------------------------------------------------------------
@@ -306,17 +325,13 @@ def test_the_method_can_be_used_without_recbole() -> None:
     assert (process.returncode, process.stdout) == (0, "ready\n"), process.stderr
 
 
-def test_one_model_and_one_dataset_are_named() -> None:
-    for models in (["BPR", "LightGCN"], ("BPR", "LightGCN"), "BPR,LightGCN"):
-        with pytest.raises(
-            ConfigError, match=r"run trains one model .* model names 2; call it for"
-        ):
-            run(models)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="dataset names 2"):
-        run("BPR", ["tiny", "sample"])  # type: ignore[arg-type]
-    for name in (None, [], RunDirectory):
-        with pytest.raises(ConfigError, match="is no name; write a name as a text"):
-            run(name)  # type: ignore[arg-type]
+def test_what_is_no_name_is_told() -> None:
+    for name in (None, [], "", RunDirectory("x"), ["BPR", 3]):
+        with pytest.raises(ConfigError, match="model=.* is no name; write a name as a text"):
+            run(name)  # type: ignore[call-overload]
+    for dataset in (None, "", ["tiny", "sample"]):
+        with pytest.raises(ConfigError, match="dataset=.* is no name; write one name as a text"):
+            run("BPR", dataset)  # type: ignore[call-overload]
 
 
 def test_settings_files_are_named_by_text_or_path(quick: dict[str, Any], tmp_path: Path) -> None:
