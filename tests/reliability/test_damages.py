@@ -63,10 +63,7 @@ def readers(folder: Path) -> dict[str, tuple[str, dict[str, Reader]]]:
         ),
         "studies": (
             "studies*/**/*",
-            {
-                "tune": Reader(TUNE, ("studies/**/*.yaml",)),
-                "run --config": Reader((*BPR, "--config=studies/shop/BPR.yaml"), results),
-            },
+            {"tune": Reader(TUNE, ("studies/**/*.yaml",))},
         ),
         "journal": ("studies.log", {"tune": Reader(TUNE, ("studies/**/*.yaml",))}),
     }
