@@ -135,5 +135,5 @@ def test_numbers_are_finite(value: float) -> None:
 
 
 def test_null_characters_are_told() -> None:
-    with pytest.raises(ConfigError, match="learner='a.x00' holds a null character"):
+    with pytest.raises(ConfigError, match=r"learner='a.x00' holds a null character"):
         TrainingSettings(learner="a\0")
