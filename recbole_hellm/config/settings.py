@@ -112,7 +112,9 @@ class Settings(BaseModel):
         If a value has the wrong type, lies outside its range or contradicts another one.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -123,6 +125,9 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _lists_are_tuples(cls, values: Any) -> Any:
+        for key, value in values.items():
+            if isinstance(value, str) and "\0" in value:  # no name of a file can hold it
+                raise ConfigError(f"{key}={value!r} holds a null character; remove it.")
         return {key: _as_tuple(value) for key, value in values.items()}
 
     @model_validator(mode="after")
@@ -270,6 +275,8 @@ def _sentence(cls: type[Settings], error: ValidationError) -> str:
     lead = f"{key}={list(value) if isinstance(value, tuple) else value!r}"
     if kind in _LIMITS:
         return f"{lead} must {_LIMITS[kind](next(iter(limits.values())))}."
+    if kind == "finite_number":
+        return f"{lead} must be a finite number."
     if declared.choices and not isinstance(value, (list, tuple)) and kind == "literal_error":
         return f"{lead} is not allowed; use one of {', '.join(declared.choices)}."
     if kind == "tuple_type" and declared.kinds in (("texts",), ("list",)):

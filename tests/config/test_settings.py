@@ -5,6 +5,7 @@ from typing import Any, Literal
 import pytest
 
 from recbole_hellm.config.settings import Facts, Settings, names, require, setting
+from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.errors import ConfigError
 
 
@@ -125,3 +126,14 @@ def test_everything_about_a_setting_stands_in_its_declaration() -> None:
 def test_names_come_from_lists_and_texts() -> None:
     assert names("a, b,") == names(["a", "b"]) == ("a", "b")
     assert names(None) == names("") == ()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 1e400])
+def test_numbers_are_finite(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"^learning_rate=\S+ must be a finite number\.$"):
+        TrainingSettings(learning_rate=value)
+
+
+def test_null_characters_are_told() -> None:
+    with pytest.raises(ConfigError, match=r"learner='a.x00' holds a null character"):
+        TrainingSettings(learner="a\0")
