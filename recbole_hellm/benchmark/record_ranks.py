@@ -150,7 +150,7 @@ def _read(path: Path, way_out: str, counts: Sequence[str], name: str) -> pd.Data
     """Columns of whole numbers, and one of names."""
     frame = read_parquet(path, [name, *counts], RunError, way_out)
     _check_counts(frame, counts, path, way_out)
-    if not frame[name].is_unique or not frame[name].map(type).eq(str).all():
+    if not frame[name].is_unique or not all(isinstance(one, str) for one in frame[name]):
         raise RunError(f"{path} is damaged ('{name}' does not name everyone once); {way_out}.")
     return frame
 

@@ -254,9 +254,7 @@ def _recorded_data_path(recorded: Mapping[str, Any]) -> Path:
     return path.parent if path.name == name and not (path / name).is_dir() else path
 
 
-def _own_dataset(
-    config: HellmConfig, identity: Mapping[str, Any], features: bool, run: Path
-) -> Any:
+def _own_dataset(config: HellmConfig, identity: Identity, features: bool, run: Path) -> Any:
     """The dataset that a run was trained on: what its folder holds now, or an earlier version.
 
     ``data_path`` of the configuration becomes the folder of that version.

@@ -118,7 +118,7 @@ def run(
 
 def _names(model: Any) -> list[str]:
     """Names of models on the command line."""
-    listed = (model,) if isinstance(model, type) else ()
+    listed: tuple[Any, ...] = (model,) if isinstance(model, type) else ()
     if isinstance(model, (str, list, tuple)):
         listed = names(model) if isinstance(model, str) else tuple(model)
     if not listed or not all(isinstance(one, (str, type)) and one for one in listed):

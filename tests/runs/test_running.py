@@ -327,10 +327,10 @@ def test_the_method_can_be_used_without_recbole() -> None:
 
 def test_what_is_no_name_is_told() -> None:
     for name in (None, [], "", RunDirectory("x"), ["BPR", 3]):
-        with pytest.raises(ConfigError, match="model=.* is no name; write a name as a text"):
+        with pytest.raises(ConfigError, match=r"model=.* is no name; write a name as a text"):
             run(name)  # type: ignore[call-overload]
     for dataset in (None, "", ["tiny", "sample"]):
-        with pytest.raises(ConfigError, match="dataset=.* is no name; write one name as a text"):
+        with pytest.raises(ConfigError, match=r"dataset=.* is no name; write one name as a text"):
             run("BPR", dataset)  # type: ignore[call-overload]
 
 

@@ -265,7 +265,7 @@ def _note_times(table: Table, column: str, times: pd.Series, counts: RowCounts) 
     first, last = float(times.min()), float(times.max())
     units = [unit_of(moment) for moment in (first, last)]
     where = f"{table.file.path.name}: the {column}"
-    if None in units:
+    if units[0] is None or units[1] is None:
         counts.note(f"{where} goes from {first:.15g} to {last:.15g}.")
     elif units[0] != units[1]:
         counts.note(
