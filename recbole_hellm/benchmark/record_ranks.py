@@ -150,9 +150,13 @@ def _read(path: Path, way_out: str, counts: Sequence[str], name: str) -> pd.Data
     """Columns of whole numbers, and one of names."""
     frame = read_parquet(path, [name, *counts], RunError, way_out)
     _check_counts(frame, counts, path, way_out)
-    if not frame[name].is_unique or not all(isinstance(one, str) for one in frame[name]):
+    if not frame[name].is_unique or not frame[name].map(_is_text).all():
         raise RunError(f"{path} is damaged ('{name}' does not name everyone once); {way_out}.")
     return frame
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _check_counts(frame: pd.DataFrame, columns: Sequence[str], path: Path, way_out: str) -> None:
