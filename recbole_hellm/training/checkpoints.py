@@ -43,6 +43,7 @@ class Checkpoints:
     loose_state: LooseState
     best_valid_score: float
     start_epoch: int
+    best_epoch: int
 
     def _model_state(self, epoch: int) -> dict[str, Any]:
         """The state that scoring needs, independent of the number of processes."""
