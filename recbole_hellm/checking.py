@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole_hellm.benchmark.record_files import RecordDirectory
 from recbole_hellm.data.features import store
-from recbole_hellm.data.preparation.manifest import MANIFEST, read_manifest
+from recbole_hellm.data.preparation.manifest import MANIFEST, listed_files, read_manifest
 from recbole_hellm.errors import ConfigError, DataError, RunError
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.storage.checksums import damage
@@ -93,8 +93,7 @@ def _check_folder(folder: Path, findings: Findings) -> None:
         _check_dataset(folder, findings)
     if (folder / store.FOLDER).is_dir():
         findings.folders += 1
-        verify = getattr(store, "verify_features", None)
-        findings.damaged += [str(reason) for _, reason in (verify(folder) if verify else ())]
+        findings.damaged += [reason for _, reason in store.verify_features(folder)]
 
 
 def _check_record(run: RunDirectory, findings: Findings) -> None:
@@ -125,9 +124,7 @@ def _check_dataset(folder: Path, findings: Findings) -> None:
     except DataError as error:
         findings.damaged.append(str(error))
         return
-    files = manifest.get("files", {})
-    if isinstance(files, list):  # written by an earlier version
-        files = {entry["file"]: entry["sha256"] for entry in files}
+    files = listed_files(manifest)
     if not files:
         findings.unchecked.append(folder)
     for name in files:

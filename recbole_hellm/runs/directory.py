@@ -120,7 +120,8 @@ class RunDirectory(SealedFolder):
         BusyError
             If another process trains it, unless that is waited for.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with files.writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = self.path.parent / f".{self.path.name}.lock"
         busy = BusyError(
             f"{self.path} is being trained by another process; wait until that has finished, "

@@ -91,7 +91,7 @@ class ItemMetadata:
             If there is an item table and it cannot be read.
         """
         folders = tuple(folder for folder in (images, directory / IMAGES, directory) if folder)
-        if not (directory / f"{name}.item").is_file():
+        if not (directory / f"{name}.item").exists():
             return cls({}, {}, folders)
         frame = read_items(directory, name, settings)
         tokens = frame["item_id"].tolist()

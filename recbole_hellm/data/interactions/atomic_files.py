@@ -134,7 +134,7 @@ def read_items(directory: Path, name: str, settings: AtomicSettings = STANDARD) 
         If the file is missing, damaged, or cannot be read as an atomic file with that column.
     """
     path = Path(directory) / f"{name}.item"
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{path} does not exist; prepare the dataset '{name}' or put it there.")
     check_files(path.parent, [path.name])
     file = AtomicFile(path, settings)
