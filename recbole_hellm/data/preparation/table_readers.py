@@ -263,16 +263,20 @@ def _left(cells: list[Any], table: Table) -> list[Any]:
 def _note_times(table: Table, column: str, times: pd.Series, counts: RowCounts) -> None:
     """Say what times were taken for."""
     first, last = float(times.min()), float(times.max())
-    units = [unit_of(moment) for moment in (first, last)]
+    unit, last_unit = unit_of(first), unit_of(last)
     where = f"{table.file.path.name}: the {column}"
+<<<<<<< HEAD
     if units[0] is None or units[1] is None:
+=======
+    if unit is None or last_unit is None:
+>>>>>>> i16-reader
         counts.note(f"{where} goes from {first:.15g} to {last:.15g}.")
-    elif units[0] != units[1]:
+    elif unit != last_unit:
         counts.note(
-            f"{where} goes from {first:.15g} to {last:.15g}, so some are Unix {units[0]} and "
-            f"others {units[1]}; write all in one unit.",
+            f"{where} goes from {first:.15g} to {last:.15g}, so some are Unix {unit} and "
+            f"others {last_unit}; write all in one unit.",
             warn=True,
         )
     else:
-        days = [str(pd.Timestamp(moment, unit=SHORT[units[0]]).date()) for moment in (first, last)]
-        counts.note(f"{where} is taken for Unix {units[0]}, from {days[0]} to {days[1]}.")
+        days = [str(pd.Timestamp(moment, unit=SHORT[unit]).date()) for moment in (first, last)]
+        counts.note(f"{where} is taken for Unix {unit}, from {days[0]} to {days[1]}.")
