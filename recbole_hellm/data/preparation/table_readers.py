@@ -265,11 +265,7 @@ def _note_times(table: Table, column: str, times: pd.Series, counts: RowCounts) 
     first, last = float(times.min()), float(times.max())
     unit, last_unit = unit_of(first), unit_of(last)
     where = f"{table.file.path.name}: the {column}"
-<<<<<<< HEAD
-    if units[0] is None or units[1] is None:
-=======
     if unit is None or last_unit is None:
->>>>>>> i16-reader
         counts.note(f"{where} goes from {first:.15g} to {last:.15g}.")
     elif unit != last_unit:
         counts.note(
