@@ -21,8 +21,8 @@ PARTS = {
     "raw lines": ("tables", "raw", 1500, None, 0.3),
     "atomic files": ("texts", "atomic", 1500, None, 0.2),
     "features": ("texts", "features", 1000, "prepared", 0.05),
-    "YAML": ("texts", "settings", 1000, "prepared", 0.02),
-    "command lines": ("texts", "commands", 1000, "prepared", 0.02),
+    "YAML": ("words", "settings", 1000, "prepared", 0.02),
+    "command lines": ("words", "commands", 1000, "prepared", 0.02),
 }
 BATCH = 250
 
