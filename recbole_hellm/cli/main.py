@@ -171,8 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except (HellmError, click.UsageError) as error:
-        usage = isinstance(error, click.UsageError)
-        tell(f"{error.format_message().rstrip('.')}." if usage else str(error))
+        if isinstance(error, click.UsageError):
+            tell(f"{error.format_message().rstrip('.')}.")
+        else:
+            tell(str(error))
         return MISTAKE
     except BrokenPipeError:
         close_output()

@@ -130,8 +130,9 @@ def with_lists(value: Any) -> Any:
 
 def as_paths(files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Paths of one file or of several."""
-    one = isinstance(files, (str, os.PathLike))
-    return [Path(file) for file in ([files] if one else files)]  # type: ignore[list-item,union-attr]
+    if isinstance(files, (str, os.PathLike)):
+        return [Path(files)]
+    return [Path(file) for file in files]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -109,8 +109,8 @@ class HeLLMNetwork(HistoryReader):
         if settings.prompt == "alpaca":
             tokenizer = require_tokenizer(backbone.tokenizer, backbone.name)
             self.prompt = PromptTemplate().words(tokenizer, bool(settings.response_bos))
-            words = self.model.get_input_embeddings()
-            check_words(self.prompt, words.num_embeddings, backbone.name)
+            rows = len(self.model.get_input_embeddings().weight)  # type: ignore[arg-type]
+            check_words(self.prompt, rows, backbone.name)
         shifted = settings.variant == "released" and self.prefix is not None
         self.offset = settings.prefix_length if shifted else 0
         if not (backbone.trained or settings.tiny):
