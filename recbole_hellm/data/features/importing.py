@@ -25,6 +25,7 @@ import numpy.typing as npt
 from recbole_hellm.config.settings import require, setting
 from recbole_hellm.data.features.embedding_files import ItemTableFile
 from recbole_hellm.data.features.row_tokens import Rows, read_mapping, read_rows
+from recbole_hellm.data.features.feature_files import manifest_path
 from recbole_hellm.data.features.store import feature_path, save_features
 from recbole_hellm.data.interactions.atomic_files import STANDARD, AtomicSettings, read_tokens
 from recbole_hellm.data.preparation.manifest import describe_source, describe_table
@@ -132,7 +133,8 @@ def import_features(name: str, directory: Path, settings: ImportSettings) -> lis
     encoder = settings.encoder or ("mmrec" if source.is_dir() else "imported")
     for modality in sources:
         path = feature_path(directory, modality, encoder)
-        if path.exists() and not settings.force:
+        # A matrix without a manifest is what a killed import left.
+        if manifest_path(path).exists() and not settings.force:
             raise FeatureError(
                 f"{path} is there already; replace it with --force, or give the new features "
                 "another name with --encoder=NAME."

@@ -239,6 +239,10 @@ def test_features_of_the_same_name_are_kept(tmp_path: Path, shop: Path) -> None:
     run(shop, source, encoder="other")
     run(shop, source, force=True)
     assert stored(shop) == (TABLE + 1).tolist() == stored(shop, "image-other")
+    # What a killed import left does not stand in the way.
+    (shop / "features" / "image-imported.json").unlink()
+    run(shop, save(tmp_path / "t.npy"))
+    assert stored(shop) == TABLE.tolist()
     with pytest.raises(FeatureError, match=r"Encoder 'a/b' cannot name a feature file"):
         run(shop, source, encoder="a/b")
 
