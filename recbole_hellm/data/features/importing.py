@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from recbole_hellm.config.settings import require, setting
 from recbole_hellm.data.features.embedding_files import ItemTableFile
-from recbole_hellm.data.features.row_tokens import Rows, read_mapping, read_rows
 from recbole_hellm.data.features.feature_files import manifest_path
+from recbole_hellm.data.features.row_tokens import Rows, read_mapping, read_rows
 from recbole_hellm.data.features.store import feature_path, save_features
 from recbole_hellm.data.interactions.atomic_files import STANDARD, AtomicSettings, read_tokens
 from recbole_hellm.data.preparation.manifest import describe_source, describe_table
