@@ -280,7 +280,13 @@ def _search(
             write()
 
     if len(finished()) < target:
-        study.optimize(objective, catch=(_Repeated,), callbacks=[after])
+        try:
+            study.optimize(objective, catch=(_Repeated,), callbacks=[after])
+        except UnboundLocalError as error:
+            # Interrupted while it stores a result, Optuna stumbles on its way out.
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
+            raise
 
 
 class _Repeated(Exception):  # noqa: N818 (a signal, not an error)
