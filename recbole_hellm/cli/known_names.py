@@ -43,6 +43,8 @@ def check_names(words: Sequence[str], datasets: bool) -> None:
 def _names(text: str | None) -> tuple[str, ...]:
     from recbole_hellm.config.settings import names
 
+    if text in ("null", "~"):  # YAML's words for nothing
+        return ()
     with contextlib.suppress(ConfigError):  # the command reads the value again
         return names(TEXT.read("", text)) if text else ()
     return ()

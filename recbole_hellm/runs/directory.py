@@ -139,6 +139,11 @@ class RunDirectory(SealedFolder):
             self._remove_cleared()
             yield
 
+    def tidy(self) -> None:
+        """Remove what a killed process left of a run, unless another one is at work on it."""
+        with contextlib.suppress(BusyError), self.locked():
+            pass
+
     def clear(self) -> None:
         """Remove what an earlier run left, so that nothing old is mistaken for new.
 

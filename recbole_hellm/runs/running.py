@@ -163,6 +163,8 @@ def _execute_here(config: HellmConfig, wait: bool) -> RunResult:
     dataset, directory = open_run(config)
     if current().broadcast(directory.finished and not config["force"]):
         logger.info("%s is finished; --force trains it again.", directory.path)
+        if current().first:
+            directory.tidy()
         if current().first and config["save_topk"]:
             with alone():
                 length, data_path = config["save_topk"], config["data_path"]

@@ -344,6 +344,19 @@ def test_what_a_killed_process_left_is_removed(run: RunDirectory) -> None:
         assert sorted(path.name for path in run.path.iterdir()) == [held.name, "a.json"]
 
 
+def test_what_a_killed_process_left_of_a_finished_run_is_removed(run: RunDirectory) -> None:
+    run.write_json("a.json", {})
+    lock = run.path.parent / f".{run.path.name}.lock"
+    lock.touch()
+    run.file(f".{'0' * 16}.tmp").touch()
+    with run.locked():
+        run.tidy()
+        assert lock.exists()  # another one is at work
+    lock.touch()
+    run.tidy()
+    assert [path.name for path in run.path.parent.rglob("*")] == [run.path.name, "a.json"]
+
+
 def test_another_process_writes_nothing(tmp_path: Path) -> None:
     silent = SilentDirectory(tmp_path / "model" / "id")
     with silent.locked(), silent.locked():

@@ -117,8 +117,9 @@ def save_features(
     matrix : ndarray
         [N, D], any real type; stored as float32.
     details : mapping, optional
-        JSON-serialisable origin of the rows. ``revision``, ``template`` and ``missing`` (the item
-        tokens whose row was filled in) become manifest fields, the rest goes under ``details``.
+        JSON-serialisable origin of the rows. ``revision``, ``template``, ``missing`` (the item
+        tokens whose row was filled in) and ``saved_at`` (Unix seconds, by default now) become
+        manifest fields, the rest goes under ``details``.
 
     Returns
     -------
@@ -157,7 +158,7 @@ def save_features(
             "dim": values.shape[1],
             "matrix_sha256": matrix_sha256,
             "tokens_sha256": tokens_digest(tokens),
-            "saved_at": time.time(),
+            "saved_at": rest.pop("saved_at", time.time()),
             "details": rest,
             FILES: {path.name: matrix_sha256, tokens_path(path).name: file_sha256(staged_tokens)},
         }

@@ -160,7 +160,9 @@ def generate_sample(
     )
     taken = set(interactions["item_id"])
     order = [row for row in np.argsort(tokens) if tokens[row] in taken]
-    details = {"template": "style, category and sub-category plus noise", "seed": seed}
+    # The same bytes at any time; features of the user's own are newer.
+    template = "style, category and sub-category plus noise"
+    details = {"template": template, "seed": seed, "saved_at": 0.0}
     ordered_tokens = [tokens[row] for row in order]
     save_features(Path(directory), "image", "synthetic", ordered_tokens, image[order], details)
     return manifest
