@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -165,6 +166,7 @@ def _saved_at(directory: Path, name: str, seconds: float) -> None:
 def test_of_several_encoders_the_newest_is_taken(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, logger="recbole_hellm")
     save_features(directory, "image", "clip", TOKENS, MATRIX + 1)
     assert list(load_features(directory, TOKENS)) == ["image", "text"] and not caplog.messages
     save_features(directory, "text", "a-newer", TOKENS, MATRIX + 2)
