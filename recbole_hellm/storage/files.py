@@ -167,7 +167,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     Parameters
     ----------
     target : Path
-        The final name. An existing folder is replaced.
+        The final name. An existing folder is replaced, and stays if the block fails.
 
     Yields
     ------
@@ -213,6 +213,8 @@ def _write_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
+        elif old.is_dir():  # its successor could not take its place
+            os.replace(old, target)
 
 
 def write_bytes(target: Path, content: bytes, sync: bool = False) -> None:

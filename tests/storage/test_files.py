@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -183,3 +184,23 @@ def interrupted_writer() -> None:
 def test_an_interrupt_that_a_library_complains_of_stays_an_interrupt(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), writing(tmp_path / "a"):
         interrupted_writer()
+
+
+def test_a_folder_that_cannot_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "x").write_text("old")
+    replace = os.replace
+
+    def fail_once(source: Path, target: Path) -> None:
+        if Path(source).suffix == ".tmp":
+            raise OSError(errno.EIO, "broken disk")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_once)
+    with pytest.raises(OSError, match="broken disk"), atomic_folder(folder) as temporary:
+        (temporary / "x").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (folder / "x").read_text() == "old"
