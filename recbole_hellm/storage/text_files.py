@@ -25,9 +25,9 @@ def check_encoding(encoding: str) -> None:
     """
     try:
         "".encode(encoding)  # codecs.lookup accepts encodings of bytes, too
-    except LookupError as error:
+    except (LookupError, ValueError) as error:  # ValueError: a null character in the name
         raise ConfigError(
-            f"There is no encoding '{encoding}'; use utf-8, latin-1 or another name that "
+            f"There is no encoding {encoding!r}; use utf-8, latin-1 or another name that "
             "Python knows."
         ) from error
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,6 @@ def test_what_cannot_be_read_ends_in_one_sentence(tmp_path: Path) -> None:
 
 def test_encodings_are_known() -> None:
     check_encoding("cp1252")
-    for name in ("utf-9", "base64"):
-        with pytest.raises(ConfigError, match=f"no encoding '{name}'"):
+    for name in ("utf-9", "base64", "undefined", "utf-8\0"):
+        with pytest.raises(ConfigError, match=re.escape(f"no encoding {name!r}")):
             check_encoding(name)
