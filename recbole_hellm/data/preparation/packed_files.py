@@ -9,6 +9,7 @@ import codecs
 import contextlib
 import gzip
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ from recbole_hellm.errors import DataError
 from recbole_hellm.storage.text_files import UTF8, marked_encoding, open_regular, without_mark
 
 _START = 1 << 16
-UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile)
+UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
 def open_binary(path: Path) -> IO[bytes]:
@@ -39,6 +40,8 @@ def open_binary(path: Path) -> IO[bytes]:
                 return members.open(path.relative_to(archive).as_posix())
             except KeyError as error:
                 raise FileNotFoundError(f"{archive.name} has no such member") from error
+            except RuntimeError as error:  # a password, or an unknown compression
+                raise zipfile.BadZipFile(str(error)) from error
     with open_regular(path) as file:
         gzipped = file.read(2) == b"\x1f\x8b" or path.suffix == ".gz"
     return gzip.open(path, "rb") if gzipped else open_regular(path)  # type: ignore[return-value]

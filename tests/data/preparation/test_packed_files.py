@@ -57,3 +57,24 @@ def test_lines_are_numbered(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"".join(b"%d\n" % (n * n) for n in range(5_000)))[:-2_000])
     with pytest.raises(DataError, match=r"f cannot be read beyond line \d+"):
         list(numbered_lines(path, progress=False))
+
+
+def test_members_that_cannot_be_unpacked_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "log.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as members:
+        members.writestr("log.csv", "user,item\n" + "a,b\n" * 5_000)
+    whole = path.read_bytes()
+    entry = whole.index(b"PK\x01\x02")
+
+    def replaced(place: int, byte: int) -> bytes:
+        return whole[:place] + bytes([byte]) + whole[place + 1 :]
+
+    encrypted, unknown, damaged = (
+        replaced(entry + 8, 1),
+        replaced(entry + 10, 97),
+        replaced(50, 255),
+    )
+    for content in (encrypted, unknown, damaged):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"log\.csv cannot be read"):
+            list(numbered_lines(path / "log.csv", progress=False))
