@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy.typing as npt
 from recbole_hellm.config.settings import require, setting
 from recbole_hellm.data.features.embedding_files import ItemTableFile
 from recbole_hellm.data.features.feature_files import manifest_path
+from recbole_hellm.data.features.filling import filled
 from recbole_hellm.data.features.row_tokens import Rows, read_mapping, read_rows
 from recbole_hellm.data.features.store import feature_path, save_features
 from recbole_hellm.data.interactions.atomic_files import STANDARD, AtomicSettings, read_tokens
@@ -252,8 +253,9 @@ def _read_one(
             f"{file.name} holds NaN or infinity in the rows of all items of '{name}'; name another "
             "file."
         )
-    known = {item: row for row, item in enumerate(there) if finite[row]}
-    matrix = _filled(values, known, items)
+    known = {item for item, usable in zip(there, finite, strict=True) if usable}
+    usable_values = values if finite.all() else values[finite]
+    matrix = filled(np.array([item in known for item in items]), usable_values)
     missing = [item for item in items if item not in known]
     zeros = int((~values[finite].any(axis=1)).sum())
     padding = len(table) - len(items) if rows.rule == "rank of the token" else 0
@@ -324,15 +326,3 @@ def _check_rows(rows: Rows, given: int, file: ItemTableFile) -> None:
             f"{file.name} has {given:,} rows from 0, and item '{token}' has row {last:,} by "
             f"{rows.path or 'its token'}; use the files of one dataset."
         )
-
-
-def _filled(
-    values: npt.NDArray[np.float32], known: Mapping[str, int], items: Sequence[str]
-) -> npt.NDArray[np.float32]:
-    """Rows in the order of `items`, those that are not `known` with the mean of those that are."""
-    sound = values if len(known) == len(values) else values[list(known.values())]
-    mean = sound.mean(axis=0, dtype=np.float64).astype(np.float32)
-    matrix = np.tile(mean, (len(items), 1))
-    at = [row for row, item in enumerate(items) if item in known]
-    matrix[at] = sound
-    return matrix

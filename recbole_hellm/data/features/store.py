@@ -34,6 +34,7 @@ from recbole_hellm.data.features.feature_files import (
     tokens_digest,
     tokens_path,
 )
+from recbole_hellm.data.features.filling import filled
 from recbole_hellm.errors import FeatureError
 from recbole_hellm.storage.checksums import FILES, file_sha256, sealed
 from recbole_hellm.storage.files import atomic_paths
@@ -322,7 +323,9 @@ def _load(info: FeatureInfo, tokens: Sequence[str]) -> Features:
     values = _as_float32(matrix[rows], info.path)
     _check_finite(values, known, info.path)
     if len(known) < len(tokens):
-        values = _filled(values, known, tokens, read_manifest(info.path).get("missing") or ())
+        before = set(read_manifest(info.path).get("missing") or ())
+        own = np.array([token not in before for token in known])
+        values = filled(np.array([token in row_of for token in tokens]), values, own)
     return Features(info.modality, info.encoder, values, info.checksum)
 
 
@@ -338,22 +341,6 @@ def _tell_missing(path: Path, tokens: Sequence[str], known: Collection[str]) -> 
             "this dataset."
         )
     logger.warning("%s lacks %s, which get the mean of the others.", path, counted)
-
-
-def _filled(
-    values: npt.NDArray[np.float32],
-    known: Sequence[str],
-    tokens: Sequence[str],
-    filled_before: Collection[str],
-) -> npt.NDArray[np.float32]:
-    """Rows in the order of `tokens`, those of `known` tokens and the mean of these elsewhere."""
-    before = set(filled_before)
-    own = np.array([token not in before for token in known])
-    sound = values[own] if own.any() else values
-    matrix = np.tile(sound.mean(axis=0, dtype=np.float64).astype(np.float32), (len(tokens), 1))
-    there = set(known)
-    matrix[[token in there for token in tokens]] = values
-    return matrix
 
 
 def _stored(directory: Path) -> dict[str, Path]:

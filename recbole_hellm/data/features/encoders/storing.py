@@ -14,6 +14,7 @@ import numpy.typing as npt
 from recbole_hellm.data.features.encoders.base import BatchEncoder, TextEncoder
 from recbole_hellm.data.features.encoders.resumable import Partial, encode_batches
 from recbole_hellm.data.features.feature_files import read_manifest, read_set, tokens_digest
+from recbole_hellm.data.features.filling import filled
 from recbole_hellm.data.features.store import save_features
 from recbole_hellm.errors import FeatureError
 from recbole_hellm.storage.files import remove_leftovers, writing
@@ -248,11 +249,7 @@ def save_filled(
     Path
         The ``.npy`` file.
     """
-    matrix = vectors
-    if not present.all():
-        matrix = np.empty((len(tokens), vectors.shape[1]), dtype=np.float32)
-        matrix[present] = vectors
-        matrix[~present] = vectors.mean(axis=0, dtype=np.float64)
+    matrix = vectors if present.all() else filled(present, vectors)
     missing = [token for token, exists in zip(tokens, present, strict=True) if not exists]
     return save_features(
         directory, modality, encoder, tokens, matrix, {**details, "missing": missing}
