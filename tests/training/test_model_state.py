@@ -153,6 +153,31 @@ def test_what_has_not_changed_is_rebuilt_and_not_saved() -> None:
     assert set(kept.save()[""]) == {"large"}
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((3, 2)),
+        np.array(1.5),
+        np.zeros((0, 4)),
+        np.array([True, False]),
+        np.asfortranarray(np.ones((2, 3), dtype=np.complex64)),
+        np.arange(6, dtype=np.int16)[::2],
+    ],
+    ids=str,
+)
+def test_an_array_is_saved_once_it_has_changed(array: np.ndarray) -> None:
+    model = nn.Module()
+    model.array = array  # type: ignore[assignment]
+    kept = LooseState(model)
+    model.array = array.copy()  # type: ignore[assignment]
+    assert kept.save() == {"": {}}
+    shaped, typed = array.reshape(*array.shape, 1), array.astype(np.complex128)
+    for other in (shaped, typed, np.asarray(array + 1)):
+        changed = other.shape != array.shape or other.dtype != array.dtype or bool(array.size)
+        model.array = other  # type: ignore[assignment]
+        assert set(kept.save()[""]) == ({"array"} if changed else set())
+
+
 def test_loose_values_of_earlier_checkpoints_are_read() -> None:
     fresh = Outer()
     restore_loose_values(fresh, {"": {"steps": 3}, "inner": {"history": torch.ones(2, 3)}})
