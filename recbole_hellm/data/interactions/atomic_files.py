@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -66,7 +67,7 @@ class AtomicFile:
     path: Path
     settings: AtomicSettings = STANDARD
 
-    @property
+    @functools.cached_property
     def _text(self) -> DelimitedText:
         return DelimitedText(self.path, self.settings.text_format)
 
