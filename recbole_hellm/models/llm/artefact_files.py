@@ -14,15 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recbole_hellm.errors import RunError
+from recbole_hellm.errors import RunError, reason
+from recbole_hellm.storage import json_files
+
+_LARGEST = 1 << 31  # bytes
 
 
 def damaged(path: Path, error: Exception) -> RunError:
     """The error to raise for a file or folder that is missing or cannot be read."""
     if not path.exists():
         return RunError(f"{path} is missing; copy the whole folder, or run again with --force.")
-    lines = str(error).splitlines() or [type(error).__name__]
-    return RunError(f"{path} is damaged ({lines[0].rstrip('.')}); run again with --force.")
+    return RunError(f"{path} is damaged ({reason(error)}); run again with --force.")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -30,12 +32,11 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read any JSON value, or raise :class:`RunError`."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise damaged(path, error) from error
+def read_json(path: Path, schema: Any = Any) -> Any:
+    """Read JSON that fits a schema of types, or raise :class:`RunError`."""
+    if not path.exists():
+        raise damaged(path, FileNotFoundError())
+    return json_files.read_json(path, schema, RunError, "run again with --force", _LARGEST)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

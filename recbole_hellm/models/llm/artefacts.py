@@ -26,6 +26,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from recbole_hellm.errors import BackboneError, ConfigError, DataError, RunError
 from recbole_hellm.models.llm.artefact_files import (
@@ -46,6 +47,13 @@ from recbole_hellm.storage.files import atomic_folder
 # File of each part and the sub-modules of the network whose parameters it holds.
 PARTS = {"prefix": ("pooling", "prefix"), "item_tokens": ("tokens",), "item_head": ("head",)}
 PEFT_PREFIX = "base_model.model."  # peft names an adapted model's parameters from its wrapper on
+
+
+class _Described(TypedDict):
+    """Content of ``settings.json``."""
+
+    settings: dict[str, Any]
+    backbone_fingerprint: str | None
 
 
 def save_artefacts(
@@ -302,12 +310,12 @@ def _fill(
 
 
 def _read_settings(path: Path) -> tuple[LLMSettings, str | None]:
-    described = read_json(path)
+    described: _Described = read_json(path, _Described)
     try:
         values, fingerprint = described["settings"], described["backbone_fingerprint"]
         unknown = sorted(set(values) - set(LLMSettings.keys()))
         settings = LLMSettings.from_config(values).resolved()
-    except (KeyError, TypeError, ConfigError) as error:
+    except ConfigError as error:
         raise damaged(path, error) from error
     if unknown:
         raise RunError(
@@ -318,10 +326,10 @@ def _read_settings(path: Path) -> tuple[LLMSettings, str | None]:
 
 
 def _read_items(path: Path) -> list[str]:
-    items = read_json(path)
-    if not isinstance(items, list) or len(set(map(str, items))) != len(items) or not items:
+    items: list[str] = read_json(path, list[str])
+    if len(set(items)) != len(items) or not items:
         raise damaged(path, ValueError("not a list of distinct item tokens"))
-    return [str(item) for item in items]
+    return items
 
 
 def _order(folder: Path, items: Sequence[str], item_tokens: Sequence[str]) -> Tensor:
