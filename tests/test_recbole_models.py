@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from recbole.model.abstract_recommender import AbstractRecommender
 
 from recbole_hellm import compat, recbole_models, registry
@@ -67,6 +68,28 @@ def test_errors_in_recboles_models_are_one_sentence_and_others_stay() -> None:
     assert str(caught.value).count(". ") == 0
     with pytest.raises(ValueError, match="mine"), recbole_models.failing("DGCF"):
         raise ValueError("mine")
+
+
+def test_errors_of_other_models_keep_their_traceback() -> None:
+    """They are built on RecBole's classes, so its files are in their tracebacks, too."""
+    from recbole.model.general_recommender.dgcf import sample_cor_samples
+
+    with pytest.raises(ValueError, match="Sample larger"), recbole_models.failing("FREEDOM"):
+        sample_cor_samples(3, 5, 4)
+
+
+def test_lacking_memory_is_no_fault_of_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole.model.general_recommender import dgcf
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nMore of it.")
+
+    monkeypatch.setattr(dgcf.rd, "sample", fail)
+    with (
+        pytest.raises(RunError, match=r"^DGCF needs more memory .*memory\); choose a smaller"),
+        recbole_models.failing("DGCF"),
+    ):
+        dgcf.sample_cor_samples(3, 5, 4)
 
 
 def test_a_missing_recbole_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
