@@ -16,7 +16,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from recbole_hellm.benchmark.record_ranks import read_record_ranks
 from recbole_hellm.config.yaml_files import read_yaml
-from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.errors import ConfigError, RunError, reason
 from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.runs.directory import RunDirectory, RunRecord
 from recbole_hellm.storage.json_files import fit, read_json
@@ -70,8 +70,8 @@ class RecordDirectory(RunDirectory):
         try:
             return read_yaml(path)
         except ConfigError as error:
-            reason = str(error).partition(";")[0].rstrip(".")
-            raise RunError(f"{reason}; {self.way_out}.") from error
+            problem = str(error).partition(";")[0].rstrip(".")
+            raise RunError(f"{problem}; {self.way_out}.") from error
 
     def environment(self) -> dict[str, Any]:
         """Where the run was made."""
@@ -95,8 +95,7 @@ class RecordDirectory(RunDirectory):
         try:
             frame = pd.read_csv(io.StringIO(text), dtype=kinds)
         except (ValueError, OverflowError) as error:  # pandas' own are of the first kind
-            reason = str(error).splitlines()[0]
-            raise RunError(f"{path} is damaged ({reason}); {self.way_out}.") from error
+            raise RunError(f"{path} is damaged ({reason(error)}); {self.way_out}.") from error
         lacking = {"masking", "grouping", "metric", *kinds} - set(frame)
         if lacking:
             raise RunError(

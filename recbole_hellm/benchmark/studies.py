@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import pydantic
 from typing_extensions import NotRequired, TypedDict
 
-from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.errors import ConfigError, RunError, reason
 from recbole_hellm.storage.checksums import CHECKSUM, check_seal, sealed
 from recbole_hellm.storage.files import writing
 from recbole_hellm.storage.json_files import fit, parse_json
@@ -234,10 +234,9 @@ def open_storage(location: str) -> Any:
             "install it."
         ) from error
     except (SQLAlchemyError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(
-            f"storage={_shown(location)} cannot be opened ({reason}); name an existing database, "
-            "such as sqlite:///studies.db, or a journal file."
+            f"storage={_shown(location)} cannot be opened ({reason(error)}); name an existing "
+            "database, such as sqlite:///studies.db, or a journal file."
         ) from error
 
 
@@ -255,8 +254,8 @@ def _replayed(journal: Journal) -> Any:
         *(AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError),
         optuna.exceptions.OptunaError,
     ) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise RunError(f"{journal.last_read}, cannot be used ({reason}); {WAY_OUT}.") from error
+        problem = f"{type(error).__name__}: {error}"
+        raise RunError(f"{journal.last_read}, cannot be used ({problem}); {WAY_OUT}.") from error
     return storage
 
 
@@ -277,7 +276,7 @@ def database_errors(location: str) -> Iterator[None]:
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ or error
         raise ConfigError(
-            f"storage={_shown(location)} failed ({str(cause).splitlines()[0]}); give the same "
+            f"storage={_shown(location)} failed ({reason(cause)}); give the same "
             "command again when it works, or name another storage."
         ) from error
 

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.tensorflow_stub.errors import DataLossError, OutOfRangeError
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
 
-from recbole_hellm.errors import RunError
+from recbole_hellm.errors import RunError, reason
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.storage.text_files import open_regular
 
@@ -60,8 +60,7 @@ def _scalars(path: Path, way_out: str) -> dict[str, dict[int, float]]:
             for tag in events.Tags()["scalars"]
         }
     except (DecodeError, KeyError, OSError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"{path} cannot be read as events ({reason}); {way_out}.") from error
+        raise RunError(f"{path} cannot be read as events ({reason(error)}); {way_out}.") from error
 
 
 def _check_events(path: Path) -> None:

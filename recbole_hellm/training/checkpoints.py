@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from recbole_hellm.errors import RunError
+from recbole_hellm.errors import RunError, reason
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.training import random_state
 from recbole_hellm.training.batching import TokenCount
@@ -124,10 +124,9 @@ class Checkpoints:
                 )
             random_state.restore([state["random"], *others][processes.rank])
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
             raise RunError(
-                f"{resume_file} does not fit the code of {self.config['model']} ({reason}); train "
-                "again with --force."
+                f"{resume_file} does not fit the code of {self.config['model']} "
+                f"({reason(error)}); train again with --force."
             ) from error
         if self.best_epoch >= 0:
             # Before training goes on, since it is needed in the end.
