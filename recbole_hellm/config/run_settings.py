@@ -44,7 +44,7 @@ class RunSettings(Settings):
     )
     features: tuple[str, ...] | None = setting(
         None,
-        "Feature files to use, as in [text-minilm, image-clip]; all otherwise.",
+        "Feature sets to use, as in [text-minilm, image-clip]; otherwise one of each modality.",
         facts=_PLACE,
     )
     text_encoder: str = setting(
