@@ -167,7 +167,7 @@ def _trace(value: Any) -> tuple[weakref.ref[Tensor], int] | str:
         return weakref.ref(value), value._version
     if isinstance(value, np.ndarray):  # its bytes, since a pickle of it would be two copies
         plain = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-        return f"{value.dtype.str} {value.shape} {hashlib.sha256(plain).hexdigest()}"
+        return f"{value.dtype.str} {value.shape} {hashlib.sha256(plain.data).hexdigest()}"
     return hashlib.sha256(pickle.dumps(_without_tensors(pack(value)))).hexdigest()
 
 
