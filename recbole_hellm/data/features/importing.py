@@ -209,8 +209,8 @@ def _rows_told(source: Path, settings: ImportSettings, items: Sequence[str]) -> 
         return Rows({item: int(item) for item in items}, "whole numbers")
     if mapping is None and (numbers or source.is_dir()):
         logger.warning(
-            "No %s tells whose the rows of %s are, so they are taken for those of item tokens "
-            "sorted as texts; --tokens=FILE tells it.",
+            "No %s says which items the rows of %s belong to, so they are taken to be in the order "
+            "of item tokens sorted as texts; if that is wrong, name the order with --tokens=FILE.",
             FOLDER_ROWS,
             source,
         )
@@ -296,7 +296,8 @@ def _check_matched(
     accept = ", or give them the mean of the others with --allow_unmatched" * bool(there)
     raise FeatureError(
         f"{file.name} has rows for {len(there):,} of the {len(items):,} items of '{name}', and "
-        f"none for {without:,} ({shown}); say with --tokens=FILE whose its rows are{accept}."
+        f"none for {without:,} ({shown}); name with --tokens=FILE the items that its rows belong "
+        f"to{accept}."
     )
 
 

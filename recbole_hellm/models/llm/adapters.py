@@ -96,8 +96,8 @@ def add_adapters(model: PreTrainedModel, settings: LLMSettings, targets: Targets
     except ValueError as error:
         wanted = list(settings.lora_targets)
         raise BackboneError(
-            f"lora_targets={wanted} names no linear layers of backbone={settings.backbone} "
-            f"({model.config.model_type}), or others besides; its linear layers are "
+            f"lora_targets={wanted} must name linear layers of backbone={settings.backbone} "
+            f"({model.config.model_type}) and nothing else; its linear layers are "
             f"{', '.join(targets.names)}, and {targets.advice} adapts the feed-forward layers."
         ) from error
     for name, parameter in model.named_parameters():
@@ -128,8 +128,8 @@ def check_targets(targets: Targets, settings: LLMSettings) -> None:
         )
     matched = [target for target in wanted if target not in targets.unmatched]
     logger.warning(
-        "Of the default lora_targets backbone=%s has %s alone, so LoRA adapts only a part of its "
-        "feed-forward layers; %s adapts them whole.",
+        "Of the default lora_targets, backbone=%s has only %s, so LoRA adapts a part of its "
+        "feed-forward layers; %s adapts all of them.",
         name,
         ", ".join(matched),
         targets.advice,

@@ -294,7 +294,10 @@ def test_a_file_of_a_dataset_with_whole_numbers(
     shop = write_interactions(tmp_path / "shop", tokens)
     run(shop, save(tmp_path / "t.npy"))
     assert stored(shop, tokens=sorted(tokens)) == TABLE.tolist()
-    assert "taken for those of item tokens sorted as texts; --tokens=FILE tells it" in caplog.text
+    assert (
+        "taken to be in the order of item tokens sorted as texts; if that is wrong, name"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize("mapping", [False, True])
@@ -321,7 +324,7 @@ def test_a_folder_that_tells_no_rows(
     save(tmp_path / "mm/text_feat.npy")
     run(shop, tmp_path / "mm")
     assert stored(shop, "text-mmrec") == TABLE.tolist()
-    assert "No i_id_mapping.csv tells whose the rows of" in caplog.text
+    assert "No i_id_mapping.csv says which items the rows of" in caplog.text
     (tmp_path / "t.txt").write_text("\n".join(reversed(TOKENS)))
     run(shop, tmp_path / "mm", tokens=str(tmp_path / "t.txt"), force=True)
     assert stored(shop, "text-mmrec") == TABLE[::-1].tolist()

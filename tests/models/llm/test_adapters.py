@@ -138,7 +138,7 @@ def test_the_warning_tells_which_layers_are_adapted(caplog: pytest.LogCaptureFix
     assert targets is not None
     with caplog.at_level(logging.WARNING, logger="recbole_hellm"):
         check_targets(targets, LLMSettings(backbone="folder"))
-    assert "backbone=folder has down_proj alone" in caplog.text
+    assert "backbone=folder has only down_proj, so" in caplog.text
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3", "gpt2"])
