@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole_hellm.benchmark.record_files import RecordDirectory
 from recbole_hellm.data.features import store
-from recbole_hellm.data.preparation.manifest import MANIFEST, listed_files, read_manifest
+from recbole_hellm.data.preparation.manifest import MANIFEST, WAY_OUT, listed_files, read_manifest
 from recbole_hellm.errors import ConfigError, DataError, RunError
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.storage.checksums import damage
@@ -129,6 +129,4 @@ def _check_dataset(folder: Path, findings: Findings) -> None:
         findings.unchecked.append(folder)
     for name in files:
         if reason := damage(folder, files, name):
-            findings.damaged.append(
-                f"{folder / name} is damaged ({reason}); prepare the dataset again."
-            )
+            findings.damaged.append(f"{folder / name} is damaged ({reason}); {WAY_OUT}.")
