@@ -103,7 +103,8 @@ def test_files_of_a_dataset_are_checked(tmp_path: Path, listed: type) -> None:
     assert not check([tmp_path]).damaged
     path.write_text("user_id:token\n")
     (line,) = check([tmp_path]).damaged
-    assert line.startswith(f"{path} is damaged (its checksum differs)")
+    assert line.startswith(f"{path} is damaged (its checksum differs); prepare the dataset again")
+    assert "or delete manifest.json in its folder if you changed the file on purpose" in line
 
 
 def test_what_is_no_folder_or_holds_nothing_is_told(tmp_path: Path) -> None:

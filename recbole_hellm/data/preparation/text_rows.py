@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import io
 import re
 from collections.abc import Iterable, Iterator
@@ -106,6 +107,10 @@ class TextRows:
                 self._alike.append(text)
                 yield row
                 continue
+            if quoted and self._is_well_formed(text):
+                self._alike.append(text)
+                yield row
+                continue
             cells = self._quoted(row, ahead) if quoted else text.split(mark)
             if not any(cell.strip() for cell in cells):
                 self.blank += 1
@@ -118,6 +123,25 @@ class TextRows:
         if not (self.quotes and '"' in text):
             return text.split(self.separator)
         return self._split(text, self._lenient) or [text]
+
+    def _is_well_formed(self, text: str) -> bool:
+        """Whether a row is as wide as others, and each cell is in quotes or has none.
+
+        Most rows with quotes are so. This is many times as fast as taking them apart.
+        """
+        if self.width is None or "\n" in text:
+            return False
+        return bool(self._well_formed.fullmatch(text) and self._words.search(text))
+
+    @functools.cached_property
+    def _well_formed(self) -> re.Pattern[str]:
+        mark = re.escape(self.separator)
+        cell = rf'(?:"[^"]*(?:""[^"]*)*"|[^"{mark}]*)'
+        return re.compile(rf"{cell}(?:{mark}{cell}){{{(self.width or 1) - 1}}}")
+
+    @functools.cached_property
+    def _words(self) -> re.Pattern[str]:
+        return re.compile(rf'[^\s"{re.escape(self.separator)}]')
 
     def _check_width(self, row: Row, cells: list[str]) -> None:
         if self.width is None:
@@ -206,7 +230,8 @@ class TextRows:
         if self.width is None or len(cells) != self.width:
             return False
         rows = [self.cells(row) for row in self._alike] or [before.split(self.separator)[:-1]]
-        kinds = [{_kind(row[place]) for row in rows} for place in range(min(map(len, rows)))]
+        count = min(map(len, (cells, *rows)))  # a row may be too long
+        kinds = [{_kind(row[place]) for row in rows} for place in range(count)]
         steady = [place for place, found in enumerate(kinds) if len(found) == 1]
         # A cell of the row itself may be the one with the quote.
         different = [place for place in steady if _kind(cells[place]) not in kinds[place]]

@@ -75,6 +75,7 @@ def test_each_line_between_tabs_that_is_a_row_stays_one() -> None:
         ('a,b\n1,x\n2,"open\n3,y\n4,24"\n', "line 3 opens .* closes in line 5, and line 4 looks"),
         ('a,b\n1,"\n2,"\n', "line 2 opens a quote that closes in the midst of a cell in line 3"),
         ("a,b\n1,x\n\n1,x,y\n", "line 4 has 3 cells, and there are 2 columns"),
+        ('a,b\n1,x,y,"\n2,z\n', "line 2 opens a quote that does not close"),
         ("a,b\n1,\0\n", "line 2 has a null character"),
     ],
 )
@@ -151,3 +152,31 @@ def test_a_stream_gives_every_row(texts: list[str], size: int) -> None:
     stream = RowStream(TextRows(Path("f"), ",").rows(f"{text}\n" for text in texts))
     parts = iter(lambda: stream.read(size), "")
     assert "".join(parts) == "".join(f"{text}\n" for text in texts)
+
+
+class Slow(TextRows):
+    """Takes every row with a quote apart."""
+
+    def _is_well_formed(self, text: str) -> bool:
+        return False
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    st.lists(st.lists(st.sampled_from(["", " ", "a", '"', '""', '"a"', '"a""b"', 'a"b']))),
+    st.sampled_from([",", "\t"]),
+)
+def test_well_formed_rows_are_read_as_if_taken_apart(
+    table: list[list[str]], separator: str
+) -> None:
+    lines = [f"{separator.join(row)}\n" for row in [["x", "y"], *table]]
+
+    def read(kind: type[TextRows]) -> object:
+        parser = kind(Path("f"), separator)
+        try:
+            rows = [(row.line, parser.cells(row.text)) for row in parser.rows(lines)]
+        except DataError as error:
+            return str(error)
+        return rows, parser.blank, parser.short, parser.first_short
+
+    assert read(TextRows) == read(Slow)
