@@ -59,7 +59,10 @@ def readers(folder: Path) -> dict[str, tuple[str, dict[str, Reader]]]:
         ),
         "features": (
             "data/shop/features/*",
-            {"run": Reader((*pictures, "--features=[text-tfidf]"), results), "encode": Reader(ENCODE)},
+            {
+                "run": Reader((*pictures, "--features=[text-tfidf]"), results),
+                "encode": Reader(ENCODE),
+            },
         ),
         "studies": (
             "studies*/**/*",

@@ -71,7 +71,7 @@ def not_encoded(
     where = path if line is None else f"{path}, line {line}"
     return DataError(
         f"{where} is not encoded in {encoding} ({error}); save it in UTF-8, or name its encoding, "
-        "for example --encoding=latin-1."
+        "for example --encoding=cp1252 (Western Windows)."
     )
 
 

@@ -16,7 +16,7 @@ _FOR_FILES = (
 )
 _TEXT_COLUMNS = tuple(f"{role}_column" for role in (*TEXT_COLUMNS, IMAGE))
 _FOR_ITEMS = (
-    *("item_columns", "item_separator", "items_item_column", *_TEXT_COLUMNS),
+    *("item_columns", "item_separator", "item_encoding", "items_item_column", *_TEXT_COLUMNS),
     "allow_unmatched",
 )
 _BY_NAME = ("family", "raw_dir", "mirrors")
@@ -48,6 +48,9 @@ class PrepareSettings(Settings):
     )
     item_separator: str | None = setting(None, "What separates the cells of items.")
     encoding: str | None = setting(None, "Encoding of both files; UTF-8 if none is given.")
+    item_encoding: str | None = setting(
+        None, "Encoding of items, where it is not that of interactions."
+    )
     layout: str = setting(
         AUTO, "What the columns of interactions mean: auto, table or a family such as amazon2018."
     )
@@ -95,12 +98,13 @@ class PrepareSettings(Settings):
     @property
     def interactions_format(self) -> TextFormat:
         """How the file of interactions is written."""
-        return self._text_format(self.columns, self.separator)
+        return self._text_format(self.columns, self.separator, self.encoding)
 
     @property
     def items_format(self) -> TextFormat:
         """How the file of items is written."""
-        return self._text_format(self.item_columns, self.item_separator)
+        encoding = self.item_encoding or self.encoding
+        return self._text_format(self.item_columns, self.item_separator, encoding)
 
     @property
     def text_columns(self) -> dict[str, str]:
@@ -114,12 +118,15 @@ class PrepareSettings(Settings):
         return Replacing(self.force, Path(self.runs_dir).expanduser())
 
     def _text_format(
-        self, columns: str | tuple[str, ...] | None, separator: str | None
+        self,
+        columns: str | tuple[str, ...] | None,
+        separator: str | None,
+        encoding: str | None,
     ) -> TextFormat:
         return TextFormat(
             columns=None if columns is None else names(columns),
             separator=None if separator is None else unescaped(separator),
-            encoding=self.encoding or "utf-8",
+            encoding=encoding or "utf-8",
             quotes=self.quotes,
         )
 

@@ -8,6 +8,7 @@ import html
 import json
 import numbers
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ _SCRIPT = re.compile(
     re.IGNORECASE,
 )
 _MOST_ESCAPES = 3
+_PLACEHOLDERS = frozenset(("null", "none", "nan", "na", "n/a", "#n/a", "<na>", "nil", "\\n"))
+_SCIENTIFIC = re.compile(r"\d+([.,]\d+)?[eE]\+\d+")
+_POINT_ZERO = re.compile(r"(?<=\d)\.0+\Z")
 _SIZES = ("hi_res", "large", "thumb", "url")  # of a picture in Amazon's 2023 files
 
 
@@ -73,14 +77,16 @@ def ids(table: Table, column: str) -> list[str]:
         If an id is empty, not printable, or neither a text nor a whole number.
     """
     tokens = []
-    for row, value in enumerate(table.frame[column].tolist()):
+    values = table.frame[column]
+    exact = _exact_below(values.dtype)
+    for row, value in enumerate(values.tolist()):
         token = ""
         if isinstance(value, str):
             token = value.strip()
         elif isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
             if isinstance(value, numbers.Integral):
                 token = str(int(value))
-            elif float(value).is_integer() and abs(float(value)) < 2**53:  # else it may be another
+            elif float(value).is_integer() and abs(float(value)) < exact:  # else it may be another
                 token = str(int(value))  # type: ignore[call-overload]
         # Not printable are tabs and line ends, and what UTF-8 cannot hold.
         if not token or not token.isprintable():
@@ -91,6 +97,25 @@ def ids(table: Table, column: str) -> list[str]:
             )
         tokens.append(token)
     return tokens
+
+
+def doubtful_ids(tokens: Iterable[str]) -> list[str]:
+    """What ids that a table or a spreadsheet has changed look like, a clause for each kind."""
+    known = dict.fromkeys(tokens)
+    kinds = {
+        "may stand for a missing one": [t for t in known if t.lower() in _PLACEHOLDERS],
+        "may have been rounded by a spreadsheet, so that several became one": [
+            t for t in known if _SCIENTIFIC.fullmatch(t)
+        ],
+        "differ from those without a point": [
+            t for t in known if _POINT_ZERO.search(t) and _POINT_ZERO.sub("", t) in known
+        ],
+    }
+    return [
+        f"{len(found):,} of the ids (such as {', '.join(found[:3])}) {kind}"
+        for kind, found in kinds.items()
+        if found
+    ]
 
 
 def text(value: Any, cleaning: Cleaning = AS_WRITTEN) -> str:
@@ -127,6 +152,12 @@ def picture(value: Any, cleaning: Cleaning = AS_WRITTEN) -> str:
         If it is not a text.
     """
     return cleaning(_first_picture(_as_list(value)))
+
+
+def _exact_below(kind: Any) -> int:
+    """Up to where every whole number is one of a type of floats."""
+    single = isinstance(kind, np.dtype) and kind.kind == "f"
+    return int(2 ** (np.finfo(kind).nmant + 1)) if single else 2**53
 
 
 def _plain(value: Any) -> str:

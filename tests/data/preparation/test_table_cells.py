@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from recbole_hellm.data.preparation.table_cells import (
@@ -142,3 +143,14 @@ def test_ids_that_are_not_exact_are_refused(tmp_path: Path, number: float) -> No
         return
     with pytest.raises(DataError, match="line 2: the user is"):
         ids(table, "user")
+
+
+def test_whole_numbers_that_a_type_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
+    for kind, number in ((np.float32, 2**24), (np.float16, 2**11)):
+        pd.DataFrame({"a": np.array([number - 1], kind)}).to_parquet(tmp_path / "f")
+        column = TableFile(tmp_path / "f").read("a".__eq__)
+        if kind is np.float32:
+            assert ids(column, "a") == [str(number - 1)]
+        pd.DataFrame({"a": np.array([number], kind)}).to_parquet(tmp_path / "f")
+        with pytest.raises(DataError, match="an id must be"):
+            ids(TableFile(tmp_path / "f").read("a".__eq__), "a")
