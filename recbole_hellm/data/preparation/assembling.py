@@ -168,6 +168,12 @@ def assemble(
             texts = items[column] if column in items else pd.Series(dtype=object)
             present = texts.notna() & texts.map(bool)
             all_notes[f"items_without_{column}"] = len(tokens) - int(present.sum())
+        if all(all_notes[f"items_without_{column}"] == len(tokens) for column in TEXT_COLUMNS):
+            logger.warning(
+                "No item of '%s' has a text, which models that read texts need; if a column holds "
+                "texts, name it, for example with --title_column.",
+                name,
+            )
     before = _texts(directory / f"{name}.item")
     # Members of one archive have one source.
     files = dict.fromkeys(archive_of(path) or path for path in sources)

@@ -225,7 +225,7 @@ class _ItemTable:
 
 def _check_name(name: str) -> None:
     """Check that a name can be a folder's; raises :class:`ConfigError`."""
-    forbidden = name in (".", "..", VERSIONS) or set(name) & set("/\\:")
+    forbidden = name in (".", "..", VERSIONS) or set(name) & set("/\\:[]")
     length = len(name.encode("utf-8", "replace"))
     if forbidden or not name.strip() or not name.isprintable() or length > _LONGEST:
         raise ConfigError(f"--dataset={name!a:.80} cannot name a folder; use letters and digits.")

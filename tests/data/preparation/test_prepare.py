@@ -422,3 +422,20 @@ def test_the_command_takes_any_separator(
     assert main(["prepare", *options, *items, "--encoding=latin-1"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["ud", "2", "2", "3"]
     assert read_items(tmp_path / "ud", "ud")["title"].tolist() == ["Ham", "Tea"]
+
+
+def test_items_without_any_text_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [f"u{user},i{item},{user + item}" for user in range(3) for item in range(25)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time", *rows]))
+    (tmp_path / "items.csv").write_text("\n".join(["item,what", *(f"i{n},x" for n in range(25))]))
+    files = [f"--interactions={tmp_path / 'log.csv'}", f"--items={tmp_path / 'items.csv'}"]
+    options = ["prepare", "--dataset=bare", f"--data_path={tmp_path}", *files]
+    assert main(options) == 0
+    assert "No item of 'bare' has a text" in caplog.text
+    out = capsys.readouterr().out
+    assert "Items without a title: 25 (100.0 %)" in out
+    assert "--model=SASRec" in out
+    assert main([*options, "--title_column=what"]) == 0
+    assert "--model=HeLLM" in capsys.readouterr().out
