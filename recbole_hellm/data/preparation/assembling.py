@@ -84,7 +84,15 @@ class Reading:
             If more than a tenth have none, unless that is allowed.
         """
         without = sorted(tokens - known)
-        if len(without) > _MOST_LOST * len(tokens) and not self.allow_unmatched:
+        if len(without) <= _MOST_LOST * len(tokens):
+            return
+        if self.allow_unmatched:
+            logger.warning(
+                "%s of the %s items with interactions have no row in the table of items.",
+                f"{len(without):,}",
+                f"{len(tokens):,}",
+            )
+        else:
             there = sorted(known - tokens)[:3] or list(itertools.islice(self.other_ids(tokens), 3))
             others = f", where ids such as {', '.join(there)} have no interactions" if there else ""
             raise DataError(

@@ -120,6 +120,15 @@ def _utf8_lines(path: Path, encoding: str) -> Iterator[Iterable[bytes]]:
             yield (line.encode("utf-8", "surrogatepass") for line in text)
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a file is text in UTF-8, as one that was converted is."""
+    try:
+        with open_text(path) as text:
+            return all(line is not None for line in text)
+    except UnicodeError:
+        return False
+
+
 def archive_of(path: Path) -> Path | None:
     """The zip archive of which `path` names a member, or None."""
     archives = (parent for parent in path.parents if parent.suffix.lower() == ".zip")

@@ -12,12 +12,11 @@ from recbole_hellm.data.preparation.versions import Replacing
 AUTO = "auto"
 _FOR_FILES = (
     *("columns", "separator", "encoding", "user_column", "item_column", "time_column"),
-    *("time_format", "allow_dropped"),
+    "time_format",
 )
 _TEXT_COLUMNS = tuple(f"{role}_column" for role in (*TEXT_COLUMNS, IMAGE))
 _FOR_ITEMS = (
     *("item_columns", "item_separator", "item_encoding", "items_item_column", *_TEXT_COLUMNS),
-    "allow_unmatched",
 )
 _BY_NAME = ("family", "raw_dir", "mirrors")
 
@@ -92,6 +91,8 @@ class PrepareSettings(Settings):
             require(not useless, f"{', '.join(useless)} is for datasets by name; remove it.")
         if self.items is None:
             useless = self._set(*_FOR_ITEMS)
+            if self.interactions is not None:  # datasets by name have items of their own
+                useless += self._set("allow_unmatched")
             require(not useless, f"{', '.join(useless)} needs --items=FILE beside it.")
         _ = self.interactions_format, self.items_format
 

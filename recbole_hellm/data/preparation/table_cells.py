@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import dataclasses
 import html
+import html.entities
 import json
 import numbers
 import re
@@ -17,6 +19,7 @@ from recbole_hellm.data.preparation.atomic import is_missing
 from recbole_hellm.data.preparation.object_files import UNPARSABLE
 from recbole_hellm.data.preparation.table_files import Table
 from recbole_hellm.errors import DataError
+from recbole_hellm.storage.text_files import UTF8
 
 _TAG = re.compile(r"<.*?>", re.DOTALL)
 _ENTITY = re.compile(r"&(#\d+|#[xX][0-9a-fA-F]+|\w+);")
@@ -60,7 +63,7 @@ class Cleaning:
             words = _TAG.sub("", words)
         if self.entities_resolved:
             for _ in range(_MOST_ESCAPES):  # ``&amp;amp;`` was escaped twice
-                words = _ENTITY.sub(lambda found: html.unescape(found[0]), words)
+                words = _ENTITY.sub(_resolved, words)
         return " ".join(words.split())
 
 
@@ -91,6 +94,8 @@ def ids(table: Table, column: str) -> list[str]:
         # Not printable are tabs and line ends, and what UTF-8 cannot hold.
         if not token or not token.isprintable():
             shown = "empty" if is_missing(value) else f"{value!a:.60}"
+            if isinstance(value, float) and value.is_integer():
+                shown = f"{value:.15g}, a float that may stand for several whole numbers"
             raise DataError(
                 f"{table.where(row)}: the {column} is {shown}, and an id must be a non-empty, "
                 "printable text or a whole number; correct or drop the row."
@@ -116,6 +121,20 @@ def doubtful_ids(tokens: Iterable[str]) -> list[str]:
         for kind, found in kinds.items()
         if found
     ]
+
+
+def misread(texts: Iterable[str], encoding: str) -> str | None:
+    """A text of which all others show, too, that they are UTF-8 read in another encoding."""
+    example = None
+    if codecs.lookup(encoding).name == UTF8:
+        return None
+    for written in dict.fromkeys(text for text in texts if not text.isascii()):
+        try:
+            written.encode(encoding).decode(UTF8)
+        except UnicodeError:
+            return None
+        example = example or written
+    return example
 
 
 def text(value: Any, cleaning: Cleaning = AS_WRITTEN) -> str:
@@ -152,6 +171,12 @@ def picture(value: Any, cleaning: Cleaning = AS_WRITTEN) -> str:
         If it is not a text.
     """
     return cleaning(_first_picture(_as_list(value)))
+
+
+def _resolved(entity: re.Match[str]) -> str:
+    """The character of an entity; what only begins as one stays."""
+    known = entity[1].startswith("#") or f"{entity[1]};" in html.entities.html5
+    return html.unescape(entity[0]) if known else entity[0]
 
 
 def _exact_below(kind: Any) -> int:

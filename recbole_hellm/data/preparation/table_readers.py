@@ -28,6 +28,7 @@ from recbole_hellm.data.preparation.table_cells import (
     category_path,
     doubtful_ids,
     ids,
+    misread,
     picture,
     text,
 )
@@ -97,6 +98,7 @@ def read_interactions(
     for role in ("user", "item"):
         for doubt in doubtful_ids(frame[f"{role}_id"]):
             known.note(f"{file.path.name}: in {columns[role]}, {doubt}.", warn=True)
+    _check_encoding(file, [*frame["user_id"], *frame["item_id"]])
     if timed:
         frame["timestamp"] = times(table, columns["time"], layout.time_format)
         _note_times(table, columns["time"], frame["timestamp"], known)
@@ -196,6 +198,7 @@ def read_item_table(
             raise DataError(f"{table.where(row)} is a second row for item '{token}'; keep one.")
         else:
             repeated += 1
+    _check_encoding(file, (cell for row in rows.values() for cell in row if isinstance(cell, str)))
     known.add(NOBODY, unbought)
     known.add("further rows of an item", repeated)
     if cleaning.scripts:
@@ -218,6 +221,18 @@ def _item_column(file: TableFile, layout: Layout) -> str:
     return role_column(
         file, "item", layout.items_item or own_column, "item_columns", "items_item_column"
     )
+
+
+def _check_encoding(file: TableFile, texts: Iterable[str]) -> None:
+    """Check that a file is not UTF-8 where another encoding is named."""
+    encoding = file.text_format.encoding
+    example = misread(texts, encoding)
+    if example is not None:
+        raise DataError(
+            f"{file.path} is encoded in UTF-8, not in {encoding}, which makes '{example:.40}' of "
+            f"'{example.encode(encoding).decode():.40}'; leave --encoding out, and if the other "
+            "file needs it, save that one in UTF-8 or name its encoding alone (--item_encoding)."
+        )
 
 
 def _count_columns(counts: RowCounts, table: Table, taken: Iterable[str]) -> None:
