@@ -454,3 +454,24 @@ def test_utf8_under_the_name_of_another_encoding_is_told(tmp_path: Path) -> None
     settings = PrepareSettings(**files, item_encoding="cp1252")
     prepare.prepare("own", tmp_path / "own", settings)
     assert read_items(tmp_path / "own", "own")["title"].tolist() == ["Tea", "Café"]
+
+
+def test_files_that_prepare_did_not_make_are_not_replaced_unasked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    header = "user_id:token\titem_id:token\ttimestamp:float\trating:float\n"
+    (folder / "own.inter").write_text(header + "a\tx\t1\t5\na\ty\t2\t4\n")
+    (folder / "own.item").write_text("item_id:token\ttitle:token_seq\nx\tTea\n")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = {"interactions": str(folder / "own.inter"), "runs_dir": str(tmp_path / "runs")}
+    with pytest.raises(DataError, match=r"own holds files that prepare did not make; .*--force"):
+        prepare.prepare("own", folder, PrepareSettings(**files))
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    prepare.prepare("own", folder, PrepareSettings(**files, force=True))
+    (version,) = (folder / "versions").iterdir()
+    assert {name: (version / "own" / name).read_bytes() for name in before} == before
+    assert f"The earlier data of 'own' is kept in {version}." in caplog.text
+    prepare.prepare("own", folder, PrepareSettings(**files))  # its own files
