@@ -40,6 +40,8 @@ SUFFIXES = (".npy", ".pt", ".pth", ".safetensors")
 FOLDER_MARK = "_feat"  # MMRec's image_feat.npy
 FOLDER_ROWS = "i_id_mapping.csv"
 _MOST_LOST = 0.1
+_BY_RANK = "rank of the token"
+_SAID = {_BY_RANK: "order of the item tokens, sorted as texts (--tokens=FILE tells another)"}
 
 
 class ImportSettings(AtomicSettings):
@@ -82,6 +84,7 @@ class Imported:
     dropped: int
     file: str = dataclasses.field(default="", compare=False)
     counts: RowCounts = dataclasses.field(default_factory=RowCounts, compare=False)
+    rows_by: str = dataclasses.field(default="", compare=False)
 
     def describe(self) -> str:
         """A line for people."""
@@ -101,6 +104,7 @@ def summary(imported: Sequence[Imported], directory: Path) -> str:
     lines = [feature_set.describe() for feature_set in imported]
     for feature_set in imported:
         without = share(feature_set.missing, feature_set.items)
+        lines.append(f"Rows of {feature_set.file} are told apart by: {feature_set.rows_by}")
         lines.append(f"Items without a row in {feature_set.file}, which get the mean: {without}")
     step = command("run", directory, model="VBPR", features=f"[{names}]")
     return "\n".join([*lines, "", rows_table(tables), "", f"Next: {step}"])
@@ -235,7 +239,7 @@ def _read_one(
 ) -> _Read:
     table = file.table()
     rows = rows or Rows(
-        dict(zip(items, file.rows_by_rank(len(table), items), strict=True)), "rank of the token"
+        dict(zip(items, file.rows_by_rank(len(table), items), strict=True)), _BY_RANK
     )
     _check_rows(rows, len(table), file)
     there = [item for item in items if item in rows.of]
@@ -258,7 +262,14 @@ def _read_one(
     matrix = filled(np.array([item in known for item in items]), usable_values)
     missing = [item for item in items if item not in known]
     zeros = int((~values[finite].any(axis=1)).sum())
-    padding = len(table) - len(items) if rows.rule == "rank of the token" else 0
+    padding = len(table) - len(items) if rows.rule == _BY_RANK else 0
+    if padding and bool(table[0].float().any()):
+        logger.warning(
+            "%s has one row more than '%s' has items, so the first is taken for padding, though it "
+            "is not zero; --tokens=FILE tells whose the rows are.",
+            file.name,
+            name,
+        )
     dropped = len(table) - len(there) - padding
     counts = RowCounts(read=len(table))
     counts.add("padding", padding)
@@ -275,7 +286,9 @@ def _read_one(
         "dropped": dropped,
     }
     shape = (len(items), matrix.shape[1], len(missing), zeros, dropped)
-    return _Read(Imported(file.path, *shape, file.path.name, counts), matrix, details)
+    rows_by = rows.path.name if rows.path else _SAID.get(rows.rule, rows.rule)
+    imported = Imported(file.path, *shape, file.path.name, counts, rows_by)
+    return _Read(imported, matrix, details)
 
 
 def _check_matched(

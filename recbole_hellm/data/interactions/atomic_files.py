@@ -17,7 +17,7 @@ from pydantic import field_validator
 from recbole_hellm.config.settings import Settings, setting
 from recbole_hellm.data.preparation.delimited_text import DelimitedText, TextFormat, unescaped
 from recbole_hellm.data.preparation.manifest import check_files
-from recbole_hellm.errors import DataError
+from recbole_hellm.errors import ConfigError, DataError
 
 KINDS = ("token", "token_seq", "float", "float_seq")
 """Types of columns."""
@@ -35,6 +35,8 @@ class AtomicSettings(Settings):
     @field_validator("field_separator", "seq_separator")
     @classmethod
     def _characters(cls, value: str) -> str:
+        if not value:  # as a bare | is in YAML
+            raise ConfigError("""A separator is empty; put quotes inside, as in '"|"'.""")
         return unescaped(value)
 
     @property

@@ -70,8 +70,11 @@ class CanonicalMixin(CountedFiltersMixin):
         except ValueError as error:  # RecBole's way to report a missing file
             raise DataError(f"Dataset '{token}' cannot be loaded: {error}") from error
         for field in (self.uid_field, self.iid_field):
-            if field not in self.inter_feat:
-                raise DataError(f"{path} has no column '{field}:token'; add it or set its name.")
+            if self.inter_feat is None or field not in self.inter_feat:
+                raise DataError(
+                    f"{path} has no column '{field}:token'; add it, or set its name with "
+                    "USER_ID_FIELD or ITEM_ID_FIELD."
+                )
         self._time_column()
 
     def _get_load_and_unload_col(self, source: Any) -> tuple[set[str] | None, set[str] | None]:
@@ -93,12 +96,18 @@ class CanonicalMixin(CountedFiltersMixin):
         if column is None:
             raise DataError(
                 f"Dataset '{self.dataset_name}' has neither the time field '{time}' nor "
-                f"'{POSITION}'; set TIME_FIELD to the name of its time column."
+                f"'{POSITION}'; set TIME_FIELD to the name of its time column, or where there is "
+                "none, make a dataset in the order of the rows with `recbole-hellm prepare "
+                f"--dataset=my{self.dataset_name} --interactions="
+                f"{self.config.dataset_directory / self.dataset_name}.inter`."
             )
         missing = frame[column].isna().to_numpy()
         if missing.any():
             row = int(np.flatnonzero(missing)[0])
-            raise DataError(f"{self.dataset_name}.inter, line {row + 2}: the {column} is missing.")
+            raise DataError(
+                f"{self.dataset_name}.inter, line {row + 2}: the {column} is missing; fill it "
+                "in, or remove the line."
+            )
         return column
 
     def _order_canonically(self) -> None:

@@ -84,7 +84,15 @@ class Reading:
             If more than a tenth have none, unless that is allowed.
         """
         without = sorted(tokens - known)
-        if len(without) > _MOST_LOST * len(tokens) and not self.allow_unmatched:
+        if len(without) <= _MOST_LOST * len(tokens):
+            return
+        if self.allow_unmatched:
+            logger.warning(
+                "%s of the %s items with interactions have no row in the table of items.",
+                f"{len(without):,}",
+                f"{len(tokens):,}",
+            )
+        else:
             there = sorted(known - tokens)[:3] or list(itertools.islice(self.other_ids(tokens), 3))
             others = f", where ids such as {', '.join(there)} have no interactions" if there else ""
             raise DataError(
@@ -168,6 +176,12 @@ def assemble(
             texts = items[column] if column in items else pd.Series(dtype=object)
             present = texts.notna() & texts.map(bool)
             all_notes[f"items_without_{column}"] = len(tokens) - int(present.sum())
+        if all(all_notes[f"items_without_{column}"] == len(tokens) for column in TEXT_COLUMNS):
+            logger.warning(
+                "No item of '%s' has a text, which models that read texts need; if a column holds "
+                "texts, name it, for example with --title_column.",
+                name,
+            )
     before = _texts(directory / f"{name}.item")
     # Members of one archive have one source.
     files = dict.fromkeys(archive_of(path) or path for path in sources)

@@ -122,10 +122,13 @@ def role_column(
             f"'{_example(columns_option, len(names))}'."
         )
     if chosen is None:
+        hint = ""
+        if file.kind == "text":
+            hint = f", or all columns with --{columns_option} if line 1 is data"
+            hint += _SEPARATOR_HINT * (len(names) == 1)
         raise DataError(
             f"{file.path} has no column known to hold {role}s ({has}); name it with "
-            f"--{option}, or all columns with --{columns_option} if line 1 is data"
-            f"{_SEPARATOR_HINT if file.kind == 'text' and len(names) == 1 else ''}."
+            f"--{option}{hint}."
         )
     if chosen not in names:
         raise DataError(
@@ -146,6 +149,11 @@ def all_named(names: Iterable[str], role: str) -> list[str]:
     for name in names:
         by_alias.setdefault(plain_name(name), name)
     return [by_alias[alias] for alias in ALIASES[role].split() if alias in by_alias]
+
+
+def known_names(names: Iterable[str]) -> list[str]:
+    """Those of the names that are known for any role."""
+    return [name for role in ALIASES for name in all_named(names, role)]
 
 
 def plain_name(name: str) -> str:
@@ -171,7 +179,7 @@ def _header_is_data(file: TableFile, chosen: str | None) -> bool:
         return False
     names: Sequence[str] = file.columns
     values = [name for name in names if _NUMBER_OR_DATE.fullmatch(name)]
-    known = any(all_named(names, role) for role in ALIASES)
+    known = bool(known_names(names))
     if chosen in names:
         return not has_numbered_header(file) and (chosen in values or bool(values and not known))
     return bool(values) and (not known or 2 * len(values) >= len(names))

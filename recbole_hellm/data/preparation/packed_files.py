@@ -74,7 +74,7 @@ def not_encoded(
     where = path if line is None else f"{path}, line {line}"
     return DataError(
         f"{where} is not encoded in {encoding} ({error}); save it in UTF-8, or name its encoding, "
-        "for example --encoding=latin-1."
+        "for example --encoding=cp1252 (Western Windows)."
     )
 
 
@@ -121,6 +121,15 @@ def _utf8_lines(path: Path, encoding: str) -> Iterator[Iterable[bytes]]:
     else:
         with open_text(path, encoding) as text:
             yield (line.encode("utf-8", "surrogatepass") for line in text)
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a file is text in UTF-8, as one that was converted is."""
+    try:
+        with open_text(path) as text:
+            return all(line is not None for line in text)
+    except UnicodeError:
+        return False
 
 
 def archive_of(path: Path) -> Path | None:

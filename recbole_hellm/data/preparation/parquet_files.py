@@ -68,6 +68,8 @@ def read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
                 column = column.cast(pa.large_string())
             # An index that pandas noted in the file is a column like any other.
             values = column.to_pandas()
+            if pa.types.is_integer(kind) and column.null_count:  # pandas would make them floats
+                values = pd.Series(column.to_pylist(), dtype=object)
             if pa.types.is_decimal(kind):
                 values = pd.Series([_number(value) for value in values], dtype=object)
         series[name] = values.reset_index(drop=True)

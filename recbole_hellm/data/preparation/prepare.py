@@ -75,6 +75,8 @@ def prepare(
         settings.family,
         progress,
         settings.replacing,
+        settings.allow_dropped,
+        settings.allow_unmatched,
     )
 
 
@@ -87,6 +89,8 @@ def prepare_dataset(
     family: str | None = None,
     progress: bool = True,
     replacing: Replacing | None = None,
+    allow_dropped: bool = True,
+    allow_unmatched: bool = True,
 ) -> dict[str, Any]:
     """Make the atomic files of a dataset that is known by name.
 
@@ -104,6 +108,8 @@ def prepare_dataset(
         Show progress bars.
     replacing : Replacing, optional
         Whether other data may be replaced; by default it is.
+    allow_dropped, allow_unmatched : bool
+        Accept that more than a tenth of the rows are defective, or of the items without a row.
 
     Returns
     -------
@@ -126,7 +132,12 @@ def prepare_dataset(
         return generate_sample(directory, replacing=replacing)
     chosen = family_of(name, family)
     if chosen is not None:
-        return _prepare_raw(chosen, name, directory, raw_dir, mirrors, k_core, progress, replacing)
+        reading = Reading(
+            allow_dropped=allow_dropped,
+            allow_unmatched=allow_unmatched,
+            replacing=replacing or Replacing(),
+        )
+        return _prepare_raw(chosen, name, directory, raw_dir, mirrors, k_core, progress, reading)
     known = list(families())
     names = [SAMPLE, *(dataset for known_family in known for dataset in known_family.datasets)]
     raise DataError(
@@ -225,7 +236,7 @@ class _ItemTable:
 
 def _check_name(name: str) -> None:
     """Check that a name can be a folder's; raises :class:`ConfigError`."""
-    forbidden = name in (".", "..", VERSIONS) or set(name) & set("/\\:")
+    forbidden = name in (".", "..", VERSIONS) or set(name) & set("/\\:[]")
     length = len(name.encode("utf-8", "replace"))
     if forbidden or not name.strip() or not name.isprintable() or length > _LONGEST:
         raise ConfigError(f"--dataset={name!a:.80} cannot name a folder; use letters and digits.")
@@ -261,10 +272,9 @@ def _prepare_raw(
     mirrors: Mirrors | None,
     k_core: int | None,
     progress: bool,
-    replacing: Replacing | None,
+    reading: Reading,
 ) -> dict[str, Any]:
     paths = raw_files(family, name, directory, raw_dir, mirrors, progress)
-    reading = Reading(replacing=replacing or Replacing())
     counting = {"counts": reading.interactions} if _counts(family.read_interactions) else {}
     item_counting = {"counts": reading.items} if _counts(family.read_items) else {}
     interactions = family.read_interactions(name, paths, progress, **counting)

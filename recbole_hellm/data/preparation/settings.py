@@ -12,12 +12,11 @@ from recbole_hellm.data.preparation.versions import Replacing
 AUTO = "auto"
 _FOR_FILES = (
     *("columns", "separator", "encoding", "user_column", "item_column", "time_column"),
-    *("time_format", "allow_dropped"),
+    "time_format",
 )
 _TEXT_COLUMNS = tuple(f"{role}_column" for role in (*TEXT_COLUMNS, IMAGE))
 _FOR_ITEMS = (
-    *("item_columns", "item_separator", "items_item_column", *_TEXT_COLUMNS),
-    "allow_unmatched",
+    *("item_columns", "item_separator", "item_encoding", "items_item_column", *_TEXT_COLUMNS),
 )
 _BY_NAME = ("family", "raw_dir", "mirrors")
 
@@ -48,6 +47,9 @@ class PrepareSettings(Settings):
     )
     item_separator: str | None = setting(None, "What separates the cells of items.")
     encoding: str | None = setting(None, "Encoding of both files; UTF-8 if none is given.")
+    item_encoding: str | None = setting(
+        None, "Encoding of items, where it is not that of interactions."
+    )
     layout: str = setting(
         AUTO, "What the columns of interactions mean: auto, table or a family such as amazon2018."
     )
@@ -89,18 +91,21 @@ class PrepareSettings(Settings):
             require(not useless, f"{', '.join(useless)} is for datasets by name; remove it.")
         if self.items is None:
             useless = self._set(*_FOR_ITEMS)
+            if self.interactions is not None:  # datasets by name have items of their own
+                useless += self._set("allow_unmatched")
             require(not useless, f"{', '.join(useless)} needs --items=FILE beside it.")
         _ = self.interactions_format, self.items_format
 
     @property
     def interactions_format(self) -> TextFormat:
         """How the file of interactions is written."""
-        return self._text_format(self.columns, self.separator)
+        return self._text_format(self.columns, self.separator, self.encoding)
 
     @property
     def items_format(self) -> TextFormat:
         """How the file of items is written."""
-        return self._text_format(self.item_columns, self.item_separator)
+        encoding = self.item_encoding or self.encoding
+        return self._text_format(self.item_columns, self.item_separator, encoding)
 
     @property
     def text_columns(self) -> dict[str, str]:
@@ -114,12 +119,15 @@ class PrepareSettings(Settings):
         return Replacing(self.force, Path(self.runs_dir).expanduser())
 
     def _text_format(
-        self, columns: str | tuple[str, ...] | None, separator: str | None
+        self,
+        columns: str | tuple[str, ...] | None,
+        separator: str | None,
+        encoding: str | None,
     ) -> TextFormat:
         return TextFormat(
             columns=None if columns is None else names(columns),
             separator=None if separator is None else unescaped(separator),
-            encoding=self.encoding or "utf-8",
+            encoding=encoding or "utf-8",
             quotes=self.quotes,
         )
 

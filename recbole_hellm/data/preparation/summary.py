@@ -10,6 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from recbole_hellm.data.interactions.histories import MIN_INTERACTIONS
+from recbole_hellm.data.preparation.atomic import TEXT_COLUMNS
 from recbole_hellm.data.preparation.manifest import MANIFEST, listed_files
 from recbole_hellm.storage.terminal import plain_text
 
@@ -47,6 +48,13 @@ def describe(manifest: Mapping[str, Any]) -> str:
     return "\n".join([table, *lines, *_rows(manifest)])
 
 
+def _with_texts(manifest: Mapping[str, Any]) -> bool:
+    """Whether some item has a text; so it is where that was not counted."""
+    notes = manifest.get("notes", {})
+    without = [notes.get(f"items_without_{column}", 0) for column in TEXT_COLUMNS]
+    return min(without) < manifest["items"]
+
+
 def _rows(manifest: Mapping[str, Any]) -> list[str]:
     """What became of the rows and columns of the files that were read."""
     tables: Sequence[Mapping[str, Any]] = manifest.get("tables", ())
@@ -57,6 +65,9 @@ def _rows(manifest: Mapping[str, Any]) -> list[str]:
     if without is not None and len(tables) > 1:
         count = share(without, manifest["items"])
         lines.append(f"Items without a row in {plain_text(tables[-1]['file'])}: {count}")
+        titles = manifest["notes"].get("items_without_title")
+        if titles is not None:
+            lines.append(f"Items without a title: {share(titles, manifest['items'])}")
     return [*lines, *column_lines(tables)]
 
 
@@ -100,7 +111,7 @@ def next_steps(manifest: Mapping[str, Any], directory: Path) -> str:
     if manifest["users"] == manifest["users_below_three"]:
         lines.append("No user has three interactions, so no model can be evaluated on this dataset")
         return "\n".join(lines)
-    has_texts = f"{name}.item" in listed_files(manifest)
+    has_texts = f"{name}.item" in listed_files(manifest) and _with_texts(manifest)
     model = "HeLLM" if has_texts and manifest["items"] >= _ENOUGH else "SASRec"
     if manifest["longest_history"] <= MIN_INTERACTIONS:  # nothing to learn an order from
         model = "BPR"

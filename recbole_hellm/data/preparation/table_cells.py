@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import dataclasses
 import html
+import html.entities
 import json
 import numbers
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from recbole_hellm.data.preparation.atomic import is_missing
 from recbole_hellm.data.preparation.object_files import UNPARSABLE
 from recbole_hellm.data.preparation.table_files import Table
 from recbole_hellm.errors import DataError
+from recbole_hellm.storage.text_files import UTF8
 
 _TAG = re.compile(r"<.*?>", re.DOTALL)
 _ENTITY = re.compile(r"&(#\d+|#[xX][0-9a-fA-F]+|\w+);")
@@ -26,6 +30,9 @@ _SCRIPT = re.compile(
     re.IGNORECASE,
 )
 _MOST_ESCAPES = 3
+_PLACEHOLDERS = frozenset(("null", "none", "nan", "na", "n/a", "#n/a", "<na>", "nil", "\\n"))
+_SCIENTIFIC = re.compile(r"\d+([.,]\d+)?[eE]\+\d+")
+_POINT_ZERO = re.compile(r"(?<=\d)\.0+\Z")
 _SIZES = ("hi_res", "large", "thumb", "url")  # of a picture in Amazon's 2023 files
 
 
@@ -56,7 +63,7 @@ class Cleaning:
             words = _TAG.sub("", words)
         if self.entities_resolved:
             for _ in range(_MOST_ESCAPES):  # ``&amp;amp;`` was escaped twice
-                words = _ENTITY.sub(lambda found: html.unescape(found[0]), words)
+                words = _ENTITY.sub(_resolved, words)
         return " ".join(words.split())
 
 
@@ -73,24 +80,61 @@ def ids(table: Table, column: str) -> list[str]:
         If an id is empty, not printable, or neither a text nor a whole number.
     """
     tokens = []
-    for row, value in enumerate(table.frame[column].tolist()):
+    values = table.frame[column]
+    exact = _exact_below(values.dtype)
+    for row, value in enumerate(values.tolist()):
         token = ""
         if isinstance(value, str):
             token = value.strip()
         elif isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
             if isinstance(value, numbers.Integral):
                 token = str(int(value))
-            elif float(value).is_integer() and abs(float(value)) < 2**53:  # else it may be another
+            elif float(value).is_integer() and abs(float(value)) < exact:  # else it may be another
                 token = str(int(value))  # type: ignore[call-overload]
         # Not printable are tabs and line ends, and what UTF-8 cannot hold.
         if not token or not token.isprintable():
             shown = "empty" if is_missing(value) else f"{value!a:.60}"
+            if isinstance(value, float) and value.is_integer():
+                shown = f"{value:.15g}, a float that may stand for several whole numbers"
             raise DataError(
                 f"{table.where(row)}: the {column} is {shown}, and an id must be a non-empty, "
                 "printable text or a whole number; correct or drop the row."
             )
         tokens.append(token)
     return tokens
+
+
+def doubtful_ids(tokens: Iterable[str]) -> list[str]:
+    """What ids that a table or a spreadsheet has changed look like, a clause for each kind."""
+    known = dict.fromkeys(tokens)
+    kinds = {
+        "may stand for a missing one": [t for t in known if t.lower() in _PLACEHOLDERS],
+        "may have been rounded by a spreadsheet, so that several became one": [
+            t for t in known if _SCIENTIFIC.fullmatch(t)
+        ],
+        "differ from those without a point": [
+            t for t in known if _POINT_ZERO.search(t) and _POINT_ZERO.sub("", t) in known
+        ],
+    }
+    return [
+        f"{len(found):,} of the ids (such as {', '.join(found[:3])}) {kind}"
+        for kind, found in kinds.items()
+        if found
+    ]
+
+
+def misread(texts: Iterable[str], encoding: str) -> str | None:
+    """A text of which all others show, too, that they are UTF-8 read in another encoding."""
+    example = None
+    if codecs.lookup(encoding).name == UTF8:
+        return None
+    for written in dict.fromkeys(text for text in texts if not text.isascii()):
+        try:
+            written.encode(encoding).decode(UTF8)
+        except UnicodeError:
+            return None
+        example = example or written
+    return example
 
 
 def text(value: Any, cleaning: Cleaning = AS_WRITTEN) -> str:
@@ -127,6 +171,18 @@ def picture(value: Any, cleaning: Cleaning = AS_WRITTEN) -> str:
         If it is not a text.
     """
     return cleaning(_first_picture(_as_list(value)))
+
+
+def _resolved(entity: re.Match[str]) -> str:
+    """The character of an entity; what only begins as one stays."""
+    known = entity[1].startswith("#") or f"{entity[1]};" in html.entities.html5
+    return html.unescape(entity[0]) if known else entity[0]
+
+
+def _exact_below(kind: Any) -> int:
+    """Up to where every whole number is one of a type of floats."""
+    single = isinstance(kind, np.dtype) and kind.kind == "f"
+    return int(2 ** (np.finfo(kind).nmant + 1)) if single else 2**53
 
 
 def _plain(value: Any) -> str:

@@ -8,8 +8,10 @@ parses literals without running code.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +30,7 @@ from recbole_hellm.storage.text_files import marked_encoding
 
 NOBODY = "of items without interactions"
 """Why most rows of a table of items are left out."""
+_FIRST_OBJECTS = 100  # whose keys are the columns; one may lack some
 _OTHER_KINDS = {
     b"PK\x03\x04": "a zip archive or a workbook; name a file in it, as in all.zip/log.csv, or save "
     "the workbook as CSV",
@@ -39,6 +42,8 @@ _OTHER_KINDS = {
     b"\x93NUMPY": "a numpy array; save a table with names of columns",
     b"\x89HDF": "an HDF5 file; save the table as Parquet or CSV",
     b"\xd0\xcf\x11\xe0": "a workbook; save it as CSV",
+    b"\x80\x04\x95": "a pickle; save the table as Parquet or CSV",
+    b"\x80\x05\x95": "a pickle; save the table as Parquet or CSV",
 }
 
 
@@ -74,6 +79,7 @@ class TableFile:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise DataError(f"{self.path} cannot be read ({reason}); name another file.") from error
         if start.startswith(b"PAR1"):
+            self._check_not_described("Parquet")
             return "parquet"
         other = next((kind for mark, kind in _OTHER_KINDS.items() if start.startswith(mark)), None)
         if other is not None:
@@ -83,6 +89,8 @@ class TableFile:
         if not text:
             raise DataError(f"{self.path} is empty; name a file with a table.")
         if self.text_format.described:
+            if re.match(r"""(\[\s*)?\{\s*["'][^"']*["']\s*:""", text):
+                self._check_not_described("JSON")
             return "text"
         if text.startswith("["):
             if not re.match(r"\[\s*(\{|\]|\Z)", text):
@@ -93,9 +101,17 @@ class TableFile:
             return "array"
         return "lines" if text.startswith("{") else "text"
 
+    def _check_not_described(self, kind: str) -> None:
+        """Check that no options for delimited text are given for another kind of file."""
+        if self.text_format.described:
+            raise DataError(
+                f"{self.path} is {kind}, whose columns have names; remove the options that name "
+                "all columns or the separator."
+            )
+
     @functools.cached_property
     def columns(self) -> tuple[str, ...]:
-        """Names of all columns; of objects, the keys of the first.
+        """Names of all columns; of objects, the keys of the first hundred.
 
         Raises
         ------
@@ -106,10 +122,14 @@ class TableFile:
             return parquet_columns(self.path)
         if self.kind == "text":
             return self.text.columns
-        first = next(self._objects(None, RowCounts(), progress=False), None)
-        if first is None:
+        objects = self._objects(None, RowCounts(), progress=False)
+        first = [record for _, record in itertools.islice(objects, 1)]
+        # A line that is no object matters only where it is read.
+        with contextlib.suppress(DataError):
+            first.extend(record for _, record in itertools.islice(objects, _FIRST_OBJECTS - 1))
+        if not first:
             raise DataError(f"{self.path} holds no rows; name a file with a table.")
-        return tuple(map(str, first[1]))
+        return tuple(dict.fromkeys(str(name) for record in first for name in record))
 
     def read(
         self,

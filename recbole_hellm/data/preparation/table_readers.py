@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from recbole_hellm.data.preparation.column_roles import (
     all_named,
     first_named,
     has_numbered_header,
+    known_names,
     plain_name,
     role_column,
 )
@@ -24,13 +26,18 @@ from recbole_hellm.data.preparation.row_counts import RowCounts
 from recbole_hellm.data.preparation.table_cells import (
     Cleaning,
     category_path,
+    doubtful_ids,
     ids,
+    misread,
     picture,
     text,
 )
 from recbole_hellm.data.preparation.table_files import NOBODY, Table, TableFile, keeper
 from recbole_hellm.data.preparation.table_times import SHORT, times, unit_of
 from recbole_hellm.errors import ConfigError, DataError
+
+_ENOUGH = 100  # cells that tell what ids look like
+_LONG_ID = 8
 
 
 def read_interactions(
@@ -84,9 +91,14 @@ def read_interactions(
     if table.frame.empty:
         raise DataError(f"{file.path} holds no interactions; name another file.")
     _count_columns(known, table, columns.values())
+    _note_header(table, known)
     frame = pd.DataFrame(
         {"user_id": ids(table, columns["user"]), "item_id": ids(table, columns["item"])}
     )
+    for role in ("user", "item"):
+        for doubt in doubtful_ids(frame[f"{role}_id"]):
+            known.note(f"{file.path.name}: in {columns[role]}, {doubt}.", warn=True)
+    _check_encoding(file, [*frame["user_id"], *frame["item_id"]])
     if timed:
         frame["timestamp"] = times(table, columns["time"], layout.time_format)
         _note_times(table, columns["time"], frame["timestamp"], known)
@@ -186,6 +198,7 @@ def read_item_table(
             raise DataError(f"{table.where(row)} is a second row for item '{token}'; keep one.")
         else:
             repeated += 1
+    _check_encoding(file, (cell for row in rows.values() for cell in row if isinstance(cell, str)))
     known.add(NOBODY, unbought)
     known.add("further rows of an item", repeated)
     if cleaning.scripts:
@@ -210,6 +223,18 @@ def _item_column(file: TableFile, layout: Layout) -> str:
     )
 
 
+def _check_encoding(file: TableFile, texts: Iterable[str]) -> None:
+    """Check that a file is not UTF-8 where another encoding is named."""
+    encoding = file.text_format.encoding
+    example = misread(texts, encoding)
+    if example is not None:
+        raise DataError(
+            f"{file.path} is encoded in UTF-8, not in {encoding}, which makes '{example:.40}' of "
+            f"'{example.encode(encoding).decode():.40}'; leave --encoding out, and if the other "
+            "file needs it, save that one in UTF-8 or name its encoding alone (--item_encoding)."
+        )
+
+
 def _count_columns(counts: RowCounts, table: Table, taken: Iterable[str]) -> None:
     counts.columns_taken = list(dict.fromkeys(taken))
     counts.columns_left = [name for name in table.columns if name not in counts.columns_taken]
@@ -229,6 +254,33 @@ def _check_header(table: Table, columns: Iterable[str]) -> None:
                 "the line if it is a second header, or if line 1 is data, name all columns with "
                 "--columns, or of a table of items with --item_columns."
             )
+        cells = table.frame[column].dropna().head(_ENOUGH)
+        if len(cells) and all(_alike(names[column], str(cell).strip()) for cell in cells):
+            raise DataError(
+                f"{file.path}, line 1 has '{names[column]}' where the rows have ids such as "
+                f"'{cells.iloc[0]}', so it looks like data; name all columns with --columns, or of "
+                "a table of items with --item_columns, or rename the column if it is a name."
+            )
+
+
+def _alike(name: str, cell: str) -> bool:
+    """Whether a name with digits could be one of the ids below it."""
+    if not any(map(str.isdigit, name)):
+        return False
+    shapes = {re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "9", text)) for text in (name, cell)}
+    long = len(name) == len(cell) >= _LONG_ID and name.isalnum() and cell.isalnum()
+    return len(shapes) == 1 or (long and any(map(str.isdigit, cell)))
+
+
+def _note_header(table: Table, counts: RowCounts) -> None:
+    """Say that line 1 holds names, where none of them is known."""
+    file = table.file
+    if file.kind == "text" and file.text_format.columns is None and not known_names(file.columns):
+        counts.note(
+            f"{file.path.name}: line 1 ({', '.join(file.columns[:12])}) is taken for names of "
+            "columns; if it is data, name all columns with --columns.",
+            warn=True,
+        )
 
 
 def _without_missing(table: Table, columns: Iterable[str], counts: RowCounts) -> Table:
@@ -265,8 +317,14 @@ def _note_times(table: Table, column: str, times: pd.Series, counts: RowCounts) 
     first, last = float(times.min()), float(times.max())
     unit, last_unit = unit_of(first), unit_of(last)
     where = f"{table.file.path.name}: the {column}"
-    if unit is None or last_unit is None:
+    if unit is None and last_unit is None:
         counts.note(f"{where} goes from {first:.15g} to {last:.15g}.")
+    elif unit is None or last_unit is None:
+        counts.note(
+            f"{where} goes from {first:.15g} to {last:.15g}, so some are Unix "
+            f"{unit or last_unit} of these decades and others are not; correct those.",
+            warn=True,
+        )
     elif unit != last_unit:
         counts.note(
             f"{where} goes from {first:.15g} to {last:.15g}, so some are Unix {unit} and "

@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 from recbole_hellm.data.interactions.splits import interactions_hash
-from recbole_hellm.data.preparation.manifest import check_files, read_manifest
+from recbole_hellm.data.preparation.manifest import MANIFEST, check_files, read_manifest
 from recbole_hellm.errors import DataError
 from recbole_hellm.storage.checksums import file_sha256
 from recbole_hellm.storage.files import atomic_folder
@@ -77,11 +77,21 @@ class Replacing:
         Raises
         ------
         DataError
-            If there are finished runs on other data, and `force` is not set.
+            If there are finished runs on other data, or other data without a manifest, which
+            `prepare` did not make, and `force` is not set.
         """
-        runs = [] if self.runs_dir is None else finished_runs(self.runs_dir, name)
-        if not runs or not differs(name, directory, contents):
+        if self.runs_dir is None:
             return
+        runs = finished_runs(self.runs_dir, name)
+        foreign = not (directory / MANIFEST).is_file()
+        if not (runs or foreign) or not differs(name, directory, contents):
+            return
+        if not self.force and not runs:
+            raise DataError(
+                f"{directory} holds files that prepare did not make; replace them with --force, "
+                f"which keeps them in {directory / VERSIONS}, or give the dataset another name "
+                "with --dataset=NAME."
+            )
         if not self.force:
             raise DataError(
                 f"{directory} holds other data, and {len(runs)} finished runs stand on it (such as "
@@ -91,7 +101,10 @@ class Replacing:
         version = keep_version(name, directory)
         if version is not None:
             logger.info(
-                "The earlier data of '%s', which runs stand on, is kept in %s.", name, version
+                "The earlier data of '%s'%s is kept in %s.",
+                name,
+                ", which runs stand on," * bool(runs),
+                version,
             )
 
 

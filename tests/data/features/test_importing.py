@@ -22,6 +22,7 @@ from recbole_hellm.data.features.importing import (
     ImportSettings,
     dataset_items,
     import_features,
+    summary,
 )
 from recbole_hellm.data.features.row_tokens import read_rows
 from recbole_hellm.data.features.store import load_features
@@ -384,7 +385,8 @@ def test_imported_features_are_used(
     counts = f"({len(tokens)} items, {len(tokens)} dimensions; 0 filled, 0 zero, 0 dropped)"
     lines = out.splitlines()
     assert lines[0] == f"Features: {folder / 'features/image-mmrec.npy'} {counts}"
-    assert lines[4].split() == ["image_feat.npy", "30", "30", "0"]
+    assert lines[1] == "Rows of image_feat.npy are told apart by: i_id_mapping.csv"
+    assert lines[5].split() == ["image_feat.npy", "30", "30", "0"]
     step = shlex.split(lines[-1].removeprefix("Next: recbole-hellm "))
     rest = [f"--{key}={value}" for key, value in quick.items() if key != "data_path"]
     assert main([*step, *rest]) == 0
@@ -413,3 +415,17 @@ def test_json_of_the_store_is_a_list_of_tokens(tmp_path: Path, shop: Path) -> No
     path = shop / "features/image-imported.tokens.json"
     assert json.loads(path.read_text()) == TOKENS
     assert list(read_rows(path).of) == TOKENS
+
+
+def test_how_rows_are_told_apart_is_said(
+    tmp_path: Path, shop: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    imported = run(shop, save(tmp_path / "x.npy"))
+    assert "told apart by: order of the item tokens, sorted as texts" in summary(imported, shop)
+    assert "padding" not in caplog.text
+    run(shop, save(tmp_path / "x.npy", np.ones((5, 2))), force=True)
+    assert "the first is taken for padding, though it is not zero; --tokens" in caplog.text
+    caplog.clear()
+    padded = np.vstack([np.zeros((1, 2)), TABLE])
+    run(shop, save(tmp_path / "x.npy", padded), force=True)
+    assert "padding" not in caplog.text

@@ -56,7 +56,7 @@ def test_recboles_settings_are_known(tmp_path: Path, content: bytes, settings: d
 def test_other_encodings_and_separators_are_told(tmp_path: Path) -> None:
     path = tmp_path / "a.item"
     path.write_bytes((ITEMS + "1\té\t\t\n").encode("cp1252"))
-    with pytest.raises(DataError, match=r"a.item is not encoded in utf-8 .*--encoding=latin-1"):
+    with pytest.raises(DataError, match=r"a.item is not encoded in utf-8 .*--encoding=cp1252"):
         read_items(tmp_path, "a")
     path.write_text(ITEMS.replace("\t", ","))
     with pytest.raises(DataError, match="""say --field_separator='","'"""):
@@ -91,3 +91,8 @@ def test_short_rows_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     assert frame["title"].tolist() == ["", "x", "z"]
     assert "rows with fewer cells than there are columns: 2 (the first in line 2)" in caplog.text
     assert AtomicFile(tmp_path / "a.item").where(2).endswith("a.item, line 5")
+
+
+def test_an_empty_separator_is_refused() -> None:
+    with pytest.raises(ConfigError, match="separator is empty; put quotes inside"):
+        AtomicSettings(field_separator="")

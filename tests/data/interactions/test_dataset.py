@@ -241,6 +241,7 @@ def test_features_must_be_named_in_a_list(make_parts: Parts) -> None:
         ("user_id:tok\titem_id:token\ttimestamp:float", [], "'user_id:tok' must be written"),
         ("usr:token\titem_id:token\ttimestamp:float", [], "has no column 'user_id:token'"),
         ("user_id:token\tthing:token\ttimestamp:float", [], "has no column 'item_id:token'"),
+        ("uid:token\tthing:token\tts:float", [], "has no column 'user_id:token'"),
         ("user_id:token\titem_id:token\titem_id:token", [], "the column 'item_id' is named twice"),
         ("user_id:token\titem_id:token\twhen:float", [], "neither the time field 'timestamp'"),
         (HEADER, ["u1\ti1\tnan"], r"line 27: timestamp='nan' is no finite number"),

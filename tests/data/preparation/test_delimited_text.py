@@ -84,7 +84,7 @@ def test_encodings(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("a,b\nCafé,Ö\n", encoding="latin-1")
     assert read(path, TextFormat(encoding="latin-1")) == [["Café", "Ö"]]
-    with pytest.raises(DataError, match=r"f is not encoded in utf-8 \(.*--encoding=latin-1"):
+    with pytest.raises(DataError, match=r"f is not encoded in utf-8 \(.*--encoding=cp1252"):
         read(path, TextFormat())
     path.write_text("a,b\n1,2\n", encoding="utf-16")
     assert read(path, TextFormat(encoding="utf-16")) == [["1", "2"]]

@@ -28,7 +28,7 @@ def test_json_and_literals_are_objects() -> None:
         (b'{"a": __import__("os")}', "line 7 is neither"),
         (b"{", "line 7 is neither .* it must be one object"),
         (b"{1, 2}", "line 7 is a set, not an object"),
-        (b'{"a": "\xe9"}', r"line 7 is not encoded in utf-8 .*--encoding=latin-1"),
+        (b'{"a": "\xe9"}', r"line 7 is not encoded in utf-8 .*--encoding=cp1252"),
     ],
 )
 def test_other_lines_are_told(line: bytes, message: str) -> None:

@@ -77,3 +77,8 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
             told.append(str(error))
     assert told
     assert all(text.startswith(f"{path}: ") and "\n" not in text for text in told)
+
+
+def test_whole_numbers_stay_exact_beside_missing_ones(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": pa.array([None, 2**62 + 1], pa.int64())}), tmp_path / "f")
+    assert read_parquet(tmp_path / "f", ["a"])["a"].tolist() == [None, 2**62 + 1]

@@ -122,9 +122,10 @@ def test_a_dataset_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         "items_without_description": 2,
     }
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings[0].startswith("1 users of 'Toys' have fewer than three interactions")
-    assert "2 users, 3 items, 5 interactions" in warnings[1]
-    assert "19,412 users, 11,924 items, 167,597 interactions" in warnings[1]
+    assert warnings[0] == "1 of the 3 items with interactions have no row in the table of items."
+    assert warnings[1].startswith("1 users of 'Toys' have fewer than three interactions")
+    assert "2 users, 3 items, 5 interactions" in warnings[2]
+    assert "19,412 users, 11,924 items, 167,597 interactions" in warnings[2]
     assert "Cite for 'Toys': J. McAuley" in caplog.text
     manifest = prepare_dataset("Toys", tmp_path / "Toys", raw, k_core=1, progress=False)
     assert manifest["notes"]["k_core"] == 1
@@ -149,7 +150,10 @@ def test_a_family_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "family_for_prepare.py").write_text(FAMILY)
     (tmp_path / "plays.csv").write_text(f"user,item,time\n{PLAYS}")
-    settings = PrepareSettings(family="family_for_prepare:Plays", raw_dir=str(tmp_path))
+    named = {"family": "family_for_prepare:Plays", "raw_dir": str(tmp_path)}
+    with pytest.raises(DataError, match=r"1 of the 2 items .* with --allow_unmatched"):
+        prepare.prepare("plays", tmp_path / "plays", PrepareSettings(**named), progress=False)
+    settings = PrepareSettings(**named, allow_unmatched=True)
     manifest = prepare.prepare("plays", tmp_path / "plays", settings, progress=False)
     assert manifest["interactions"] == 4  # the family's 2-core
     assert manifest["notes"] == {
@@ -165,7 +169,7 @@ def test_a_family_by_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "items_without_description": 2,
     }
     assert read_items(tmp_path / "plays", "plays")["title"].tolist() == ["One", ""]
-    settings = PrepareSettings(family="family_for_prepare:Plays", raw_dir=str(tmp_path), k_core=0)
+    settings = PrepareSettings(**named, allow_unmatched=True, k_core=0)
     assert prepare.prepare("plays", tmp_path / "plays", settings)["interactions"] == 5
     with pytest.raises(ConfigError, match=r"The family plays has no dataset 'play' \(did you mean"):
         prepare.prepare("play", tmp_path / "play", settings)
@@ -422,3 +426,52 @@ def test_the_command_takes_any_separator(
     assert main(["prepare", *options, *items, "--encoding=latin-1"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["ud", "2", "2", "3"]
     assert read_items(tmp_path / "ud", "ud")["title"].tolist() == ["Ham", "Tea"]
+
+
+def test_items_without_any_text_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [f"u{user},i{item},{user + item}" for user in range(3) for item in range(25)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time", *rows]))
+    (tmp_path / "items.csv").write_text("\n".join(["item,what", *(f"i{n},x" for n in range(25))]))
+    files = [f"--interactions={tmp_path / 'log.csv'}", f"--items={tmp_path / 'items.csv'}"]
+    options = ["prepare", "--dataset=bare", f"--data_path={tmp_path}", *files]
+    assert main(options) == 0
+    assert "No item of 'bare' has a text" in caplog.text
+    out = capsys.readouterr().out
+    assert "Items without a title: 25 (100.0 %)" in out
+    assert "--model=SASRec" in out
+    assert main([*options, "--title_column=what"]) == 0
+    assert "--model=HeLLM" in capsys.readouterr().out
+
+
+def test_utf8_under_the_name_of_another_encoding_is_told(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("user,item,time\nJürgen,é,1\nJürgen,b,2\nann,é,3\n")
+    (tmp_path / "items").write_text("item,title\né,Café\nb,Tea\n", encoding="cp1252")
+    files = {"interactions": str(tmp_path / "log"), "items": str(tmp_path / "items")}
+    with pytest.raises(DataError, match=r"log is encoded in UTF-8, not in cp1252, .*item_encoding"):
+        prepare.prepare("own", tmp_path / "own", PrepareSettings(**files, encoding="cp1252"))
+    settings = PrepareSettings(**files, item_encoding="cp1252")
+    prepare.prepare("own", tmp_path / "own", settings)
+    assert read_items(tmp_path / "own", "own")["title"].tolist() == ["Tea", "Café"]
+
+
+def test_files_that_prepare_did_not_make_are_not_replaced_unasked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    folder = tmp_path / "own"
+    folder.mkdir()
+    header = "user_id:token\titem_id:token\ttimestamp:float\trating:float\n"
+    (folder / "own.inter").write_text(header + "a\tx\t1\t5\na\ty\t2\t4\n")
+    (folder / "own.item").write_text("item_id:token\ttitle:token_seq\nx\tTea\n")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = {"interactions": str(folder / "own.inter"), "runs_dir": str(tmp_path / "runs")}
+    with pytest.raises(DataError, match=r"own holds files that prepare did not make; .*--force"):
+        prepare.prepare("own", folder, PrepareSettings(**files))
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    prepare.prepare("own", folder, PrepareSettings(**files, force=True))
+    (version,) = (folder / "versions").iterdir()
+    assert {name: (version / "own" / name).read_bytes() for name in before} == before
+    assert f"The earlier data of 'own' is kept in {version}." in caplog.text
+    prepare.prepare("own", folder, PrepareSettings(**files))  # its own files

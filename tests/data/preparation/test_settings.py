@@ -53,3 +53,11 @@ def test_formats_of_the_files() -> None:
 def test_escaped_separators(written: str, separator: str) -> None:
     settings = PrepareSettings(interactions="x", separator=written)
     assert settings.interactions_format.separator == separator
+
+
+def test_the_table_of_items_may_have_an_encoding_of_its_own() -> None:
+    settings = PrepareSettings(interactions="a", items="b", item_encoding="cp1252")
+    assert settings.interactions_format.encoding == "utf-8"
+    assert settings.items_format.encoding == "cp1252"
+    with pytest.raises(ConfigError, match="item_encoding needs --items=FILE"):
+        PrepareSettings(interactions="a", item_encoding="cp1252")

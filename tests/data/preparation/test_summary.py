@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from recbole_hellm.data.preparation.atomic import TEXT_COLUMNS
 from recbole_hellm.data.preparation.summary import command, describe, next_steps
 
 MANIFEST = {
@@ -96,3 +97,11 @@ def test_the_next_command(file: str, items: int, longest: int, model: str) -> No
 def test_commands_are_quoted() -> None:
     written = command("run", Path("my data/a b"), model="Pop")
     assert written == "recbole-hellm run --model=Pop '--dataset=a b' '--data_path=my data'"
+
+
+def test_a_table_of_items_without_texts_leads_to_no_model_that_reads_them() -> None:
+    without = {f"items_without_{column}": 99 for column in TEXT_COLUMNS}
+    facts = {"items": 99, "longest_history": 4, "files": {"demo.item": "0"}}
+    assert "--model=SASRec" in next_steps(MANIFEST | facts | {"notes": without}, Path("d/demo"))
+    some = {"notes": without | {"items_without_title": 98}}
+    assert "--model=HeLLM" in next_steps(MANIFEST | facts | some, Path("d/demo"))

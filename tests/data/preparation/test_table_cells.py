@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from recbole_hellm.data.preparation.table_cells import (
     Cleaning,
     category_path,
     ids,
+    misread,
     picture,
     text,
 )
@@ -118,6 +120,7 @@ def test_pictures() -> None:
         ("Nice &#39;n&#39; good &amp; cheap", "Nice 'n' good & cheap"),
         ("A &amp;amp; B&nbsp;&quot;C&quot;", 'A & B "C"'),
         ("R&D, M&Ms & &copy", "R&D, M&Ms & &copy"),
+        ("&notAnEntity; &eacute; &#x27;", "&notAnEntity; é '"),
         ("1 &lt; 2 <b>and</b> 3 &gt; 2", "1 < 2 and 3 > 2"),
         ("Learn JavaScript: functions {and} objects", "Learn JavaScript: functions {and} objects"),
         ("var aPageStart = (new Date()).getTime(); var ue_t0=1", ""),
@@ -142,3 +145,21 @@ def test_ids_that_are_not_exact_are_refused(tmp_path: Path, number: float) -> No
         return
     with pytest.raises(DataError, match="line 2: the user is"):
         ids(table, "user")
+
+
+def test_whole_numbers_that_a_type_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
+    for kind, number in ((np.float32, 2**24), (np.float16, 2**11)):
+        pd.DataFrame({"a": np.array([number - 1], kind)}).to_parquet(tmp_path / "f")
+        column = TableFile(tmp_path / "f").read("a".__eq__)
+        if kind is np.float32:
+            assert ids(column, "a") == [str(number - 1)]
+        pd.DataFrame({"a": np.array([number], kind)}).to_parquet(tmp_path / "f")
+        with pytest.raises(DataError, match="a float that may stand for several"):
+            ids(TableFile(tmp_path / "f").read("a".__eq__), "a")
+
+
+def test_utf8_read_in_another_encoding_is_seen() -> None:
+    assert misread(["tea", "CafÃ©"], "latin-1") == "CafÃ©"
+    assert misread(["CafÃ©", "Café"], "latin-1") is None
+    assert misread(["CafÃ©"], "utf-8") is None
+    assert misread(["tea"], "latin-1") is None

@@ -55,7 +55,7 @@ def test_parquet(tmp_path: Path, index: bool) -> None:
 def test_objects(tmp_path: Path, packed: bool) -> None:
     lines = ['{"user": "a", "n": 1}', "", "{'user': 'b', 'tags': ['x', None]}", '{"n": 2}']
     path = write(tmp_path / "data.csv", "\n".join(lines), packed)
-    assert TableFile(path).columns == ("user", "n")
+    assert TableFile(path).columns == ("user", "n", "tags")
     table = TableFile(path).read(named("user", "tags"), progress=False)
     assert table.frame.to_dict("list") == {
         "user": ["a", "b", None],
@@ -113,7 +113,7 @@ def test_lines_are_left_out_only_if_they_cannot_matter(tmp_path: Path) -> None:
         (b"a,b\n1,2\n1,2,3\n", "line 3 has 3 cells, and there are 2 columns"),
         (b"a,b\n1,2,3\n", "line 2 has 3 cells, and there are 2 columns"),
         (b"a,b,a\n1,2,3\n", "line 1 names the column 'a' twice"),
-        (b"a,b\n1,\xff\n", r"is not encoded in utf-8 \(.*--encoding=latin-1"),
+        (b"a,b\n1,\xff\n", r"is not encoded in utf-8 \(.*--encoding=cp1252"),
         (b"\xff,b\n1,2\n", "is not encoded in utf-8"),
         (b'a,b\n1,"2\n', "line 2 opens a quote that does not close; close it"),
         (b'{"a": 1}\n{"a": }\n', "line 2 is neither JSON nor a Python literal"),
@@ -140,3 +140,16 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"cannot be read beyond line \d+"):
         TableFile(path).read(lambda _: True, progress=False)
+
+
+def test_options_for_text_are_refused_for_other_kinds(tmp_path: Path) -> None:
+    described = TextFormat(columns=("user", "item"))
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "p")
+    for name, content in (("lines", '{"a": 1, "b": 2}'), ("array", '[\n {"a": 1, "b": 2}]')):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError, match="is JSON, whose columns have names; remove"):
+            _ = TableFile(tmp_path / name, described).kind
+    with pytest.raises(DataError, match="is Parquet, whose columns have names; remove"):
+        _ = TableFile(tmp_path / "p", described).kind
+    (tmp_path / "text").write_text("{a},b\n")
+    assert TableFile(tmp_path / "text", described).kind == "text"

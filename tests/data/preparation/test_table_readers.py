@@ -280,3 +280,53 @@ def test_scripts_in_place_of_titles_are_counted(tmp_path: Path) -> None:
     assert "1 texts are scripts or style sheets" in counts.notes[0]
     items = read_item_table(TableFile(path), {"B1", "B2"}, Amazon2014.layout, False)
     assert items["title"].tolist() == [script, "&amp;"]
+
+
+@pytest.mark.parametrize(
+    ("first", "others"),
+    [("alice0,book0", ["bob1,pen1", "eve2,cup2"]), ("A3SGXH7AUH,x1", ["A1VGXH7AUG,y2"])],
+)
+def test_a_name_that_looks_like_the_ids_below_it_is_no_name(
+    tmp_path: Path, first: str, others: list[str]
+) -> None:
+    path = write(tmp_path / "f.csv", [first, *others])
+    user, item = first.split(",")
+    with pytest.raises(DataError, match=f"line 1 has '{user}' where the rows have .*--columns"):
+        counted(path, user=user, item=item)
+    titled = write(tmp_path / "i.csv", ["i0,title", "i1,a", "i2,b"])
+    with pytest.raises(DataError, match=r"line 1 has 'i0' where .*--item_columns"):
+        read_item_table(TableFile(titled), {"i1"}, Layout("table", items_item="i0"), False)
+
+
+def test_a_header_without_known_names_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "f.csv", ["ann,tea", "bob,pen", "eve,cup"])
+    _, counts = counted(path, user="ann", item="tea")
+    assert "line 1 (ann, tea) is taken for names of columns" in counts.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("ids", "doubt"),
+    [
+        (["1.23457E+17", "2"], "1 of the ids (such as 1.23457E+17) may have been rounded"),
+        (["null", "NaN", "a"], "2 of the ids (such as null, NaN) may stand for a missing one"),
+        (["1", "1.0", "2.0"], "1 of the ids (such as 1.0) differ from those without a point"),
+    ],
+)
+def test_doubtful_ids_are_told(tmp_path: Path, ids: list[str], doubt: str) -> None:
+    lines = ["user,item,time", *(f"{token},x,{time}" for time, token in enumerate(ids))]
+    frame, counts = counted(write(tmp_path / "f.csv", lines))
+    assert frame["user_id"].tolist() == ids
+    assert doubt in counts.notes[0]
+
+
+def test_times_of_which_some_are_no_unix_times_are_told(tmp_path: Path) -> None:
+    lines = ["user,item,time", "a,x,0", "a,y,1400000000"]
+    _, counts = counted(write(tmp_path / "f.csv", lines))
+    assert "some are Unix seconds of these decades and others are not" in counts.notes[0]
+
+
+def test_columns_that_the_first_object_lacks_are_known(tmp_path: Path) -> None:
+    rows = [{"user": "a", "item": "x"}, {"user": "a", "item": "y", "time": 2}]
+    frame, counts = counted(write(tmp_path / "f", rows))
+    assert frame["timestamp"].tolist() == [2]
+    assert counts.dropped == {"without time": 1}

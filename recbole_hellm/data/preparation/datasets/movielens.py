@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +16,11 @@ import pandas as pd
 
 from recbole_hellm.data.preparation.datasets.base import DatasetFamily, RawFile, Totals
 from recbole_hellm.data.preparation.delimited_text import TextFormat
+from recbole_hellm.data.preparation.packed_files import is_utf8
 from recbole_hellm.data.preparation.row_counts import RowCounts
+from recbole_hellm.data.preparation.table_files import TableFile
 from recbole_hellm.data.preparation.table_readers import read_item_table
+from recbole_hellm.storage.text_files import UTF8
 
 # From https://grouplens.org/datasets/movielens/; not tried yet.
 _ADDRESSES = ("https://files.grouplens.org/datasets/movielens/{file}",)
@@ -64,6 +68,13 @@ class MovieLens(DatasetFamily):
                 ("ratings", "movies"), _FILES[dataset].items(), strict=True
             )
         }
+
+    def _table(self, dataset: str, part: str, paths: Mapping[str, Path]) -> TableFile:
+        table = super()._table(dataset, part, paths)
+        named = table.text_format
+        if named.encoding != UTF8 and is_utf8(table.path):  # copies are, now and then
+            return TableFile(table.path, dataclasses.replace(named, encoding=UTF8))
+        return table
 
     def read_items(
         self,

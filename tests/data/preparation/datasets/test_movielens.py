@@ -96,3 +96,11 @@ def test_addresses() -> None:
         for file in files.values():
             assert file.downloaded == f"{name}.zip"
             assert file.addresses[0].startswith("https://files.grouplens.org/")
+
+
+@pytest.mark.parametrize("name", ["ml-100k", "ml-1m"])
+def test_copies_in_utf8_are_read(tmp_path: Path, name: str) -> None:
+    for file, text in RAW[name].items():
+        (tmp_path / file).write_text(text)
+    prepare_dataset(name, tmp_path / name, tmp_path, progress=False)
+    assert '"Été" (1996)' in read_items(tmp_path / name, name)["title"].tolist()
