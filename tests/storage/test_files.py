@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -183,3 +184,19 @@ def interrupted_writer() -> None:
 def test_an_interrupt_that_a_library_complains_of_stays_an_interrupt(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), writing(tmp_path / "a"):
         interrupted_writer()
+
+
+def test_a_pipe_or_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "out").symlink_to("/proc/self/fd/1")
+    for target in (tmp_path / "pipe", Path("/dev/null"), tmp_path / "out"):
+        with pytest.raises(StorageError, match=f"{target} is no regular file; name another"):
+            write_text(target, "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pipe"]
+
+
+@pytest.mark.parametrize("place", ["file/below/name", "x" * 300 + "/name"])
+def test_a_place_that_cannot_be_is_told(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot be written .*; name another place"):
+        write_text(tmp_path / place, "text")

@@ -94,7 +94,7 @@ def add_adapters(model: PreTrainedModel, settings: LLMSettings, targets: Targets
     try:
         inject_adapter_in_model(lora, model)
     except ValueError as error:
-        wanted = list(settings.lora_targets)
+        wanted = list(targets.unmatched or settings.lora_targets)
         raise BackboneError(
             f"lora_targets={wanted} names no linear layers of backbone={settings.backbone} "
             f"({model.config.model_type}), or others besides; its linear layers are "
