@@ -39,6 +39,23 @@ class BusyError(RunError):
     """A run is being trained by another process."""
 
 
+class DivergenceError(RunError):
+    """Training leads to values that are no numbers.
+
+    Parameters
+    ----------
+    what, way_out : str
+        The two parts of the sentence.
+    """
+
+    def __init__(self, what: str, way_out: str) -> None:
+        super().__init__(what, way_out)
+        self.what, self.way_out = what, way_out
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.way_out}."
+
+
 class StorageError(HellmError):
     """A file cannot be written: the disk is full, or the folder is read-only."""
 

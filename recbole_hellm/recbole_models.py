@@ -73,6 +73,38 @@ def check_runs(name: str) -> None:
 
 
 @contextlib.contextmanager
+def reading(dataset: str) -> Iterator[None]:
+    """Tell in one sentence of an error inside RecBole's code of data sets.
+
+    It does not check the types of its settings.
+
+    Parameters
+    ----------
+    dataset : str
+        The data set that the block loads.
+
+    Raises
+    ------
+    ConfigError
+        If RecBole's code raises an error.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        inside = [folder(), Path(__file__).parent]
+        files = (Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
+        ours = [file for file in files if any(file.is_relative_to(place) for place in inside)]
+        if not ours[-1].is_relative_to(folder() / "data"):
+            raise
+        logger.debug("RecBole's error", exc_info=error)
+        raise ConfigError(
+            f"RecBole cannot load dataset '{dataset}' with these settings "
+            f"({type(error).__name__}: {reason(error)}); correct load_col, val_interval or "
+            "whichever of its settings for data you have changed."
+        ) from error
+
+
+@contextlib.contextmanager
 def failing(name: str) -> Iterator[None]:
     """Tell in one sentence of an error inside the code of RecBole's models.
 

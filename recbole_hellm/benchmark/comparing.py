@@ -353,10 +353,10 @@ def compare(
     RunError
         If no dataset has anything to show.
     """
-    for key in ("output",) if settings.kept_only else ("output", "records"):
-        _make_folder(key, getattr(settings, key))
     datasets = names(settings.datasets)
     parts = [Comparison(settings, dataset, overrides, files) for dataset in datasets]
+    for key in ("output",) if settings.kept_only else ("output", "records"):
+        _make_folder(key, getattr(settings, key))
     if not settings.kept_only:
         for part in parts:
             part.run()

@@ -12,7 +12,7 @@ from types import FrameType
 
 import click
 
-from recbole_hellm.storage.files import FULL, READ_ONLY
+from recbole_hellm.storage.files import FULL, MISNAMED, READ_ONLY
 from recbole_hellm.storage.terminal import plain_text
 
 PROGRAM = "recbole-hellm"
@@ -39,6 +39,8 @@ def disk_sentence(error: OSError) -> str | None:
         )
     if error.errno in READ_ONLY:
         return f"{name} cannot be used ({reason}); change its permissions, or name another place."
+    if error.errno in MISNAMED:
+        return f"{name} cannot be used ({reason}); name another place."
     return None
 
 

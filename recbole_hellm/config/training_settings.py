@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from recbole_hellm.config.settings import Settings, require, setting
 
@@ -62,9 +62,16 @@ class TrainingSettings(Settings):
             len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             f"betas={list(self.betas)} must be two numbers from 0 to below 1.",
         )
+        clip = self.clip_grad_norm or {}
         require(
-            self.clip_grad_norm is None or "max_norm" in self.clip_grad_norm,
+            self.clip_grad_norm is None or "max_norm" in clip,
             f"clip_grad_norm={self.clip_grad_norm} lacks max_norm, e.g. '{{max_norm: 1.0}}'.",
+        )
+        require(
+            clip.keys() <= {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}
+            and all(_is_number(clip[key]) for key in ("max_norm", "norm_type") if key in clip),
+            f"clip_grad_norm={self.clip_grad_norm} must give numbers for max_norm and norm_type, "
+            "e.g. '{max_norm: 1.0}'.",
         )
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
@@ -80,3 +87,11 @@ class TrainingSettings(Settings):
             floor = self.learning_rate_min / self.learning_rate
             return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
         return 1.0
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)  # as torch reads it; "inf" is a norm, too
+    except (TypeError, ValueError):
+        return False
+    return not isinstance(value, bool)

@@ -14,7 +14,7 @@ from recbole.data.transform import construct_transform
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.errors import ConfigError, DivergenceError, RunError
 from recbole_hellm.evaluation.metrics import MetricSet
 from recbole_hellm.evaluation.ranking import Ranks, count_above, mask_known
 from recbole_hellm.evaluation.recommended import Catalogue, RecommendedLists
@@ -171,8 +171,8 @@ class Evaluator:
         try:
             counted = count_above(scores, targets, known)  # type: ignore[arg-type]
         except FloatingPointError as error:
-            raise RunError(
-                f"{self.config['model']} gives NaN scores on {phase}; lower learning_rate."
+            raise DivergenceError(
+                f"{self.config['model']} gives NaN scores on {phase}", "lower learning_rate"
             ) from error
         ranks = [Ranks(users, *(count.cpu().numpy() for count in counts)) for counts in counted]
         if length == 0:

@@ -24,12 +24,21 @@ logger = logging.getLogger(__name__)
 
 def open_run(config: Any) -> tuple[Any, RunDirectory]:
     """The dataset that `config` names, and the directory of the run on it."""
+    if config.entry.kind == "LLM":
+        _check_backbone(config)  # before item texts are encoded
     dataset = open_dataset(config, config.needs_features())
     path = run_path(config, dataset)
     if current().first:
         return dataset, RunDirectory(path)
     config["show_progress"] = False
     return dataset, SilentDirectory(path)
+
+
+def _check_backbone(config: Any) -> None:
+    from recbole_hellm.models.llm.loading import check_backbone
+    from recbole_hellm.models.llm.settings import LLMSettings
+
+    check_backbone(LLMSettings.from_config(config))
 
 
 def open_dataset(config: Any, features: bool, prepare: bool = True) -> Any:

@@ -220,7 +220,7 @@ class Recommender:
                 like = [name for name in id_of_token if abs(len(name) - len(token)) <= 2]
                 raise DataError(
                     f"The dataset '{self.opened.config['dataset']}' has no {kind} '{token}'"
-                    f"{nearest(token, like)} name a {kind} of its files."
+                    f"{nearest(token, like)} name one of its {kind}s."
                 )
             ids.append(number)
         return np.array(ids, dtype=np.int64)
@@ -246,6 +246,8 @@ class Recommender:
         if isinstance(values, str) and values not in known:
             # As on the command line; a single unknown token is told as it is.
             values = values.split("," if "," in values else None) or [values]
+        if isinstance(values, (np.ndarray, torch.Tensor)):
+            values = values.tolist()
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
             values = [values]
         return [_token(kind, value, known) for value in values]

@@ -138,6 +138,8 @@ def write_projector(directory: RunDirectory, config: Any, dataset: Any, vectors:
             MOST_ITEMS,
         )
         return
+    if vectors.numel() == 0:
+        return
     counts = np.bincount(
         dataset.histories.training(np.arange(len(dataset.histories.lengths)))[1],
         minlength=len(vectors) + 1,

@@ -29,6 +29,7 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+MISNAMED = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 # What libraries say, who pass no error number on: torch's writer, safetensors, numpy's tofile.
 _FULL_TEXTS = ("inline_container", "PytorchStreamWriter", "No space left", "requested and")
 
@@ -58,6 +59,10 @@ def writing(target: Path) -> Iterator[None]:
             raise StorageError(
                 f"{target} cannot be written ({os.strerror(number)}); use another folder, or "
                 "change its permissions."
+            ) from error
+        if number in MISNAMED and _is_about(error, target):
+            raise StorageError(
+                f"{target} cannot be written ({os.strerror(number)}); name another place."
             ) from error
         if number in FULL or any(text in str(error) for text in _FULL_TEXTS):
             raise StorageError(
@@ -93,7 +98,17 @@ def atomic_paths(targets: Sequence[Path]) -> Iterator[list[Path]]:
         targets, in order. If it fails, they are removed and the targets stay as they were.
     """
     with writing(targets[0]):
+        for target in targets:
+            _require_replaceable(target)
         yield from _write_together(targets)
+
+
+def _require_replaceable(target: Path) -> None:
+    """Refuse a device, a pipe or a socket, in whose place a file would come."""
+    special = target.exists() and not (target.is_file() or target.is_dir())
+    # A name such as /dev/stdout leads through /proc to what the process has open.
+    if special or (target.is_symlink() and os.readlink(target).startswith("/proc/")):
+        raise StorageError(f"{target} is no regular file; name another one to write to.")
 
 
 def _write_together(targets: Sequence[Path]) -> Iterator[list[Path]]:

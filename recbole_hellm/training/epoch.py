@@ -12,7 +12,7 @@ from recbole.trainer import Trainer
 from tqdm import tqdm
 
 from recbole_hellm.config.training_settings import TrainingSettings
-from recbole_hellm.errors import RunError
+from recbole_hellm.errors import DivergenceError
 from recbole_hellm.training.batching import MicroBatcher
 from recbole_hellm.training.parallel import SingleProcess
 
@@ -80,9 +80,9 @@ class TrainingPass(Trainer):
         means = {name: sum(part[name] for part in shares) / len(train_data) for name in sums}
         total = means.pop("total")
         if not np.isfinite(total):
-            raise RunError(
-                f"{self.config['model']}'s training loss is {total} in epoch {epoch_idx + 1}; "
-                "lower learning_rate or set clip_grad_norm."
+            raise DivergenceError(
+                f"{self.config['model']}'s training loss is {total} in epoch {epoch_idx + 1}",
+                "lower learning_rate or set clip_grad_norm",
             )
         self.loss_parts = means
         return total

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recbole_hellm.compat import recbole_metrics, tensorboard_writer
 from recbole_hellm.config.training_settings import TrainingSettings
+from recbole_hellm.errors import DivergenceError
 from recbole_hellm.evaluation.evaluator import Evaluation, Evaluator
 from recbole_hellm.runs.directory import RunDirectory, SilentWriter
 from recbole_hellm.training.batching import MicroBatcher, TokenCount
@@ -164,7 +166,8 @@ class RunTrainer(Checkpoints, Trainer):
                 break
             started, computed = time.perf_counter(), time.process_time()
             self.micro_batcher.tokens = TokenCount()
-            loss = self._train_epoch(train_data, epoch, show_progress=show_progress)
+            with self._naming_good_state():
+                loss = self._train_epoch(train_data, epoch, show_progress=show_progress)
             # RecBole's special trainers with two passes per epoch return both losses.
             total = sum(loss) if isinstance(loss, tuple) else loss
             losses = {"total": float(total), **self.loss_parts}
@@ -185,7 +188,9 @@ class RunTrainer(Checkpoints, Trainer):
         self, epoch: int, losses: dict[str, float], seconds: float, show_progress: bool
     ) -> None:
         started = time.perf_counter()
-        result = self.evaluate_phase("valid", show_progress=show_progress).metrics[self.masking]
+        with self._naming_good_state(f" after epoch {epoch + 1}"):
+            evaluation = self.evaluate_phase("valid", show_progress=show_progress)
+        result = evaluation.metrics[self.masking]
         score = result[self.valid_metric]
         best = self.best_valid_score
         # Answers utils.py:115, where an equal score counts as an improvement.
@@ -210,6 +215,17 @@ class RunTrainer(Checkpoints, Trainer):
             seconds,
             time.perf_counter() - started,
         )
+
+    @contextlib.contextmanager
+    def _naming_good_state(self, when: str = "") -> Iterator[None]:
+        """Say when training diverged, and where the weights are that were best until then."""
+        try:
+            yield
+        except DivergenceError as error:
+            best, way_out = self.run.best_checkpoint, error.way_out
+            if best.is_file():
+                way_out += f" ({best} keeps the weights of epoch {self.best_epoch + 1})"
+            raise DivergenceError(error.what + when, way_out) from error
 
     def _log_epoch(
         self, epoch: int, losses: dict[str, float], seconds: float, train_data: Any

@@ -359,6 +359,16 @@ def test_folders_that_cannot_be_made_are_told_before_anything_runs(
     assert runner.done == []
 
 
+def test_a_mistake_makes_no_folders(
+    settings: dict[str, Any], quick: dict[str, Any], tmp_path: Path
+) -> None:
+    places = {"records": str(tmp_path / "kept"), "output": str(tmp_path / "tables")}
+    with pytest.raises(ConfigError, match="Unknown option 'epoks'"):
+        compare(CompareSettings(models="Pop", **settings | places), quick | {"epoks": 1})
+    assert not (tmp_path / "kept").exists()
+    assert not (tmp_path / "tables").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "key"),
     [

@@ -27,6 +27,7 @@ def fail(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("number", "told"),
     [
+        (errno.ENAMETOOLONG, "a/b cannot be used (File name too long); name another place."),
         (errno.ENOSPC, "a/b cannot be written (No space left on device); free some space"),
         (errno.EDQUOT, "a/b cannot be written (Disk quota exceeded); free some space"),
         (errno.EROFS, "a/b cannot be used (Read-only file system); change its permissions"),

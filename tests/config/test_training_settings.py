@@ -63,6 +63,8 @@ def test_cosine_without_warm_up_starts_at_the_full_rate() -> None:
         ({"scheduler_every": 0.0}, "scheduler_every=0.0 must be positive"),
         ({"clip_grad_norm": 1.0}, "clip_grad_norm=1.0 must be a mapping"),
         ({"clip_grad_norm": {"max": 1.0}}, "lacks max_norm"),
+        ({"clip_grad_norm": {"max_norm": "x"}}, "must give numbers for max_norm"),
+        ({"clip_grad_norm": {"max_norm": 1, "norm": 2}}, "must give numbers for max_norm"),
     ],
 )
 def test_wrong_values_are_told(values: dict[str, Any], sentence: str) -> None:

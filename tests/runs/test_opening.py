@@ -14,7 +14,7 @@ import pytest
 from support.runs import outcome
 
 from recbole_hellm import run
-from recbole_hellm.errors import FeatureError
+from recbole_hellm.errors import BackboneError, FeatureError
 from recbole_hellm.runs.results import RunResult
 
 
@@ -73,3 +73,17 @@ def test_short_users_are_told(
         result = train("Pop")
     assert "4 users of 'tiny' have fewer than 3 interactions" in caplog.text
     assert result.record["users"] == 36
+
+
+def test_a_backbone_that_is_not_there_is_told_before_texts_are_encoded(
+    train: Callable[..., RunResult], interactions: pd.DataFrame, make_dataset: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "texts/tiny"
+    make_dataset(folder, interactions)
+    shutil.rmtree(folder / "features")
+    rows = "".join(f"{item}\ta red thing\n" for item in interactions["item_id"].unique())
+    (folder / "tiny.item").write_text(f"item_id:token\ttitle:token_seq\n{rows}")
+    options = {"data_path": str(tmp_path / "texts"), "text_encoder": "tfidf"}
+    with pytest.raises(BackboneError, match="is not a folder; name a local folder"):
+        train("HeLLM", **options, backbone=str(tmp_path / "absent"))
+    assert not (folder / "features").exists()

@@ -148,6 +148,7 @@ USERS = ["u30", "u05"]
 def test_users_come_in_any_form_of_a_notebook(bpr: RunResult, users: Any) -> None:
     pd.testing.assert_frame_equal(recommend(bpr, users, topk=2), recommend(bpr, USERS, topk=2))
     assert recommend(bpr, iter(USERS), topk=2)["user"].tolist() == ["u30", "u30", "u05", "u05"]
+    assert recommend(bpr, np.array("u30"), topk=2)["user"].tolist() == ["u30", "u30"]
 
 
 def test_numbers_are_tokens(

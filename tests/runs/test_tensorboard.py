@@ -190,6 +190,12 @@ def write(make_config: Callable[..., Any], tmp_path: Path) -> Callable[..., Path
     return write
 
 
+def test_empty_vectors_are_not_shown(results: dict[str, RunResult], tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    tensorboard.write_projector(directory, None, None, torch.empty(3, 0))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_an_item_table_items_have_their_tokens(write: Callable[..., Path]) -> None:
     _, texts = projector(write(torch.ones(30, 2)))
     assert list(texts) == ["item", "popularity"]

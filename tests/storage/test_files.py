@@ -204,3 +204,19 @@ def test_a_folder_that_cannot_be_replaced_stays(
         (temporary / "x").write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert (folder / "x").read_text() == "old"
+
+
+def test_a_pipe_or_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "out").symlink_to("/proc/self/fd/1")
+    for target in (tmp_path / "pipe", Path("/dev/null"), tmp_path / "out"):
+        with pytest.raises(StorageError, match=f"{target} is no regular file; name another"):
+            write_text(target, "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pipe"]
+
+
+@pytest.mark.parametrize("place", ["file/below/name", "x" * 300 + "/name"])
+def test_a_place_that_cannot_be_is_told(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot be written .*; name another place"):
+        write_text(tmp_path / place, "text")

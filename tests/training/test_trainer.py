@@ -8,6 +8,7 @@ from support.trainers import Batches, Line
 from torch import nn
 
 from recbole_hellm import registry
+from recbole_hellm.errors import DivergenceError
 from recbole_hellm.training.trainer import OPTIMIZERS
 
 # Optimisation ------------------------------------------------------------------------------------
@@ -71,6 +72,35 @@ def test_training_stops_and_the_best_weights_stay(
     trainer.load_best()
     assert trainer.model.w.tolist() == weights[best]
     assert {phase for phase, _ in trainer.ranking.asked} == {"valid"}
+
+
+def test_divergence_names_the_epoch_and_the_last_good_state(make_trainer: Any) -> None:
+    class Breaking(Line):
+        def calculate_loss(self, interaction: Any) -> Any:
+            loss = super().calculate_loss(interaction)
+            return loss * float("nan") if trainer.history else loss
+
+    trainer = make_trainer([0.1, 0.2], model=Breaking(), epochs=3)
+    with pytest.raises(DivergenceError) as error:
+        trainer.fit(Batches())
+    best = trainer.run.best_checkpoint
+    assert str(error.value) == (
+        "BPR's training loss is nan in epoch 2; lower learning_rate or set clip_grad_norm "
+        f"({best} keeps the weights of epoch 1)."
+    )
+    trainer.load_best()
+    assert trainer.model.w.isfinite().all()
+
+
+def test_scores_that_are_no_numbers_are_told_with_the_epoch(make_trainer: Any) -> None:
+    class Broken:
+        def evaluate(self, *_: Any, **__: Any) -> Any:
+            raise DivergenceError("BPR gives NaN scores on valid", "lower learning_rate")
+
+    trainer = make_trainer([0.1])
+    trainer.ranking = Broken()
+    with pytest.raises(DivergenceError, match=r"on valid after epoch 1; lower learning_rate\."):
+        trainer.fit(Batches())
 
 
 def test_smaller_may_be_better(make_trainer: Any) -> None:

@@ -20,6 +20,7 @@ from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDatas
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
+from recbole_hellm import recbole_models
 from recbole_hellm.data.features.encoders.text import named_features
 from recbole_hellm.data.features.store import Features, features_fingerprint, load_features
 from recbole_hellm.data.interactions.filtering import CountedFiltersMixin
@@ -315,7 +316,8 @@ def create_dataset(config: Any) -> Any:
     DataError
         If files are missing or malformed, or lack item columns that the model reads.
     """
-    dataset = _dataset_class(config)(config)
+    with recbole_models.reading(config["dataset"]):
+        dataset = _dataset_class(config)(config)
     wanted = config["selected_features"] or ()
     absent = [field for field in wanted if field not in dataset.field2type]
     if absent:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from recbole_hellm.compat import ModernPandasMixin
-from recbole_hellm.errors import DataError
+from recbole_hellm.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
+
+_INTERVAL = re.compile(r"[\[(]([^,]*),([^,]*)[\])]")
 
 
 class CountedFiltersMixin(ModernPandasMixin):
@@ -36,6 +39,21 @@ class CountedFiltersMixin(ModernPandasMixin):
                 before,
                 self.dataset_name,
             )
+
+    def _parse_intervals_str(self, intervals_str: Any) -> Any:
+        """Answers dataset.py:981, which leaves out what it cannot read."""
+        for text in () if intervals_str is None else str(intervals_str).split(";"):
+            bounds = _INTERVAL.fullmatch(text.strip())
+            try:
+                known = bounds is not None and float(bounds[1]) <= float(bounds[2])
+            except ValueError:
+                known = False
+            if not known:
+                raise ConfigError(
+                    f"'{intervals_str}' is no interval; write one such as '\"[5,inf)\"', as the "
+                    "value of val_interval, user_inter_num_interval or item_inter_num_interval."
+                )
+        return super()._parse_intervals_str(intervals_str)  # type: ignore[misc]
 
     def _filter_nan_user_or_item(self) -> None:
         """Answers dataset.py:660: says how many rows without an id are dropped."""

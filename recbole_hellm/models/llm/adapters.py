@@ -94,7 +94,7 @@ def add_adapters(model: PreTrainedModel, settings: LLMSettings, targets: Targets
     try:
         inject_adapter_in_model(lora, model)
     except ValueError as error:
-        wanted = list(settings.lora_targets)
+        wanted = list(targets.unmatched or settings.lora_targets)
         raise BackboneError(
             f"lora_targets={wanted} must name linear layers of backbone={settings.backbone} "
             f"({model.config.model_type}) and nothing else; its linear layers are "

@@ -110,7 +110,7 @@ class HeLLMNetwork(HistoryReader):
             tokenizer = require_tokenizer(backbone.tokenizer, backbone.name)
             self.prompt = PromptTemplate().words(tokenizer, bool(settings.response_bos))
             words: Any = self.model.get_input_embeddings()
-            check_words(self.prompt, int(words.num_embeddings), backbone.name)
+            check_words(self.prompt, len(words.weight), backbone.name)
         shifted = settings.variant == "released" and self.prefix is not None
         self.offset = settings.prefix_length if shifted else 0
         if not (backbone.trained or settings.tiny):

@@ -165,13 +165,33 @@ def _require_quantisation(settings: LLMSettings, device: torch.device) -> None:
         )
 
 
+def check_backbone(settings: LLMSettings) -> None:
+    """Check that a backbone's configuration can be had, which takes a moment.
+
+    Raises
+    ------
+    BackboneError
+        If it cannot.
+    """
+    settings = settings.resolved()
+    if not settings.tiny:
+        _load_config(_backbone(settings.backbone))
+
+
+def _load_config(backbone: Pretrained) -> Any:
+    backbone.check_folder()
+    try:
+        return AutoConfig.from_pretrained(backbone.source, **NO_CODE)
+    except LOADING_ERRORS as error:
+        raise backbone.failure(error) from error
+
+
 def _load_model(settings: LLMSettings, device: torch.device, outline: bool) -> PreTrainedModel:
     name = settings.backbone
     backbone = _backbone(name)
-    backbone.check_folder()
+    config = _load_config(backbone)
     source = backbone.source
     try:
-        config = AutoConfig.from_pretrained(source, **NO_CODE)
         if getattr(config, "is_encoder_decoder", False):
             raise BackboneError(
                 f"backbone={name} ({config.model_type}) is an encoder-decoder; name a decoder-only "

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from recbole_hellm.data.interactions.dataset import create_dataset
-from recbole_hellm.errors import DataError
+from recbole_hellm.errors import ConfigError, DataError
 
 MODELS = ["BPR", "SASRec"]
 ROWS = [f"u{u}\ti{(u + k) % 7}\t{1_390_000_000 + 20 * k}" for u in range(5) for k in range(5)]
@@ -94,3 +94,17 @@ def test_interactions_without_an_id_are_counted(
     dataset = create_dataset(make_config("BPR", data_path=str(tmp_path)))
     assert len(dataset.inter_feat) == len(ROWS)
     assert "2 interactions of 'tiny' have no user_id or no item_id" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["zz", "[5,1]", "[a,b]", "5", "", "[1,2]]", "[1,2];x"])
+def test_what_is_no_interval_is_refused(make_config: Callable[..., Any], text: str) -> None:
+    with pytest.raises(ConfigError, match="is no interval; write one such as"):
+        create_dataset(make_config("BPR", user_inter_num_interval=text))
+
+
+@pytest.mark.parametrize("options", [{"val_interval": 1}, {"load_col": {"inter": 3}}])
+def test_settings_of_other_types_are_told(
+    make_config: Callable[..., Any], options: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match="RecBole cannot load dataset 'tiny' with these"):
+        create_dataset(make_config("BPR", **options))

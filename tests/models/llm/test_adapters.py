@@ -85,6 +85,10 @@ def test_what_is_no_layer_for_lora_is_refused(target: str) -> None:
     assert "q_proj, k_proj, v_proj" in refused("llama", "q_proj", target)
 
 
+def test_the_targets_at_fault_are_named() -> None:
+    assert refused("llama", "self_attn.q_proj", "self_attn").startswith("lora_targets=['self_attn'")
+
+
 def test_a_finished_run_with_such_targets_can_still_be_built() -> None:
     assert adapted(wrap("llama", "q_proj", "v_prj")) == {"self_attn.q_proj"}
 

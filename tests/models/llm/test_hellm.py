@@ -773,6 +773,14 @@ def test_words_beyond_the_embeddings_are_told_before_training(folder: Path) -> N
     HeLLMNetwork(LLMSettings(backbone=str(folder), prompt="none"), tables(), device="cpu")
 
 
+def test_word_embeddings_may_be_adapted(folder: Path) -> None:
+    settings = LLMSettings(backbone=str(folder), lora_targets=("q_proj", "embed_tokens"))
+    network = HeLLMNetwork(settings, tables(), device="cpu")
+    adapted = [name for name, weight in network.named_parameters() if weight.requires_grad]
+    assert any("embed_tokens.lora" in name for name in adapted)
+    network.hidden_states(*padded([[1, 2, 3]]))
+
+
 def test_histories_longer_than_learned_positions_are_told(tmp_path: Path) -> None:
     tokenizer = template_tokenizer()
     size = {"n_embd": 16, "n_layer": 2, "n_head": 4, "vocab_size": len(tokenizer)}
