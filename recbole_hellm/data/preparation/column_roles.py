@@ -151,7 +151,7 @@ def all_named(names: Iterable[str], role: str) -> list[str]:
     return [by_alias[alias] for alias in ALIASES[role].split() if alias in by_alias]
 
 
-def known_names(names: Iterable[str]) -> list[str]:
+def known_names(names: Sequence[str]) -> list[str]:
     """Those of the names that are known for any role."""
     return [name for role in ALIASES for name in all_named(names, role)]
 

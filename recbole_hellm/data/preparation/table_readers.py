@@ -243,7 +243,15 @@ def _count_columns(counts: RowCounts, table: Table, taken: Iterable[str]) -> Non
 def _check_header(table: Table, columns: Iterable[str]) -> None:
     """Check that line 1 is not one of the rows: a name is no value of its column."""
     file = table.file
-    if file.kind != "text" or file.text_format.columns is not None or has_numbered_header(file):
+    if file.kind != "text" or has_numbered_header(file):
+        return
+    if file.text_format.columns is not None:
+        first = [str(cell).strip() for cell in table.frame[list(columns)].iloc[:1].to_numpy().flat]
+        if first and len(known_names(first)) >= len(first):
+            raise DataError(
+                f"{table.where(0)} looks like names of columns ({', '.join(first)}); remove the "
+                "line, or leave out the option that names all columns."
+            )
         return
     names = dict(zip(file.columns, file.text.header, strict=True))
     for column in columns:

@@ -12,6 +12,7 @@ from recbole_hellm.data.preparation.column_roles import TABLE, Layout
 from recbole_hellm.data.preparation.datasets.amazon2014 import Amazon2014
 from recbole_hellm.data.preparation.datasets.amazon2018 import Amazon2018
 from recbole_hellm.data.preparation.datasets.amazon2023 import Amazon2023
+from recbole_hellm.data.preparation.delimited_text import TextFormat
 from recbole_hellm.data.preparation.row_counts import RowCounts
 from recbole_hellm.data.preparation.table_files import TableFile
 from recbole_hellm.data.preparation.table_readers import read_interactions, read_item_table
@@ -330,3 +331,17 @@ def test_columns_that_the_first_object_lacks_are_known(tmp_path: Path) -> None:
     frame, counts = counted(write(tmp_path / "f", rows))
     assert frame["timestamp"].tolist() == [2]
     assert counts.dropped == {"without time": 1}
+
+
+def test_a_header_is_no_row_where_columns_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "f", ["userId,Item", "a,x", "b,y"])
+    with pytest.raises(DataError, match=r"f, line 1 looks like names of columns \(userId, Item\)"):
+        read_interactions(TableFile(path, TextFormat(("user", "item"))), progress=False)
+    titled = TableFile(
+        write(tmp_path / "i", ["asin,title", "x,Tea"]), TextFormat(("item", "title"))
+    )
+    with pytest.raises(DataError, match="i, line 1 looks like names of columns"):
+        read_item_table(titled, {"x"}, progress=False)
+    path = write(tmp_path / "f", ["a,item", "b,y"])
+    frame = read_interactions(TableFile(path, TextFormat(("user", "item"))), progress=False)
+    assert len(frame) == 2
