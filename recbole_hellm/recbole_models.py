@@ -91,10 +91,7 @@ def reading(dataset: str) -> Iterator[None]:
     try:
         yield
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        inside = [folder(), Path(__file__).parent]
-        files = (Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
-        ours = [file for file in files if any(file.is_relative_to(place) for place in inside)]
-        if not ours[-1].is_relative_to(folder() / "data"):
+        if not _is_in(error, "data"):
             raise
         logger.debug("RecBole's error", exc_info=error)
         raise ConfigError(
@@ -124,7 +121,8 @@ def failing(name: str) -> Iterator[None]:
         yield
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        if not any(Path(file).is_relative_to(folder() / "model") for file in files):
+        in_model = any(Path(file).is_relative_to(folder() / "model") for file in files)
+        if not in_model and not _is_in(error, "data", "sampler"):
             raise
         logger.debug("RecBole's error", exc_info=error)
         told = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
@@ -133,3 +131,11 @@ def failing(name: str) -> Iterator[None]:
             f"({type(error).__name__}: {told}); choose other settings, a larger dataset or "
             "another model."
         ) from error
+
+
+def _is_in(error: BaseException, *parts: str) -> bool:
+    """Whether RecBole's code in one of its folders raised an error, or called what raised it."""
+    inside = (folder(), Path(__file__).parent)
+    files = (Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
+    ours = [file for file in files if any(file.is_relative_to(place) for place in inside)]
+    return any(ours[-1].is_relative_to(folder() / part) for part in parts)
