@@ -58,14 +58,12 @@ def describe(name: str) -> registry.ModelEntry:
 
 def test_errors_in_recboles_data_are_one_sentence(make_parts: Any) -> None:
     dataset = make_parts("BPR")[1]
-    with pytest.raises(
-        ConfigError, match=r"cannot load dataset 'tiny' .*\(ValueError: .*\); correct"
-    ):
-        with recbole_models.reading("tiny"):
-            dataset.field2feats("absent")
-    with pytest.raises(RunError, match="code of BPR fails on this dataset"):
-        with recbole_models.failing("BPR"):
-            dataset.field2feats("absent")
+    cannot = r"cannot load dataset 'tiny' .*\(ValueError: .*\); correct"
+    with pytest.raises(ConfigError, match=cannot), recbole_models.reading("tiny"):
+        dataset.field2feats("absent")
+    fails = "code of BPR fails on this dataset"
+    with pytest.raises(RunError, match=fails), recbole_models.failing("BPR"):
+        dataset.field2feats("absent")
     for guard in (recbole_models.reading("tiny"), recbole_models.failing("BPR")):
         with pytest.raises(ValueError, match="ours"), guard:
             raise ValueError("ours")
