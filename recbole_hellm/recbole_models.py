@@ -91,10 +91,7 @@ def reading(dataset: str) -> Iterator[None]:
     try:
         yield
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        inside = [folder(), Path(__file__).parent]
-        files = (Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
-        ours = [file for file in files if any(file.is_relative_to(place) for place in inside)]
-        if not ours[-1].is_relative_to(folder() / "data"):
+        if not _is_in(error, "data"):
             raise
         logger.debug("RecBole's error", exc_info=error)
         raise ConfigError(
@@ -125,8 +122,11 @@ def failing(name: str) -> Iterator[None]:
         yield
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        own = name not in modules()
-        if own or not any(Path(file).is_relative_to(folder() / "model") for file in files):
+        # A model of this package derives from RecBole's; its errors are its own.
+        in_model = name in modules() and any(
+            Path(file).is_relative_to(folder() / "model") for file in files
+        )
+        if not in_model and not _is_in(error, "data", "sampler"):
             raise
         logger.debug("RecBole's error", exc_info=error)
         if isinstance(error, _out_of_memory()):
@@ -146,3 +146,11 @@ def _out_of_memory() -> type[Exception]:
 
     error: type[Exception] = torch.OutOfMemoryError
     return error
+
+
+def _is_in(error: BaseException, *parts: str) -> bool:
+    """Whether RecBole's code in one of its folders raised an error, or called what raised it."""
+    inside = (folder(), Path(__file__).parent)
+    files = (Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__))
+    ours = [file for file in files if any(file.is_relative_to(place) for place in inside)]
+    return any(ours[-1].is_relative_to(folder() / part) for part in parts)

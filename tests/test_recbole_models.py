@@ -5,6 +5,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,19 @@ def test_models_that_cannot_run_are_refused_and_not_listed(name: str) -> None:
 
 def describe(name: str) -> registry.ModelEntry:
     return registry.ModelEntry(name, recbole_models.modules()[name], "", ())
+
+
+def test_errors_in_recboles_data_are_one_sentence(make_parts: Any) -> None:
+    dataset = make_parts("BPR")[1]
+    cannot = r"cannot load dataset 'tiny' .*\(ValueError: .*\); correct"
+    with pytest.raises(ConfigError, match=cannot), recbole_models.reading("tiny"):
+        dataset.field2feats("absent")
+    fails = "code of BPR fails on this dataset"
+    with pytest.raises(RunError, match=fails), recbole_models.failing("BPR"):
+        dataset.field2feats("absent")
+    for guard in (recbole_models.reading("tiny"), recbole_models.failing("BPR")):
+        with pytest.raises(ValueError, match="ours"), guard:
+            raise ValueError("ours")
 
 
 def test_errors_in_recboles_models_are_one_sentence_and_others_stay() -> None:

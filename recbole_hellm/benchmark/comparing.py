@@ -164,7 +164,14 @@ class Comparison:
                 "%s on %s: %d of %d runs of seed %d to come.",
                 *(self.plan.name, self.dataset, len(missing), len(planned), seed),
             )
-            carry_out([run.job for run in missing.values()], self.settings.jobs, self._keep)
+            jobs = [self._with_fitting_lists(run.job) for run in missing.values()]
+            carry_out(jobs, self.settings.jobs, self._keep)
+
+    def _with_fitting_lists(self, job: Job) -> Job:
+        """The job, with shorter lists than a comparison saves if there are too few items."""
+        most = min(SAVED_LISTS, self._test_users.dataset.item_num - 1)
+        fitting = {} if "save_topk" in self._user_keys else {"save_topk": most}
+        return dataclasses.replace(job, overrides={**job.overrides, **fitting})
 
     def _keep(self, job: Job, outcome: RunResult | HellmError) -> None:
         if isinstance(outcome, HellmError):

@@ -198,7 +198,7 @@ class Evaluator:
 
     @property
     def _suffix(self) -> str:
-        return self.config["LIST_SUFFIX"]
+        return str(self.config["LIST_SUFFIX"])
 
     def score(self, model: Any, rows: Interaction) -> Tensor:
         """Scores of all items for each of `rows`, [B, N + 1]; column 0 is padding and may be any.

@@ -347,7 +347,7 @@ def _token(kind: str, value: Any, known: Mapping[str, int]) -> str:
         if str(value) not in known and float(value).is_integer():
             return str(int(value))
         return str(value)
-    raise ConfigError(f"{value!r} is no token of a {kind}; name {kind}s by text or number.")
+    raise ConfigError(f"{value!r} is no {kind} token; name {kind}s by text or number.")
 
 
 def _best(

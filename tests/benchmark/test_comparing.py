@@ -359,6 +359,22 @@ def test_folders_that_cannot_be_made_are_told_before_anything_runs(
     assert runner.done == []
 
 
+def test_lists_are_no_longer_than_there_are_items(
+    runner: Runner,
+    settings: dict[str, Any],
+    quick: dict[str, Any],
+    interactions: pd.DataFrame,
+    make_dataset: Any,
+    tmp_path: Path,
+) -> None:
+    items = sorted(interactions["item_id"].unique())
+    few = interactions.assign(item_id=[items[row % 12] for row in range(len(interactions))])
+    make_dataset(tmp_path / "few/tiny", few)
+    overrides = quick | {"data_path": str(tmp_path / "few")}
+    assert not compare(CompareSettings(models="Pop", **settings), overrides).failed
+    assert runner.done == [("Pop", 2024)]
+
+
 def test_a_mistake_makes_no_folders(
     settings: dict[str, Any], quick: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -190,7 +190,7 @@ def test_mistakes_are_told(train: Callable[..., RunResult], tmp_path: Path) -> N
 
     fails("no user 'u0O' .did you mean u", DataError, ["u01", "u0O"])
     fails("no user 'a'", DataError, "a b c")
-    fails("None is no token of a user", ConfigError, ["u01", None])
+    fails("None is no user token", ConfigError, ["u01", None])
     fails("nan is no|no user 'nan'", DataError, pd.Series(["u01", float("nan")]))
     fails("a table without a column 'user_id'", ConfigError, pd.DataFrame({"a": [1], "b": [2]}))
     fails("topk='5' must be a whole number", ConfigError, "u01", topk="5")
