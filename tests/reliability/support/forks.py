@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import gc
 import mmap
 import multiprocessing
 import os
@@ -189,6 +190,7 @@ def start(
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     started = time.monotonic()
+    gc.freeze()  # garbage collection in the fork would copy all memory
     pid = os.fork()
     if pid:
         return Child(pid, os.pidfd_open(pid), pipe, texts, started)
