@@ -110,6 +110,11 @@ def _check_record(run: RunDirectory, findings: Findings) -> None:
 
 
 def _check_unfinished(run: RunDirectory, findings: Findings) -> None:
+    if any(run.path.glob("ranks-*.parquet")):
+        findings.damaged.append(
+            f"{run.file(RECORD)} is missing, though the results beside it are there; finish the "
+            "run with --resume."
+        )
     for path in (run.last_checkpoint, run.best_checkpoint):
         try:
             if path.is_file():

@@ -83,6 +83,10 @@ def test_checkpoints_of_unfinished_runs_are_checked(tmp_path: Path, name: str) -
     for path in (run.last_checkpoint, run.best_checkpoint):
         run.save_checkpoint(path, {"epoch": 1})
     assert not check([tmp_path]).damaged
+    (run.path / "ranks-seen.parquet").touch()
+    (line,) = check([tmp_path]).damaged
+    assert line.startswith(f"{run.path}/metrics.json is missing, though the results")
+    (run.path / "ranks-seen.parquet").unlink()
     content = bytearray(run.file(name).read_bytes())
     content[200] ^= 1
     run.file(name).write_bytes(content)

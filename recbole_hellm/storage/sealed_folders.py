@@ -20,7 +20,6 @@ from recbole_hellm.errors import HellmError
 from recbole_hellm.storage.checksums import (
     CHECKSUM,
     FILES,
-    check_file,
     check_seal,
     checksums,
     damage,
@@ -117,7 +116,9 @@ class SealedFolder:
         if listed is not None and name not in listed:
             problem = f"is not listed in {RECORD}" if self.file(name).exists() else "is missing"
             raise self.error(f"{self.file(name)} {problem}; {self.way_out}.")
-        return check_file(self.path, listed or {}, name, self.error, self.way_out)
+        if reason := damage(self.path, listed or {}, name):
+            raise self.error(self._sentence(name, reason))
+        return self.file(name)
 
     def verified_folder(self, name: str) -> Path:
         """Path of a folder in this one, whose files but for texts to read are as they were written.
@@ -146,7 +147,14 @@ class SealedFolder:
             return
         for name in listed:
             if reason := damage(self.path, listed, name):
-                yield f"{self.file(name)} is damaged ({reason}); {self.way_out}."
+                yield self._sentence(name, reason)
+
+    def _sentence(self, name: str, reason: str) -> str:
+        # The record may be another folder's, which is whole in itself.
+        return (
+            f"{self.file(name)} is damaged ({reason}), or does not belong to the {RECORD} beside "
+            f"it; {self.way_out}."
+        )
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write the record, with the checksums of all files that are here."""
