@@ -233,6 +233,9 @@ class TextRows:
         count = min(map(len, (cells, *rows)))  # a row may be too long
         kinds = [{_kind(row[place]) for row in rows} for place in range(count)]
         steady = [place for place, found in enumerate(kinds) if len(found) == 1]
+        numeric = [place for place in steady if next(iter(kinds[place]))[0]]
+        if numeric:  # such as times: texts with as many separators seldom have numbers there
+            return all(_kind(cells[place])[0] for place in numeric)
         # A cell of the row itself may be the one with the quote.
         different = [place for place in steady if _kind(cells[place]) not in kinds[place]]
         quoted = [place for place in different if '"' in cells[place]]
