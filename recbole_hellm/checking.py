@@ -85,7 +85,7 @@ def _check_folder(folder: Path, findings: Findings) -> None:
     if (folder / RECORD).exists():
         findings.folders += 1
         _check_record(run, findings)
-    elif run.last_checkpoint.is_file():
+    elif run.last_checkpoint.is_file() or any(folder.glob("ranks*.parquet")):
         findings.folders += 1
         _check_unfinished(run, findings)
     if (folder / MANIFEST).is_file() and any(folder.glob("*.inter")):
@@ -110,10 +110,11 @@ def _check_record(run: RunDirectory, findings: Findings) -> None:
 
 
 def _check_unfinished(run: RunDirectory, findings: Findings) -> None:
-    if any(run.path.glob("ranks-*.parquet")):
+    if any(run.path.glob("ranks*.parquet")):
+        is_record = isinstance(run, RecordDirectory)
+        way_out = run.way_out if is_record else "finish the run with --resume"
         findings.damaged.append(
-            f"{run.file(RECORD)} is missing, though the results beside it are there; finish the "
-            "run with --resume."
+            f"{run.file(RECORD)} is missing, though the results beside it are there; {way_out}."
         )
     for path in (run.last_checkpoint, run.best_checkpoint):
         try:

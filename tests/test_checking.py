@@ -69,6 +69,9 @@ def test_records_have_a_way_out_of_their_own(tmp_path: Path) -> None:
     del content["files"], content["checksum"]  # as an earlier version wrote it
     path.write_text(json.dumps(content))
     assert check([record]).unchecked == [record]
+    path.unlink()
+    (line,) = check([record]).damaged
+    assert line.startswith(f"{path} is missing, ") and "take its folder out" in line
 
 
 def test_a_record_of_an_earlier_version_is_read(run: RunDirectory) -> None:

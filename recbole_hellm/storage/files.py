@@ -29,7 +29,7 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
-MISNAMED = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
+MISNAMED = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 # What libraries say, who pass no error number on: torch's writer, safetensors, numpy's tofile.
 _FULL_TEXTS = ("inline_container", "PytorchStreamWriter", "No space left", "requested and")
 

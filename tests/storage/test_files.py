@@ -220,3 +220,7 @@ def test_a_place_that_cannot_be_is_told(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"cannot be written .*; name another place"):
         write_text(tmp_path / place, "text")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StorageError, match=r"folder cannot be written .*; name another place"):
+        write_text(tmp_path / "folder", "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
