@@ -280,11 +280,6 @@ def base_model(name: str) -> str:
     return entry.base if entry else name
 
 
-def recbole_model_names() -> list[str]:
-    """Names of all RecBole models, those that cannot run here included."""
-    return sorted(recbole_models.modules())
-
-
 def recbole_model_keys(name: str) -> list[str]:
     """Keys of RecBole's settings file for a model; empty if it has none."""
     path = recbole_models.folder() / "properties" / "model" / f"{name}.yaml"

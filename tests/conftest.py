@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from support.small_model import SMALL_MODEL
 
 from recbole_hellm import compat
 from recbole_hellm.benchmark.record_ranks import compress_ranks, in_token_order, write_record_ranks
@@ -126,27 +127,7 @@ def quick(tiny_data: Path, tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def small_model() -> dict[str, Any]:
     """HeLLM and its stages in the smallest sensible size."""
-    return {
-        "backbone_layers": 1,
-        "backbone_hidden_size": 16,
-        "backbone_heads": 2,
-        "backbone_intermediate_size": 32,
-        "bilinear_size": 4,
-        "prefix_length": 2,
-        "graph_dim": 8,
-        "sequence_dim": 8,
-        "MAX_ITEM_LIST_LENGTH": 6,
-        "train_batch_size": 8,
-        "HeLLMPre.embedding_size": 8,
-        "HeLLMPre.knn_k": 3,
-        "HeLLMPre.train_batch_size": 16,
-        "HeLLMPre.epochs": 1,
-        "SASRec.hidden_size": 8,
-        "SASRec.inner_size": 16,
-        "SASRec.n_layers": 1,
-        "SASRec.train_batch_size": 32,
-        "SASRec.epochs": 1,
-    }
+    return dict(SMALL_MODEL)
 
 
 @pytest.fixture(scope="session")

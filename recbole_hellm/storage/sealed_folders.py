@@ -113,11 +113,8 @@ class SealedFolder:
             self._sealed()
             return self.file(name)
         listed = self.listed()
-        if listed is not None and name not in listed:
-            problem = f"is not listed in {RECORD}" if self.file(name).exists() else "is missing"
-            raise self.error(f"{self.file(name)} {problem}; {self.way_out}.")
-        if reason := damage(self.path, listed or {}, name):
-            raise self.error(self._sentence(name, reason))
+        if listed is not None:
+            self._check(listed, name)
         return self.file(name)
 
     def verified_folder(self, name: str) -> Path:
@@ -135,7 +132,7 @@ class SealedFolder:
             names |= {other for other in listed if other.startswith(f"{name}/")}
             for other in sorted(names):
                 if not other.endswith((".md", ".tmp")):
-                    self.verified(other)
+                    self._check(listed, other)
         return folder
 
     def damages(self) -> Iterator[str]:
@@ -148,6 +145,14 @@ class SealedFolder:
         for name in listed:
             if reason := damage(self.path, listed, name):
                 yield self._sentence(name, reason)
+
+    def _check(self, listed: Mapping[str, str], name: str) -> None:
+        """Check a file that has to be among the listed ones."""
+        if name not in listed:
+            problem = f"is not listed in {RECORD}" if self.file(name).exists() else "is missing"
+            raise self.error(f"{self.file(name)} {problem}; {self.way_out}.")
+        if reason := damage(self.path, listed, name):
+            raise self.error(self._sentence(name, reason))
 
     def _sentence(self, name: str, reason: str) -> str:
         # The record may be another folder's, which is whole in itself.

@@ -39,8 +39,3 @@ def plain_text(text: str) -> str:
     if text.isprintable():
         return text
     return _CONTROL.sub(" ", _DIRECTION.sub("", _SEQUENCE.sub("", text)))
-
-
-def has_control(text: str) -> bool:
-    """Whether :func:`plain_text` would change a text."""
-    return plain_text(text) != text

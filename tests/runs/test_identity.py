@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from recbole_hellm import registry
+from recbole_hellm import recbole_models, registry
 from recbole_hellm.config.resolution import HellmConfig, declared_facts
 from recbole_hellm.data.interactions.dataset import create_dataset
 from recbole_hellm.errors import ConfigError
@@ -48,7 +48,7 @@ def configurations() -> dict[str, tuple[str, str, dict[str, Any]]]:
     cases: list[tuple[str, str, dict[str, Any]]]
     models = [*registry.OWN_MODELS, *registry.COMPARED_MODELS]
     cases = [(model, dataset, {}) for model in models for dataset in DATASETS]
-    cases += [(model, "sample", {}) for model in registry.recbole_model_names()]
+    cases += [(model, "sample", {}) for model in sorted(recbole_models.modules())]
     return {json.dumps(case, sort_keys=True): case for case in [*cases, *SPECIAL]}
 
 

@@ -30,7 +30,7 @@ from recbole_hellm.data.features.row_tokens import Rows, read_mapping, read_rows
 from recbole_hellm.data.features.store import feature_path, save_features
 from recbole_hellm.data.interactions.atomic_files import STANDARD, AtomicSettings, read_tokens
 from recbole_hellm.data.preparation.manifest import describe_source, describe_table
-from recbole_hellm.data.preparation.row_counts import RowCounts
+from recbole_hellm.data.preparation.row_counts import MOST_LOST, RowCounts
 from recbole_hellm.data.preparation.summary import command, rows_table, share
 from recbole_hellm.errors import DataError, FeatureError
 
@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".npy", ".pt", ".pth", ".safetensors")
 FOLDER_MARK = "_feat"  # MMRec's image_feat.npy
 FOLDER_ROWS = "i_id_mapping.csv"
-_MOST_LOST = 0.1
 _BY_RANK = "rank of the token"
 _SAID = {_BY_RANK: "order of the item tokens, sorted as texts (--tokens=FILE tells another)"}
 
@@ -300,7 +299,7 @@ def _check_matched(
     allowed: bool,
 ) -> None:
     without = len(items) - len(there)
-    if there and (allowed or without <= _MOST_LOST * len(items)):
+    if there and (allowed or without <= MOST_LOST * len(items)):
         return
     known = set(items)
     lacking = ", ".join(itertools.islice((item for item in items if item not in rows.of), 3))

@@ -20,14 +20,13 @@ from recbole_hellm.data.preparation.atomic import (
 from recbole_hellm.data.preparation.kcore import k_core as k_core_of
 from recbole_hellm.data.preparation.manifest import describe_source, describe_table
 from recbole_hellm.data.preparation.packed_files import archive_of
-from recbole_hellm.data.preparation.row_counts import RowCounts
+from recbole_hellm.data.preparation.row_counts import MOST_LOST, RowCounts
 from recbole_hellm.data.preparation.table_readers import NOBODY
 from recbole_hellm.data.preparation.versions import Replacing
 from recbole_hellm.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-_MOST_LOST = 0.1
 _HARMLESS = (NOBODY, "blank", "further rows of an item")
 
 
@@ -68,7 +67,7 @@ class Reading:
             If it is more than a tenth, unless that is allowed.
         """
         lost = {why: n for why, n in counts.dropped.items() if why not in _HARMLESS}
-        if sum(lost.values()) > _MOST_LOST * counts.read and not self.allow_dropped:
+        if sum(lost.values()) > MOST_LOST * counts.read and not self.allow_dropped:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in lost.items())
             raise DataError(
                 f"{sum(lost.values()):,} of the {counts.read:,} rows of {table} are defective "
@@ -84,7 +83,7 @@ class Reading:
             If more than a tenth have none, unless that is allowed.
         """
         without = sorted(tokens - known)
-        if len(without) <= _MOST_LOST * len(tokens):
+        if len(without) <= MOST_LOST * len(tokens):
             return
         if self.allow_unmatched:
             logger.warning(

@@ -7,6 +7,9 @@ import logging
 
 logger = logging.getLogger(__name__)
 
+MOST_LOST = 0.1
+"""The share of rows or of ids beyond which a loss has to be allowed."""
+
 
 @dataclasses.dataclass
 class RowCounts:

@@ -7,7 +7,6 @@ again.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import itertools
@@ -17,8 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import pandas as pd
-
+from recbole_hellm.data.interactions.atomic_files import AtomicFile
 from recbole_hellm.data.interactions.splits import interactions_hash
 from recbole_hellm.data.preparation.manifest import MANIFEST, check_files, read_manifest
 from recbole_hellm.errors import DataError
@@ -32,7 +30,7 @@ _LENGTH = 12
 # What a run may read of a dataset besides its features.
 _KEPT = (".inter", ".item", ".user", ".kg", ".link", ".json")
 _FEATURES = "features"
-_FIELDS = ["user_id:token", "item_id:token"]
+_FIELDS = ("user_id", "item_id")
 
 
 def finished_runs(runs_dir: Path, name: str) -> list[Path]:
@@ -192,10 +190,7 @@ def content_of(name: str, directory: Path) -> str:
     path = directory / f"{name}.inter"
     if manifest is None:  # RecBole's files from elsewhere, with columns and an order of their own
         return file_sha256(path)
-    frame = pd.read_csv(
-        path, sep="\t", dtype=str, usecols=_FIELDS, quoting=csv.QUOTE_NONE, keep_default_na=False
-    )
-    return interactions_hash(frame, *_FIELDS)
+    return interactions_hash(AtomicFile(path).read(_FIELDS.__contains__), *_FIELDS)
 
 
 def _files(directory: Path) -> Iterator[Path]:

@@ -12,37 +12,24 @@ import yaml
 from reliability.support.forks import call, command
 from reliability.support.states import state, told
 from reliability.support.workshop import imported, load
+from support.small_model import SMALL_MODEL
 
 USERS, ITEMS = 12, 22  # `compare` shows lists of 20
 DATA = ("--dataset=shop", "--data_path=data")
 QUIET = ("--show_progress=False", "--threads=1", "--use_gpu=False", "--runs_dir=runs")
-SMALL = {
-    "backbone_layers": 1,
-    "backbone_hidden_size": 16,
-    "backbone_heads": 2,
-    "backbone_intermediate_size": 32,
-    "bilinear_size": 4,
-    "prefix_length": 2,
-    "graph_dim": 8,
-    "sequence_dim": 8,
-    "MAX_ITEM_LIST_LENGTH": 6,
-    "train_batch_size": 8,
-    "HeLLMPre.embedding_size": 8,
-    "HeLLMPre.knn_k": 3,
-    "HeLLMPre.train_batch_size": 16,
-    "HeLLMPre.epochs": 1,
-    "SASRec.hidden_size": 8,
-    "SASRec.inner_size": 16,
-    "SASRec.n_layers": 1,
-    "SASRec.train_batch_size": 32,
-    "SASRec.epochs": 1,
-}
 
 PREPARE = ("prepare", *DATA, "--interactions=log.csv", "--items=items.csv")
 ENCODE = ("encode", *DATA, "--text_encoder=tfidf")
 IMPORT = ("import", *DATA, "--features=vectors.npy", "--tokens=tokens.txt", "--encoder=mine")
 BPR = ("run", "--model=BPR", *DATA, *QUIET, "--epochs=2", "--embedding_size=8")
-HELLM = ("run", "--model=HeLLM", *DATA, *QUIET, "--epochs=2", *(f"--{k}={SMALL[k]}" for k in SMALL))
+HELLM = (
+    "run",
+    "--model=HeLLM",
+    *DATA,
+    *QUIET,
+    "--epochs=2",
+    *(f"--{k}={v}" for k, v in SMALL_MODEL.items()),
+)
 TUNE = (
     *("tune", "--model=BPR", *DATA, *QUIET, "--epochs=2", "--embedding_size=8"),
     *("--space=space.yaml", "--trials=2", "--storage=studies.log"),
