@@ -15,15 +15,14 @@ import pydantic
 from typing_extensions import NotRequired, TypedDict
 
 from recbole_hellm.benchmark.record_ranks import read_record_ranks
-from recbole_hellm.config.yaml_files import read_yaml
-from recbole_hellm.errors import ConfigError, RunError, reason
+from recbole_hellm.errors import RunError, reason
 from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.runs.directory import RunDirectory, RunRecord
 from recbole_hellm.storage.json_files import fit, read_json
 from recbole_hellm.storage.sealed_folders import RECORD
 from recbole_hellm.storage.text_files import read_text
 
-IDENTITY, CONFIG, ENVIRONMENT = "identity.json", "config.yaml", "environment.json"
+IDENTITY, ENVIRONMENT = "identity.json", "environment.json"
 RANKS, SLICES, LISTS = "ranks.parquet", "slices.csv", "lists.json"
 VALUES = "values.parquet"
 
@@ -63,15 +62,6 @@ class RecordDirectory(RunDirectory):
             self.read_record(), Metrics, self.file(RECORD), RunError, self.way_out
         )
         return metrics
-
-    def settings(self) -> dict[str, Any]:
-        """The settings that determine the result."""
-        path = self.verified(CONFIG)
-        try:
-            return read_yaml(path)
-        except ConfigError as error:
-            problem = str(error).partition(";")[0].rstrip(".")
-            raise RunError(f"{problem}; {self.way_out}.") from error
 
     def environment(self) -> dict[str, Any]:
         """Where the run was made."""

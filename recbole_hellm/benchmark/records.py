@@ -26,7 +26,6 @@ import numpy as np
 import pandas as pd
 
 from recbole_hellm.benchmark.record_files import (
-    CONFIG,
     ENVIRONMENT,
     IDENTITY,
     LISTS,
@@ -49,7 +48,7 @@ from recbole_hellm.evaluation.metrics import BUILT_IN, MetricSet
 from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.evaluation.recommended import RecommendedLists
 from recbole_hellm.evaluation.slices import means_by_slice, metrics_by_slice
-from recbole_hellm.runs.directory import RunDirectory
+from recbole_hellm.runs.directory import CONFIG, RunDirectory
 from recbole_hellm.runs.identity import portable, recipe_of
 from recbole_hellm.runs.results import RunResult
 from recbole_hellm.storage.checksums import content_hash

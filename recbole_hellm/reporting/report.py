@@ -25,7 +25,6 @@ from recbole_hellm import __version__
 from recbole_hellm.config.devices import AUTO, DEVICE_HELP
 from recbole_hellm.config.resolution import MASKINGS
 from recbole_hellm.config.settings import Settings, require, require_file_name, setting
-from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import ConfigError, DataError, HellmError, RunError
 from recbole_hellm.evaluation.metrics import BUILT_IN, find
@@ -33,7 +32,7 @@ from recbole_hellm.extensions import is_import_path
 from recbole_hellm.reporting import curves
 from recbole_hellm.reporting.numbers import undefined
 from recbole_hellm.reporting.tables import common_metrics, comparable
-from recbole_hellm.runs.directory import RunDirectory
+from recbole_hellm.runs.directory import CONFIG, RunDirectory
 from recbole_hellm.runs.recommending import Recommender
 from recbole_hellm.runs.results import RunResult, load_run
 from recbole_hellm.storage.files import write_text
@@ -43,7 +42,6 @@ from recbole_hellm.storage.text_files import read_bytes
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.yaml"
 LARGEST_PICTURE = 300_000  # bytes of a picture that is put into the page
 COSTS = {
     "train_seconds": ("training, s", "{:,.1f}"),
@@ -209,12 +207,7 @@ def _settings(run: RunResult) -> dict[str, Any]:
     directory = RunDirectory(run.path)
     if not directory.holds(CONFIG):
         return {}
-    path = directory.verified(CONFIG)
-    try:
-        settings = read_yaml(path)
-    except ConfigError as error:
-        reason = str(error).partition(";")[0].rstrip(".")
-        raise RunError(f"{reason}; {directory.way_out}.") from error
+    path, settings = directory.file(CONFIG), directory.settings()
     found: dict[str, Any] = fit(settings, _Shown, path, RunError, directory.way_out)
     return found
 

@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from typing_extensions import NotRequired, TypedDict
 
-from recbole_hellm.errors import BusyError, RunError, reason
+from recbole_hellm.config.yaml_files import read_yaml
+from recbole_hellm.errors import BusyError, ConfigError, RunError, reason
 from recbole_hellm.storage import checkpoint_files, files, json_files, locks
 from recbole_hellm.storage.files import atomic_path, remove_leftovers
 from recbole_hellm.storage.sealed_folders import RECORD, SealedFolder
@@ -27,6 +28,7 @@ from recbole_hellm.storage.tables import read_parquet
 
 logger = logging.getLogger(__name__)
 
+CONFIG = "config.yaml"
 ARTEFACTS = "model"  # folder of a fine-tuned run's model in its directory
 
 
@@ -127,14 +129,11 @@ class RunDirectory(SealedFolder):
             f"{self.path} is being trained by another process; wait until that has finished, "
             "or end it."
         )
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(locks.locked(lock, busy))
-            except RunError:
-                if not wait:
-                    raise
-                logger.info("Waiting for another process, which trains %s.", self.path)
-                held.enter_context(locks.locked(lock, busy, timeout=-1))
+
+        def tell() -> None:
+            logger.info("Waiting for another process, which trains %s.", self.path)
+
+        with locks.locked(lock, busy, timeout=-1 if wait else 0, on_wait=tell):
             remove_leftovers(self.path)
             self._remove_cleared()
             yield
@@ -224,6 +223,21 @@ class RunDirectory(SealedFolder):
         path = self.verified("identity.json")
         found: Identity = json_files.read_json(path, Identity, RunError, self.way_out)
         return found
+
+    def settings(self) -> dict[str, Any]:
+        """The settings in ``config.yaml``.
+
+        Raises
+        ------
+        RunError
+            If it is missing or damaged.
+        """
+        path = self.verified(CONFIG)
+        try:
+            return read_yaml(path)
+        except ConfigError as error:
+            problem = str(error).partition(";")[0].rstrip(".")
+            raise RunError(f"{problem}; {self.way_out}.") from error
 
     @property
     def way_out(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -15,7 +15,12 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def locked(path: Path, busy: HellmError, timeout: float = 0) -> Iterator[None]:
+def locked(
+    path: Path,
+    busy: HellmError,
+    timeout: float = 0,
+    on_wait: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
     """Hold a lock that only one process can have; the lock of a dead process is free.
 
     Parameters
@@ -25,7 +30,9 @@ def locked(path: Path, busy: HellmError, timeout: float = 0) -> Iterator[None]:
     busy : HellmError
         Raised if another process holds the lock.
     timeout : float
-        Seconds to wait for it.
+        Seconds to wait for it; -1 has no end.
+    on_wait : callable
+        Called once if there is something to wait for.
 
     Notes
     -----
@@ -33,7 +40,13 @@ def locked(path: Path, busy: HellmError, timeout: float = 0) -> Iterator[None]:
     """
     lock = filelock.FileLock(path)
     try:
-        lock.acquire(timeout=timeout)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            if timeout == 0:
+                raise
+            on_wait()
+            lock.acquire(timeout=timeout)
     except filelock.Timeout as error:
         raise busy from error
     except (OSError, NotImplementedError) as error:

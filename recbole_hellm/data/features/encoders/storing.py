@@ -92,12 +92,11 @@ def making(
 def _taking_turns(path: Path) -> Iterator[None]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(locked(path.with_suffix(".lock"), _busy(path)))
-        except FeatureError:
-            logger.warning("Another process makes %s; waiting for it.", path)
-            held.enter_context(locked(path.with_suffix(".lock"), _busy(path), LONGEST_WAIT))
+
+    def tell() -> None:
+        logger.warning("Another process makes %s; waiting for it.", path)
+
+    with locked(path.with_suffix(".lock"), _busy(path), LONGEST_WAIT, tell):
         yield
 
 
