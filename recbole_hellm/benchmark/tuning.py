@@ -234,7 +234,7 @@ def _search(
     busy: list[dict[str, Any]] = []  # points that other processes are training
 
     def finished() -> list[Any]:
-        return study.get_trials(deepcopy=False, states=(complete, pruned))
+        return _distinct(study.get_trials(deepcopy=False, states=(complete, pruned)))
 
     def objective(trial: Any) -> float:
         values = {key: trial.suggest_categorical(key, space[key]) for key in space}
@@ -291,6 +291,18 @@ def _search(
 
 class _Repeated(Exception):  # noqa: N818 (a signal, not an error)
     """The sampler repeated values; an untried point follows instead."""
+
+
+def _distinct(trials: Iterable[Any]) -> list[Any]:
+    """One finished trial per point, a complete one before a pruned one.
+
+    A process that takes up a point at the moment in which another one finishes it finishes it, too.
+    """
+    kept: list[Any] = []
+    for trial in sorted(trials, key=lambda trial: (trial.state.name != "COMPLETE", trial.number)):
+        if all(trial.params != other.params for other in kept):
+            kept.append(trial)
+    return kept
 
 
 def _untried(
@@ -363,10 +375,11 @@ def _trials(study: Any) -> pd.DataFrame:
     """A study's trials, one per row; unfinished ones are running or were interrupted."""
     states = {"COMPLETE": "complete", "PRUNED": "pruned", "RUNNING": "unfinished"}
     rows = []
-    for trial in study.get_trials(deepcopy=False):
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name in states]
+    running = [t for t in trials if t.state.name == "RUNNING" and t.intermediate_values]
+    finished = _distinct(trial for trial in trials if trial.state.name != "RUNNING")
+    for trial in sorted([*running, *finished], key=lambda trial: trial.number):
         scores, notes = trial.intermediate_values, trial.user_attrs
-        if trial.state.name not in states or (trial.state.name == "RUNNING" and not scores):
-            continue
         choose = max if study.direction.name == "MAXIMIZE" else min
         best = choose(scores, key=scores.get, default=None)
         rows.append(

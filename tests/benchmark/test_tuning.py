@@ -446,6 +446,34 @@ def test_the_reason_is_told_where_every_training_fails(
     assert study.best == {"learning_rate": 0.01}
 
 
+def test_a_point_that_two_processes_finish_at_once_counts_once(
+    settings: TuningSettings, quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, folder = tuning.validate, Path(settings.studies_dir) / "tiny"
+
+    def twice(config: HellmConfig, *args: Any) -> Validation:
+        validation = original(config, *args)
+        storage = tuning.open_storage(str(folder / "BPR.journal"))
+        names = optuna.study.get_all_study_names(storage)
+        other = optuna.load_study(study_name=names[0], storage=storage)
+        values = {key: config[key] for key in SPACE}
+        distributions = {
+            key: optuna.distributions.CategoricalDistribution(SPACE[key]) for key in SPACE
+        }
+        for state in (optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.COMPLETE):
+            other.add_trial(
+                optuna.create_trial(
+                    params=values, distributions=distributions, value=validation.score, state=state
+                )
+            )
+        return validation
+
+    monkeypatch.setattr(tuning, "validate", twice)
+    study = tune("BPR", "tiny", settings.replace(trials=3), quick)
+    assert list(study.trials["state"]) == ["complete"] * 3
+    assert not study.trials.duplicated([*SPACE]).any()
+
+
 SCRIPT = """
 import json, sys
 from recbole_hellm.benchmark.tuning import TuningSettings, tune
