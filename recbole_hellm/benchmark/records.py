@@ -59,6 +59,8 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
 """Seconds to wait for another process that writes a record."""
+LOCK = ".lock"
+"""File in a model's folder of records while a process writes there, or after one was killed."""
 
 SLICED = MetricSet.of(("recall", "ndcg"), (10, 20))
 """Metrics that every record has by groups of users."""
@@ -131,7 +133,7 @@ def _writing_into(folder: Path) -> Iterator[None]:
         f"{folder} has been in use by another process for {PATIENCE:.0f} seconds; end that "
         "process, and give the same command again."
     )
-    with locked(folder / ".lock", busy, PATIENCE):
+    with locked(folder / LOCK, busy, PATIENCE):
         settle_folders(folder)
         yield
 
@@ -238,7 +240,8 @@ def read_records(
 
 def _records(folder: Path) -> Iterator[Record]:
     for model in sorted(path for path in folder.glob("*") if path.is_dir()):
-        if any(model.glob(".*.old")) and os.access(model, os.W_OK):
+        killed = [*model.glob(".*.old"), *model.glob(LOCK)]  # or one that is at work now
+        if killed and os.access(model, os.W_OK):
             with _writing_into(model):
                 pass
         for path in sorted(path for path in model.glob("*") if path.is_dir()):

@@ -307,6 +307,10 @@ def test_a_kill_while_a_record_is_replaced_loses_none(
     kept = write_record(result, tmp_path / "records", test_users)
     assert [path.name for path in kept.path.parent.iterdir()] == [kept.path.name]
     assert kept.detailed
+    # Killed after the record was in place: what is left goes when the records are read.
+    (kept.path.parent / ".lock").touch()
+    assert read_records(tmp_path / "records", "tiny")
+    assert [path.name for path in kept.path.parent.iterdir()] == [kept.path.name]
 
 
 def test_records_are_written_one_at_a_time(
