@@ -14,4 +14,4 @@ format:
 	ruff format .
 
 test:
-	pytest
+	pytest -n 2

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from support.small_model import SMALL_MODEL
 
@@ -31,6 +32,10 @@ from recbole_hellm.storage.checksums import content_hash
 # Here, for tests that import RecBole's models themselves, in any order.
 with compat.anomaly_mode_kept():
     import recbole.model.sequential_recommender  # noqa: F401
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes, and their children, share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 START = 1_390_000_000  # where float32 keeps a time only to 128 s
