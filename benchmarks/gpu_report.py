@@ -330,6 +330,7 @@ def main() -> None:
     begun = time.monotonic() - (time.time() - psutil.Process().create_time())
     end = begun + options.minutes * 60 - RESERVE
     options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # threads that exist here would be missing in the parts' processes
     with tempfile.TemporaryDirectory() as folder:
         inputs = synthetic_inputs(Path(folder)) if options.smoke else Inputs.read(options.inputs)
         device = torch.device(options.device)

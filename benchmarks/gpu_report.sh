@@ -10,6 +10,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}
 export PYTHONPATH="${here%/*}${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export PYTORCH_NVML_BASED_CUDA_CHECK=1 # asking for a GPU must not open it, since processes fork
 
 missing=$("$python" - <<'EOF'
 import importlib.util

@@ -150,7 +150,7 @@ class Job:
             scheduler="cosine",
             warmup_epochs=1.0 if tiny else 0.5,
         )
-        return schedule, 768 if tiny else 1024
+        return schedule, 768 if tiny else 512
 
 
 def build(job: Job, inputs: Inputs, device: torch.device, seed: int) -> HeLLMNetwork:

@@ -102,7 +102,7 @@ def test_training_yields_its_epochs_and_tests_the_best(
 def test_an_epoch_reads_the_sequences_that_the_package_reads(
     inputs: Inputs, make_parts: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, dataset, _ = make_parts("HeLLM", MAX_ITEM_LIST_LENGTH=50, train_batch_size=1024)
+    config, dataset, _ = make_parts("HeLLM", MAX_ITEM_LIST_LENGTH=50, train_batch_size=512)
     shown: list[torch.Tensor] = []
     own_loss = HeLLMNetwork.sequence_loss
 
