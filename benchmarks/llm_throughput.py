@@ -26,7 +26,7 @@ import dataclasses
 import functools
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -304,8 +304,8 @@ def paths(
         print(f"largest training batch under {options.memory:g} GiB: {size}")
 
 
-def parse() -> argparse.Namespace:
-    """Command line."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line, or the same options from elsewhere."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--sizes", type=int, nargs=5, metavar="N", help="layers, width, inner "
@@ -328,7 +328,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--skip-reference", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.sizes = options.sizes or SHAPES[options.shape]
     if options.memory and torch.device(options.device).type != "cuda":
         parser.error("--memory needs --device=cuda, whose memory can be read")

@@ -87,6 +87,32 @@ class BucketedBatches:
         self.generator.set_state(state["generator"])
 
 
+def sequence_rows(
+    histories: Histories, limit: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Whole training sequences, one user a row, for models that predict at every position.
+
+    A sequence longer than the model's history keeps its last `limit` items and the one before them
+    as a first input.
+
+    Parameters
+    ----------
+    histories : Histories
+    limit : int
+        Longest history.
+
+    Returns
+    -------
+    users, starts, lengths, targets : ndarray of int64, shape [R]
+        As those of :func:`target_rows`.
+    """
+    lengths = np.minimum(histories.training_lengths, limit + 1)
+    users = np.flatnonzero(lengths >= 2)
+    lengths = lengths[users]
+    starts = histories.offsets[users] + histories.training_lengths[users] - lengths
+    return users, starts, lengths, lengths - 1
+
+
 def target_rows(
     histories: Histories, limit: int, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

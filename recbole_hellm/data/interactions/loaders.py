@@ -14,7 +14,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.data.utils import create_samplers, get_dataloader
 
-from recbole_hellm.data.interactions.batches import BucketedBatches, target_rows
+from recbole_hellm.data.interactions.batches import BucketedBatches, sequence_rows, target_rows
 from recbole_hellm.data.interactions.histories import Histories
 from recbole_hellm.data.interactions.sampler import UserUniformSampler
 from recbole_hellm.errors import DataError
@@ -124,20 +124,11 @@ class _Stretches(_Loader):
 
 
 class SequenceLoader(_Stretches):
-    """Whole training sequences, one user a row, for models that predict at every position.
-
-    A sequence longer than the model's history keeps its last ``MAX_ITEM_LIST_LENGTH`` items and the
-    one before them as a first input.
-    """
+    """Whole training sequences, see :func:`batches.sequence_rows`."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        histories = dataset.histories
-        limit = config["MAX_ITEM_LIST_LENGTH"] + 1
-        lengths = np.minimum(histories.training_lengths, limit)
-        users = np.flatnonzero(lengths >= 2)
-        lengths = lengths[users]
-        starts = histories.offsets[users] + histories.training_lengths[users] - lengths
-        super().__init__(config, histories, users, starts, lengths, lengths - 1)
+        rows = sequence_rows(dataset.histories, config["MAX_ITEM_LIST_LENGTH"])
+        super().__init__(config, dataset.histories, *rows)
 
 
 class TargetLoader(_Stretches):

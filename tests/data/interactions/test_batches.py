@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from recbole_hellm.data.interactions import batches as batches_module
-from recbole_hellm.data.interactions.batches import BucketedBatches
+from recbole_hellm.data.interactions.batches import BucketedBatches, sequence_rows
+from recbole_hellm.data.interactions.histories import Histories
 from recbole_hellm.errors import DataError
 
 
@@ -60,3 +61,16 @@ def test_buckets_have_similar_lengths_in_random_order() -> None:
 def test_nothing_to_learn_from_is_told() -> None:
     with pytest.raises(DataError, match=r"four interactions .* such as BPR"):
         BucketedBatches(np.zeros(0, dtype=np.int64), 4, 0)
+
+
+def test_sequences_are_the_last_items_of_each_users_training_part() -> None:
+    lengths = [2, 3, 4, 9]  # the first user is not evaluated, the second has one training item
+    users = np.repeat(np.arange(1, 5), lengths)
+    histories = Histories.from_pairs(users, np.arange(100, 100 + len(users)), 5)
+    owners, starts, sizes, targets = sequence_rows(histories, 4)
+    assert owners.tolist() == [1, 3, 4]
+    rows = [
+        histories.items[start : start + size] for start, size in zip(starts, sizes, strict=True)
+    ]
+    assert [row.tolist() for row in rows] == [[100, 101], [105, 106], [111, 112, 113, 114, 115]]
+    assert targets.tolist() == [1, 1, 4]
