@@ -12,8 +12,9 @@ from reliability.support import worlds
 from reliability.support.verdicts import Tally, Verdict, explain
 from reliability.support.workshop import Workshop
 
-SHORT = os.environ.get("HELLM_RELIABILITY") == "short"
-"""The short form, for continuous integration: a part of each list of tries."""
+FORM = os.environ.get("HELLM_RELIABILITY", "")
+"""``short``, for continuous integration, tries a part of each list; ``long`` every damage."""
+SHORT = FORM == "short"
 TALLY = Tally()
 
 
@@ -39,6 +40,12 @@ def some() -> Callable[..., list[Any]]:
         return tries[::step]
 
     return pick
+
+
+@pytest.fixture(scope="session")
+def long() -> bool:
+    """Whether the long form runs."""
+    return FORM == "long"
 
 
 @pytest.fixture(scope="session")
