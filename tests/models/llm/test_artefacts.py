@@ -63,7 +63,7 @@ def make(llama: str) -> Callable[..., HeLLMNetwork]:
 
     def build(**options: Any) -> HeLLMNetwork:
         if options.get("backbone") == "llama":
-            options["backbone"] = llama
+            options = {"backbone_layers": None, **options, "backbone": llama}
         torch.manual_seed(1)
         tables = {name: torch.randn(N + 1, width) for name, width in WIDTHS.items()}
         network = HeLLMNetwork(LLMSettings(**TINY | options), tables)
@@ -95,6 +95,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frozen without adapters": {"backbone": "llama", "lora_r": 0, "prompt": "none"},
     "frozen without prefix": {"backbone": "llama", "prefix": "none"},
     "frozen, static prefix": {"backbone": "llama", "prefix": "static", "item_vectors": True},
+    "frozen, first layer": {"backbone": "llama", "backbone_layers": 1},
+    "whole, first layer": {"backbone": "llama", "backbone_layers": 1, "train_backbone": True},
     "whole": {"backbone": "llama", "train_backbone": True},
 }
 
