@@ -18,7 +18,7 @@ from recbole_hellm.models.llm.attention import ATTENTION
 from recbole_hellm.models.llm.gguf import GgufFile, describe_gguf
 from recbole_hellm.models.llm.loading import load_pretrained
 from recbole_hellm.models.llm.prompt import template_tokenizer
-from recbole_hellm.models.llm.settings import LLMSettings
+from recbole_hellm.models.llm.settings import TINY_LAYERS, LLMSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _tiny_model(
         vocab_size=1 if tokenizer is None else len(tokenizer),
         hidden_size=settings.backbone_hidden_size,
         intermediate_size=settings.backbone_intermediate_size,
-        num_hidden_layers=settings.backbone_layers,
+        num_hidden_layers=settings.backbone_layers or TINY_LAYERS,
         num_attention_heads=settings.backbone_heads,
         attention_dropout=settings.backbone_dropout,
         bos_token_id=None,

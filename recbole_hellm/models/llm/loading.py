@@ -249,17 +249,18 @@ def _load_config(settings: LLMSettings, place: _Place) -> Any:
     except LOADING_ERRORS as error:
         raise place.failure(settings.backbone, error) from error
     if settings.backbone_layers is not None:
-        _keep_layers(config.get_text_config(decoder=True), settings)
+        text = config.get_text_config(decoder=True)
+        _keep_layers(text, settings.backbone_layers, place.told.subject)
     return config
 
 
-def _keep_layers(config: Any, settings: LLMSettings) -> None:
+def _keep_layers(config: Any, layers: int, subject: str) -> None:
     """Reduce a decoder's configuration to its first layers, with what it says of each of them."""
-    layers, there = settings.backbone_layers, getattr(config, "num_hidden_layers", 0)
+    there = getattr(config, "num_hidden_layers", 0)
     if layers > there:
         raise BackboneError(
-            f"backbone_layers={layers} is more than the {there} layers of "
-            f"backbone={settings.backbone}; give a smaller number, or leave it out for all layers."
+            f"backbone_layers={layers} is more than the {there} layers of {subject}; give a "
+            "smaller number, or leave it out for all layers."
         )
     config.num_hidden_layers = layers
     for key, value in config.to_dict().items():
