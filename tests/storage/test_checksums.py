@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from recbole_hellm.errors import RunError
+from recbole_hellm.storage import checksums as module
 from recbole_hellm.storage.checksums import (
     check_file,
     check_seal,
@@ -60,10 +61,10 @@ def test_a_file_that_stays_as_it_is_is_read_once(
 ) -> None:
     path = tmp_path / "file"
     path.write_text("a")
-    first = checksums_module.known_sha256(path)
+    first = module.known_sha256(path)
     assert first == hashlib.sha256(b"a").hexdigest()
     with monkeypatch.context() as patched:
-        patched.setattr(checksums_module, "file_sha256", lambda _: pytest.fail("read again"))
-        assert checksums_module.known_sha256(path) == first
+        patched.setattr(module, "file_sha256", lambda _: pytest.fail("read again"))
+        assert module.known_sha256(path) == first
     path.write_text("bb")
-    assert checksums_module.known_sha256(path) == hashlib.sha256(b"bb").hexdigest()
+    assert module.known_sha256(path) == hashlib.sha256(b"bb").hexdigest()
