@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from recbole_hellm.errors import RunError
+from recbole_hellm.storage import checksums as module
 from recbole_hellm.storage.checksums import (
     check_file,
     check_seal,
@@ -53,3 +54,17 @@ def test_listed_files_are_checked(tmp_path: Path) -> None:
     assert damage(tmp_path, listed, "c") is None
     with pytest.raises(RunError, match=r"a is damaged .its checksum differs.; restore it"):
         check_file(tmp_path, listed, "a", RunError, "restore it")
+
+
+def test_a_file_that_stays_as_it_is_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("a")
+    first = module.known_sha256(path)
+    assert first == hashlib.sha256(b"a").hexdigest()
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "file_sha256", lambda _: pytest.fail("read again"))
+        assert module.known_sha256(path) == first
+    path.write_text("bb")
+    assert module.known_sha256(path) == hashlib.sha256(b"bb").hexdigest()
