@@ -231,8 +231,8 @@ class LLMSettings(Settings):
     def resolved(self) -> LLMSettings:
         """The settings with every ``None`` that depends on `variant` or `backbone` filled in.
 
-        `prefix_mlp_hidden` and `item_mlp_hidden` may stay ``None``: they follow the backbone's
-        hidden size, which is known only after it is built.
+        `prefix_mlp_hidden`, `item_mlp_hidden` and `language_layer` may stay ``None``: they follow
+        the backbone's hidden size and depth, which are known only after it is built.
         """
         paper = self.variant == "paper"
         projection = self.prefix_projection or ("direct" if paper else "frozen")

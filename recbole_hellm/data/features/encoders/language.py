@@ -2,10 +2,10 @@ r"""Language features: what a pre-trained decoder makes of each item's title.
 
 .. math:: v_i = \frac{1}{T_i} \sum_{t=1}^{T_i} \mathrm{norm}\big(h^{(k)}_{i,t}\big)
 
-with the states h of decoder layer k at the T tokens of the title, and the decoder's final norm. They
-are the last hidden states of a decoder that is cut off behind layer k, averaged. The norm keeps the
-few tokens with huge states, which most decoders have below their last layer, from ruling the mean,
-and makes layer k the same whatever lies above it.
+with the states h of decoder layer k at the T tokens of the title, and the decoder's final norm.
+They are the last hidden states of a decoder that is cut off behind layer k, averaged. The norm
+keeps the few tokens with huge states, which most decoders have below their last layer, from ruling
+the mean, and makes layer k the same whether or not there are layers above it.
 
 A tokenizer's BOS, if it has one, is read before the title and left out of the mean: decoders have
 learned to begin with it, and its states say nothing of what follows.
@@ -209,8 +209,8 @@ class LanguageEncoder(OnDevice):
             states = mean_states(self._loaded, inputs, self._bos)
         if not bool(states.isfinite().all()):
             raise FeatureError(
-                f"backbone={self.backbone} gives NaN or infinity for titles ({self.precision}); use "
-                "--backbone_dtype=float32, or another language_layer."
+                f"backbone={self.backbone} gives NaN or infinity for titles ({self.precision}); "
+                "use --backbone_dtype=float32, or another language_layer."
             )
         return np.asarray(states.cpu(), dtype=np.float32)
 
@@ -290,8 +290,8 @@ def item_titles(
     if not any(texts):
         raise FeatureError(
             f"{directory / f'{name}.item'} has no titles for a language model to read (columns "
-            f"{', '.join(TITLE_COLUMNS)}); add a column title:token_seq to it, or take language out "
-            "of item_inputs."
+            f"{', '.join(TITLE_COLUMNS)}); add a column title:token_seq to it, or take language "
+            "out of item_inputs."
         )
     return list(titles), texts
 

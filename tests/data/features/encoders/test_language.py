@@ -233,9 +233,12 @@ def test_titles_of_a_dataset(tmp_path: Path) -> None:
 
 
 def refusal(error: type[HellmError], folder: Path | str, **settings: Any) -> str:
-    with pytest.raises(error) as caught:
+    def read() -> None:
         encoder = make(folder, **settings)
         encoder.encode_batch(encoder.tokens(TITLES))
+
+    with pytest.raises(error) as caught:
+        read()
     told = str(caught.value)
     assert "\n" not in told and told.endswith(".") and told.count(". ") == 0
     return told
