@@ -123,9 +123,10 @@ class HellmConfig(Config):
     def identifying_settings(self) -> dict[str, Any]:
         """The settings that determine a run's result."""
         settings = self.final_config_dict | self.model_settings()
+        for typed in self._typed():
+            settings |= typed.recorded()
         replaced = {f"{role}_model" for role in self.imported}
-        left_out = self._untouched_additions() | replaced
-        classes = self._settings_classes()
+        left_out, classes = self._untouched_additions() | replaced, self._settings_classes()
         return {
             key: value
             for key, value in settings.items()
@@ -242,7 +243,7 @@ class HellmConfig(Config):
         if self.entry.outside:  # its name may be that of another model
             per_model = {}
         model_file, variant = self._model_file(), variant_settings(self.entry)
-        by_backbone = model_file.pop("by_backbone", {})
+        by_backbone = {"tiny": {}, "pretrained": {}} | model_file.pop("by_backbone", {})
         typed = {
             key: value for cls in self._settings_classes() for key, value in defaults(cls).items()
         }
@@ -252,7 +253,7 @@ class HellmConfig(Config):
             defaults(TrainingSettings),
             typed,
             model_file,
-            by_backbone.get("tiny" if backbone == "tiny" else "pretrained", {}),
+            by_backbone.get(str(backbone), by_backbone["pretrained"]),
             dataset_file,
             per_model.get(base, {}),
             # After all settings of the base: a variant differs from it in these on any dataset.

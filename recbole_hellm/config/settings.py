@@ -185,6 +185,15 @@ class Settings(BaseModel):
             if declared.facts.hash_neutral and getattr(self, key) == declared.default
         }
 
+    def recorded(self) -> dict[str, Any]:
+        """Values that ids and records hold in place of these, as they did in earlier versions."""
+        return {}
+
+    @classmethod
+    def given(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a record as they are given; undoes :meth:`recorded`."""
+        return dict(recorded)
+
 
 def require(condition: bool, message: str) -> None:
     """Raise :class:`ConfigError` with `message` unless `condition` holds."""

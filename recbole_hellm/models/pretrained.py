@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import pickle
+import struct
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 DAMAGE = (
     *(SafetensorError, json.JSONDecodeError, UnicodeDecodeError),
-    *(pickle.UnpicklingError, EOFError),
+    *(pickle.UnpicklingError, EOFError, struct.error),
 )
 # Libraries check little of what configurations say, and so fail in any of these ways.
 LOADING_ERRORS = (

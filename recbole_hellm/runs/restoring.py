@@ -16,6 +16,7 @@ from typing import Any
 
 from recbole.utils import init_seed
 
+from recbole_hellm import registry
 from recbole_hellm.config.devices import AUTO
 from recbole_hellm.config.resolution import HellmConfig, declared_facts
 from recbole_hellm.config.yaml_files import read_yaml
@@ -226,6 +227,8 @@ def _configuration(
     overrides |= {f"{role}_model": None for role in imported}
     version = identity.get("version")
     try:
+        for cls in getattr(registry.describe(model).load(), "settings_classes", ()):
+            overrides = cls.given(overrides)
         overrides["data_path"] = str(data_folder)
         config = HellmConfig(model, record["dataset"], overrides)
     except ConfigError as error:

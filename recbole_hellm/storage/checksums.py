@@ -6,6 +6,7 @@ the checksums of files beside it, under the key ``files``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -42,6 +43,18 @@ def file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
     update_digest(digest, path)
     return digest.hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """:func:`file_sha256`, which reads a file once in a process as long as it stays as it is."""
+    facts = os.stat(path)
+    return _sha256_of(path.resolve(), facts.st_size, facts.st_mtime_ns, facts.st_ino)
+
+
+@functools.cache
+def _sha256_of(path: Path, size: int, changed: int, number: int) -> str:
+    """A file's checksum; `size`, `changed` and `number` tell it from what was there before."""
+    return file_sha256(path)
 
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:

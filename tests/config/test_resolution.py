@@ -56,6 +56,20 @@ def test_files_of_the_dataset_and_the_backbone_apply(quick: dict[str, Any]) -> N
     assert HellmConfig("HeLLM", "tiny", {"epochs": 3})["epochs"] == 3
 
 
+def test_a_backbone_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_smollm2(*place: str) -> dict[str, Any]:
+        found = packaged(*place)
+        if place == ("model", "HeLLM.yaml"):
+            found["by_backbone"]["smollm2"] = {"epochs": 4, "head": "tied"}
+        return found
+
+    monkeypatch.setattr(config_module, "packaged", with_smollm2)
+    own = HellmConfig("HeLLM", "tiny", {"backbone": "smollm2"})
+    assert (own["epochs"], own["head"]) == (4, "tied")
+    assert HellmConfig("HeLLM", "tiny", {"backbone": "other"})["epochs"] == 25
+    assert HellmConfig("HeLLM", "tiny", {})["epochs"] == 8
+
+
 def test_addressed_overrides_reach_their_model_only(make_config: Make) -> None:
     config = make_config("HeLLM", **{"HeLLMPre.epochs": 7, "HeLLM.epochs": 5, "SASRec.n_heads": 1})
     stages = config.stages()

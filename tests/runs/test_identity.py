@@ -236,6 +236,21 @@ def test_a_backbone_is_known_by_its_files(make_config: Callable[..., Any], tmp_p
     assert path("one") != before
 
 
+def test_the_depth_of_a_backbone_is_part_of_a_run() -> None:
+    def settings(**options: Any) -> dict[str, Any]:
+        config = HellmConfig("HeLLM", "sample", options)
+        return recipe(config)["settings"]
+
+    large = {"backbone": "some/model"}
+    depths = [settings(**large, backbone_layers=layers) for layers in (None, 2, 5)]
+    assert settings(**large) == depths[0]
+    assert depths[0]["backbone_layers"] == 2  # as it was before it reached such backbones
+    assert "backbone_depth" not in depths[0]
+    assert [depth["backbone_depth"] for depth in depths[1:]] == [2, 5]
+    assert settings() == settings(backbone_layers=2) == settings(backbone_layers=None)
+    assert settings(backbone_layers=3)["backbone_layers"] == 3
+
+
 if __name__ == "__main__":
     hashes = {key: recipe_hash(*case) for key, case in configurations().items()}
     GOLDEN.write_text(json.dumps(hashes, indent=0, sort_keys=True) + "\n")

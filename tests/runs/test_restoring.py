@@ -76,7 +76,9 @@ def test_a_tiny_run_is_restored_without_its_stages(
     assert_same(restored, scored_elsewhere(restored))
 
 
+@pytest.mark.parametrize("layers", [None, 1])
 def test_a_frozen_backbone_with_adapters_is_restored(
+    layers: int | None,
     train: Callable[..., RunResult],
     small_model: dict[str, Any],
     llama: str,
@@ -84,7 +86,8 @@ def test_a_frozen_backbone_with_adapters_is_restored(
     quick: dict[str, Any],
 ) -> None:
     options = {"backbone": llama, "prompt": "none", "learning_rate": 0.01}
-    result = train("HeLLM", **small_model | options)
+    result = train("HeLLM", **small_model | options | {"backbone_layers": layers})
+    assert len(result.restore().network.backbone.attention_layers) == (layers or 2)
     for stage in result.stages:
         shutil.rmtree(stage.path)
     assert_same(result, scored_elsewhere(result))
@@ -343,3 +346,31 @@ def test_settings_that_this_version_lacks_are_told(train: Callable[..., RunResul
     seal_anew(result)
     with pytest.raises(RunError, match=r"where learning_rate was None rather than 0.3; use that"):
         result.restore()
+
+
+def test_a_run_with_a_gguf_file_is_restored_wherever_the_file_is(
+    train: Callable[..., RunResult],
+    small_model: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("gguf", reason="needs the package gguf")
+    from support.gguf_files import small_llama, write_gguf
+
+    monkeypatch.setenv("HELLM_CACHE", str(tmp_path / "cache"))
+    file = write_gguf(tmp_path / "small.gguf", small_llama())
+    options = {"backbone": str(file), "prompt": "none", "backbone_layers": 2}
+    result = train("HeLLM", **small_model | options)
+    metrics = result.evaluate("test")
+    assert metrics == result.record["test"]
+    moved = shutil.move(file, tmp_path / "moved.gguf")
+    assert result.evaluate("test") == metrics  # from the cache
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(HellmError) as error:
+        result.restore()
+    assert "give its place as `backbone`" in sentence(error)
+    assert result.evaluate("test", backbone=str(moved)) == metrics
+    other = write_gguf(tmp_path / "other.gguf", small_llama(1))
+    with pytest.raises(HellmError) as error:
+        result.restore(backbone=str(other))
+    assert "holds other weights than the backbone that" in sentence(error)

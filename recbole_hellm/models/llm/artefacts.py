@@ -9,7 +9,8 @@
 ``item_tokens.safetensors``  embedding tables, MLP and item vectors
 ``item_head.safetensors``    the item head, trained or not (docs/method.md, Item head)
 ``items.json``               item tokens; row i of tables, vectors and a linear head is item i's
-``settings.json``            resolved settings, and a fingerprint of a frozen backbone
+``settings.json``            resolved settings, a fingerprint of a frozen backbone, and name and
+                             checksum of its GGUF file
 ``README.md``                model card
 ===========================  ===================================================================
 """
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from recbole_hellm.errors import BackboneError, ConfigError, DataError, RunError
 from recbole_hellm.models.llm.artefact_files import (
@@ -38,6 +39,13 @@ from recbole_hellm.models.llm.artefact_files import (
     write_json,
 )
 from recbole_hellm.models.llm.backbone import Backbone, build_backbone
+from recbole_hellm.models.llm.gguf import (
+    SMOLLM2,
+    GgufFile,
+    cached_folder,
+    find_gguf,
+    gguf_sha256,
+)
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
 from recbole_hellm.models.llm.item_tokens import table_key
 from recbole_hellm.models.llm.model_card import CardFacts, model_card
@@ -54,6 +62,7 @@ class _Described(TypedDict):
 
     settings: dict[str, Any]
     backbone_fingerprint: str | None
+    backbone_file: NotRequired[GgufFile | None]  # earlier versions knew no such files
 
 
 def save_artefacts(
@@ -107,11 +116,12 @@ def save_artefacts(
         settings = {
             "settings": network.settings.to_dict(),
             "backbone_fingerprint": None if _whole(network) else _fingerprint(network.model),
+            "backbone_file": network.backbone.file,
         }
         write_json(temporary / "settings.json", settings)
         write_json(temporary / "items.json", [str(token) for token in item_tokens])
         adapted = (temporary / "adapter_config.json").is_file()
-        card = model_card(network.settings, adapted, facts)
+        card = model_card(network.settings, adapted, facts, network.backbone.file)
         (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -130,7 +140,8 @@ def load_artefacts(
     item_tokens : sequence of str, optional
         Names of items 1..N of the data at hand; the order of the artefacts otherwise.
     backbone : str, optional
-        Where a frozen backbone lies now, if it has moved.
+        Where a frozen backbone lies now, if it has moved. A GGUF file that is no longer there is
+        looked for in the cache of de-quantised files.
     device : torch.device or str, optional
         Where the network will run; the CPU by default.
 
@@ -142,7 +153,7 @@ def load_artefacts(
         If a frozen backbone cannot be had.
     """
     folder = Path(folder)
-    settings, fingerprint = _read_settings(folder / "settings.json")
+    settings, fingerprint, file = _read_settings(folder / "settings.json")
     items = _read_items(folder / "items.json")
     order = None if item_tokens is None else _order(folder, items, item_tokens)
     parts = {
@@ -150,7 +161,8 @@ def load_artefacts(
         for part in PARTS
         if part != "prefix" or settings.prefix != "none"
     }
-    trunk = _load_trunk(folder, settings, backbone, device)
+    trunk = _load_trunk(folder, settings, backbone or _place(folder, settings, file), device)
+    trunk = dataclasses.replace(trunk, file=trunk.file or file)
     tables = _empty_tables(parts["item_tokens"], settings)
     try:
         network = HeLLMNetwork(settings, tables, n_items=len(items), backbone=trunk, device=device)
@@ -199,10 +211,26 @@ def _save_trunk(network: HeLLMNetwork, folder: Path, values: Mapping[str, Tensor
     return {f"model.{name}" for name in trunk}
 
 
+def _place(folder: Path, settings: LLMSettings, file: GgufFile | None) -> str:
+    """Where a frozen backbone lies: in the cache, if its GGUF file is not where it was."""
+    there, name = find_gguf(settings.backbone), settings.backbone
+    if file is None or there is None or settings.train_backbone:
+        return name
+    if there.is_file() and gguf_sha256(name, there) == file["sha256"]:
+        return name
+    cached = cached_folder(file["sha256"])
+    if cached is None and name != SMOLLM2:
+        raise BackboneError(
+            f"{folder} was trained on the GGUF file {file['file']} (SHA-256 {file['sha256']}), "
+            f"which is neither {name} nor in the cache; give its place as `backbone`."
+        )
+    return str(cached or name)
+
+
 def _load_trunk(
     folder: Path,
     settings: LLMSettings,
-    backbone: str | None,
+    backbone: str,
     device: torch.device | str | None,
 ) -> Backbone:
     if settings.tiny:
@@ -219,7 +247,7 @@ def _load_trunk(
         except BackboneError as error:
             raise damaged(folder / "backbone", error) from error
         return dataclasses.replace(trunk, name=settings.backbone)
-    return build_backbone(settings.replace(backbone=backbone or settings.backbone), device)
+    return build_backbone(settings.replace(backbone=backbone), device)
 
 
 def _load_adapters(model: nn.Module, path: Path) -> None:
@@ -309,10 +337,12 @@ def _fill(
     module.load_state_dict(tensors, strict=False)
 
 
-def _read_settings(path: Path) -> tuple[LLMSettings, str | None]:
+def _read_settings(path: Path) -> tuple[LLMSettings, str | None, GgufFile | None]:
     described: _Described = read_json(path, _Described)
     try:
         values, fingerprint = described["settings"], described["backbone_fingerprint"]
+        if "backbone_file" not in described:  # `backbone_layers` was for tiny alone
+            values = LLMSettings.given(values)
         unknown = sorted(set(values) - set(LLMSettings.keys()))
         settings = LLMSettings.from_config(values).resolved()
     except ConfigError as error:
@@ -322,7 +352,7 @@ def _read_settings(path: Path) -> tuple[LLMSettings, str | None]:
             f"{path} holds the setting '{unknown[0]}', which this version of recbole-hellm does "
             "not know; use the version that wrote it (see README.md beside it)."
         )
-    return settings, fingerprint
+    return settings, fingerprint, described.get("backbone_file")
 
 
 def _read_items(path: Path) -> list[str]:

@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedModel, PreTrainedTok
 from recbole_hellm.errors import BackboneError
 from recbole_hellm.models.llm.adapters import Targets, add_adapters, find_targets
 from recbole_hellm.models.llm.attention import ATTENTION
+from recbole_hellm.models.llm.gguf import GgufFile, describe_gguf
 from recbole_hellm.models.llm.loading import load_pretrained
 from recbole_hellm.models.llm.prompt import template_tokenizer
 from recbole_hellm.models.llm.settings import LLMSettings
@@ -44,6 +45,8 @@ class Backbone:
         Of LoRA; ``None`` without it.
     positions : int, optional
         Number of learned positions; ``None`` if positions are computed, which has no end.
+    file : GgufFile, optional
+        Name and checksum of a GGUF file.
     """
 
     model: PreTrainedModel
@@ -59,6 +62,7 @@ class Backbone:
     tokenizer: PreTrainedTokenizerBase | None = None
     targets: Targets | None = None
     positions: int | None = None
+    file: GgufFile | None = None
 
 
 def build_backbone(
@@ -94,7 +98,8 @@ def build_backbone(
         tokenizer = template_tokenizer() if settings.prompt == "alpaca" else None
         return wrap_backbone(_tiny_model(settings, tokenizer), settings, tokenizer)
     model, tokenizer = load_pretrained(settings, device, outline)
-    return wrap_backbone(model, settings, tokenizer)
+    backbone = wrap_backbone(model, settings, tokenizer)
+    return dataclasses.replace(backbone, file=describe_gguf(settings.backbone))
 
 
 def wrap_backbone(

@@ -1,19 +1,19 @@
-"""What is in a pre-trained backbone's folder, as a hash: part of a run's identity.
+"""What is in a pre-trained backbone's files, as a hash: part of a run's identity.
 
 A folder is known by the files that loading it reads: ``config.json``, the weights, adapters and,
-for a prompt with words, the tokenizer. A name on Hugging Face is known by the commit that it stands
-for. Files are read once in a process.
+for a prompt with words, the tokenizer. A GGUF file is known by its SHA-256. A name on Hugging Face
+is known by the commit that it stands for. Files are read once in a process.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 
 from recbole_hellm.errors import BackboneError
+from recbole_hellm.models.llm.gguf import find_gguf, gguf_sha256
 from recbole_hellm.models.llm.settings import LLMSettings
-from recbole_hellm.storage.checksums import content_hash, file_sha256
+from recbole_hellm.storage.checksums import content_hash, known_sha256
 
 _CONFIG = ("config.json", "adapter_config.json", "adapter_model.*")
 _TOKENIZER = (
@@ -32,8 +32,8 @@ def backbone_content(settings: LLMSettings) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        ``backbone``, the hash of a folder; or ``backbone_commit``. Empty for ``tiny``, and where
-        there is no such backbone, which loading it will tell.
+        ``backbone``, the hash of a folder or file; or ``backbone_commit``. Empty for ``tiny``, and
+        where there is no such backbone, which loading it will tell.
 
     Raises
     ------
@@ -43,6 +43,9 @@ def backbone_content(settings: LLMSettings) -> dict[str, str]:
     settings = settings.resolved()
     if settings.tiny:
         return {}
+    file = find_gguf(settings.backbone)
+    if file is not None:
+        return {"backbone": gguf_sha256(settings.backbone, file)} if file.is_file() else {}
     folder = Path(settings.backbone).expanduser()
     if not folder.is_dir():
         commit = _commit(settings.backbone)
@@ -56,7 +59,7 @@ def _folder_hash(folder: Path, tokenizer: bool) -> str:
     patterns = [*_CONFIG, *_weights(folder), *(_TOKENIZER if tokenizer else ())]
     files = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     try:
-        return content_hash({path.name: _checksum(path) for path in files}, length=64)
+        return content_hash({path.name: known_sha256(path) for path in files}, length=64)
     except OSError as error:
         raise BackboneError(
             f"backbone={folder} cannot be read ({error.strerror}: {error.filename}); change its "
@@ -72,17 +75,6 @@ def _weights(folder: Path) -> tuple[str, ...]:
         if (folder / f"{kind}.{ending}.index.json").is_file():
             return f"{kind}.{ending}.index.json", f"*.{ending}"
     return "*.safetensors", "*.bin"
-
-
-def _checksum(path: Path) -> str:
-    facts = os.stat(path)
-    return _checksum_of(path.resolve(), facts.st_size, facts.st_mtime_ns, facts.st_ino)
-
-
-@functools.cache
-def _checksum_of(path: Path, size: int, changed: int, number: int) -> str:
-    """A file's checksum; `size`, `changed` and `number` tell it from what was there before."""
-    return file_sha256(path)
 
 
 @functools.cache

@@ -1,11 +1,18 @@
-"""Loading of pre-trained backbones by Hugging Face name or folder: precision and quantisation."""
+"""Loading of pre-trained backbones by Hugging Face name, folder or GGUF file.
+
+Here their precision, quantisation and depth are decided.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -15,7 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from recbole_hellm.errors import BackboneError
+from recbole_hellm.errors import BackboneError, HellmError
+from recbole_hellm.models.llm import gguf
 from recbole_hellm.models.llm.prompt import PromptTemplate
 from recbole_hellm.models.llm.settings import LLMSettings
 from recbole_hellm.models.pretrained import (
@@ -62,8 +70,9 @@ def load_pretrained(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if (settings.load_in_4bit or settings.load_in_8bit) and not outline:
         _require_quantisation(settings, device)
-    model = _load_model(settings, device, outline)
-    return model, load_tokenizer(settings.backbone) if settings.prompt == "alpaca" else None
+    place = _find(settings.backbone, kept=not outline)
+    model = _load_model(settings, place, device, outline)
+    return model, _load_tokenizer(place) if settings.prompt == "alpaca" else None
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -72,27 +81,30 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Parameters
     ----------
     name : str
-        Hugging Face name or folder.
+        Hugging Face name, folder or GGUF file.
 
     Raises
     ------
     BackboneError
         If no tokenizer knows the prompt's words.
     """
-    advice = "which prompt=alpaca needs; put its tokenizer files into the folder or use "
+    return _load_tokenizer(_find(name))
+
+
+def _load_tokenizer(place: _Place) -> PreTrainedTokenizerBase:
+    subject = place.told.subject
+    way_out = "name a folder that has one" if place.gguf else "put its files into the folder"
+    advice = f"which prompt=alpaca needs; {way_out} or use --prompt=none."
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_backbone(name).source, **NO_CODE)
+        tokenizer = AutoTokenizer.from_pretrained(place.told.source, **place.options)
     except LOADING_ERRORS as error:
         if needs_code(error):
-            raise _backbone(name).failure(error) from error
+            raise place.told.failure(error) from error
         raise BackboneError(
-            f"backbone={name} has no tokenizer that can be loaded ({cause(error)}), {advice}"
-            "--prompt=none."
+            f"{subject} has no tokenizer that can be loaded ({cause(error)}), {advice}"
         ) from error
     if not has_words(tokenizer, PromptTemplate().instruction):
-        raise BackboneError(
-            f"backbone={name} has no tokenizer beside its weights, {advice}--prompt=none."
-        )
+        raise BackboneError(f"{subject} has no tokenizer beside its weights, {advice}")
     return tokenizer
 
 
@@ -175,22 +187,91 @@ def check_backbone(settings: LLMSettings) -> None:
     """
     settings = settings.resolved()
     if not settings.tiny:
-        _load_config(_backbone(settings.backbone))
+        _load_config(settings, _find(settings.backbone, kept=False))
 
 
-def _load_config(backbone: Pretrained) -> Any:
-    backbone.check_folder()
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where transformers finds a backbone.
+
+    Attributes
+    ----------
+    told : Pretrained
+        The folder or name, and the user's name for it in messages.
+    options : dict
+        What transformers needs to read it.
+    gguf : bool
+        Whether the user named a GGUF file.
+    """
+
+    told: Pretrained
+    options: dict[str, Any]
+    gguf: bool = False
+
+    def failure(self, name: str, error: BaseException) -> HellmError:
+        """The error to raise for an exception from loading."""
+        return gguf.unreadable(name, error) if self.gguf else self.told.failure(error)
+
+
+def _find(name: str, kept: bool = True) -> _Place:
+    """The place of a backbone, which of a GGUF file is its de-quantised folder.
+
+    Parameters
+    ----------
+    name : str
+        The setting `backbone`.
+    kept : bool
+        Make that folder if it is missing; otherwise the configuration and the tokenizer are read
+        from the GGUF file itself.
+    """
+    file = gguf.find_gguf(name)
+    if file is None:
+        return _Place(_told(name, name), NO_CODE)
+    folder = gguf.cached_folder(gguf.gguf_sha256(name, file))
+    if folder is None and kept:
+        folder = gguf.dequantised(name, file)
+    if folder is not None:
+        return _Place(_told(name, str(folder)), NO_CODE, gguf=True)
+    gguf.require_gguf(name, file)
+    options = {"gguf_file": file.name, **NO_CODE}
+    return _Place(_told(name, str(file.absolute().parent)), options, gguf=True)
+
+
+def _told(name: str, place: str) -> Pretrained:
+    return Pretrained(place, f"backbone={name}", "use --backbone=tiny", BackboneError)
+
+
+def _load_config(settings: LLMSettings, place: _Place) -> Any:
+    if not place.gguf:
+        place.told.check_folder()
     try:
-        return AutoConfig.from_pretrained(backbone.source, **NO_CODE)
+        config = AutoConfig.from_pretrained(place.told.source, **place.options)
     except LOADING_ERRORS as error:
-        raise backbone.failure(error) from error
+        raise place.failure(settings.backbone, error) from error
+    if settings.backbone_layers is not None:
+        _keep_layers(config.get_text_config(decoder=True), settings)
+    return config
 
 
-def _load_model(settings: LLMSettings, device: torch.device, outline: bool) -> PreTrainedModel:
+def _keep_layers(config: Any, settings: LLMSettings) -> None:
+    """Reduce a decoder's configuration to its first layers, with what it says of each of them."""
+    layers, there = settings.backbone_layers, getattr(config, "num_hidden_layers", 0)
+    if layers > there:
+        raise BackboneError(
+            f"backbone_layers={layers} is more than the {there} layers of "
+            f"backbone={settings.backbone}; give a smaller number, or leave it out for all layers."
+        )
+    config.num_hidden_layers = layers
+    for key, value in config.to_dict().items():
+        if "layer" in key and isinstance(value, list) and len(value) == there:
+            setattr(config, key, value[:layers])
+
+
+def _load_model(
+    settings: LLMSettings, place: _Place, device: torch.device, outline: bool
+) -> PreTrainedModel:
     name = settings.backbone
-    backbone = _backbone(name)
-    config = _load_config(backbone)
-    source = backbone.source
+    config = _load_config(settings, place)
     try:
         if getattr(config, "is_encoder_decoder", False):
             raise BackboneError(
@@ -205,13 +286,30 @@ def _load_model(settings: LLMSettings, device: torch.device, outline: bool) -> P
         packing = quantisation(settings, dtype)
         if packing is not None:
             options |= {"quantization_config": packing, "device_map": {"": device}}
-        model, report = AutoModel.from_pretrained(
-            source, config=config, output_loading_info=True, **NO_CODE, **options
-        )
+        with _no_report(settings.backbone_layers is not None):
+            model, report = AutoModel.from_pretrained(
+                place.told.source,
+                config=config,
+                output_loading_info=True,
+                **place.options,
+                **options,
+            )
     except LOADING_ERRORS as error:
-        raise backbone.failure(error) from error
-    backbone.check_weights(report["missing_keys"])
+        raise place.failure(name, error) from error
+    place.told.check_weights(report["missing_keys"])
     return _trunk(model)
+
+
+@contextlib.contextmanager
+def _no_report(silent: bool) -> Iterator[None]:
+    """Leave out transformers' report, which lists the layers that are not read as unexpected."""
+    before = transformers.logging.get_verbosity()
+    if silent:
+        transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 def _trunk(model: PreTrainedModel) -> PreTrainedModel:
@@ -224,7 +322,3 @@ def _trunk(model: PreTrainedModel) -> PreTrainedModel:
         if hasattr(model, fact):
             setattr(decoder, fact, getattr(model, fact))
     return decoder
-
-
-def _backbone(name: str) -> Pretrained:
-    return Pretrained(name, f"backbone={name}", "use --backbone=tiny", BackboneError)

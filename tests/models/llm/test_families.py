@@ -226,6 +226,50 @@ def test_capped_scores_under_a_plain_causal_mask_are_gemmas(last: int | None) ->
     torch.testing.assert_close(mine, theirs)
 
 
+# ------------------------------------------------------------- the first layers alone
+
+DEPTH = 5
+DEEP = {
+    "qwen2": {"max_window_layers": 2},
+    "qwen3": {"max_window_layers": 2},
+    "gemma2": {"layer_types": None},  # every second layer
+    "gemma3": {"layer_types": None, "sliding_window_pattern": 3},
+}
+
+
+@families
+@pytest.mark.parametrize("layers", [1, 3, DEPTH])
+def test_the_first_layers_are_a_model_of_so_many_layers(
+    tmp_path: Path, family: str, layers: int
+) -> None:
+    kind = FAMILIES[family]
+    options = {**SHAPE, **kind.options, **DEEP.get(family, {}), "num_key_value_heads": 2}
+    whole = redrawn(AutoModel.from_config(kind.config(**options | {"num_hidden_layers": DEPTH})))
+    whole.save_pretrained(tmp_path)
+    # transformers' own model of the first layers, with their weights and the final norm.
+    reference = AutoModel.from_config(
+        kind.config(**options | {"num_hidden_layers": layers}), attn_implementation="eager"
+    )
+    weights = {name: whole.state_dict()[name] for name in reference.state_dict()}
+    reference.load_state_dict(weights)
+    settings = LLMSettings(
+        backbone=str(tmp_path), backbone_layers=layers, prompt="none", lora_r=0, prefix="none"
+    )
+    backbone = build_backbone(settings, "cpu")
+    assert backbone.n_layers == len(backbone.model.layers) == layers
+    assert backbone.model.state_dict().keys() == weights.keys()
+    words = torch.tensor([[4, 9, 17, 30, 2, 11, 8, 40]])  # longer than the window
+    expected = reference.double().eval()(input_ids=words, use_cache=False).last_hidden_state
+    model = backbone.model.double().eval()
+    inputs = model.get_input_embeddings()(words)
+    context = AttentionContext()
+    ours = model(inputs_embeds=inputs, use_cache=False, prefix_context=context).last_hidden_state
+    context.check_reached(layers)
+    torch.testing.assert_close(ours, expected, **CLOSE)
+    windows = getattr(reference.config, "layer_types", None)
+    assert windows is None or model.config.layer_types == windows
+
+
 # ------------------------------------------------------------- with a prefix: by hand
 
 #: Keys and values of each layer, [T, SLOTS, H_kv, d_h]: position t sees row t before its tokens.
@@ -477,12 +521,13 @@ def code_blocks(text: str) -> list[str]:
     return [block for block in blocks if "PeftModel" in block]
 
 
+@pytest.mark.parametrize("layers", [None, 1])
 @pytest.mark.parametrize("source", ["docs/llm.md", "the model card"])
 def test_what_is_said_of_loading_an_adapter_works_for_multimodal_checkpoints(
-    source: str, multimodal: Path, tmp_path: Path
+    source: str, layers: int | None, multimodal: Path, tmp_path: Path
 ) -> None:
     settings = {"prompt": "none", "prefix": "none", "item_inputs": (), "item_vectors": True}
-    options = LLMSettings(backbone=str(multimodal), **settings)  # type: ignore[arg-type]
+    options = LLMSettings(backbone=str(multimodal), backbone_layers=layers, **settings)  # type: ignore[arg-type]
     network = HeLLMNetwork(options, n_items=N, device="cpu").eval()
     for name, parameter in network.model.named_parameters():
         if "lora_B" in name:
@@ -491,7 +536,7 @@ def test_what_is_said_of_loading_an_adapter_works_for_multimodal_checkpoints(
     card = (tmp_path / "model/README.md").read_text(encoding="utf-8")
     docs = (Path(__file__).parents[3] / "docs/llm.md").read_text(encoding="utf-8")
     (lines,) = code_blocks(docs if source == "docs/llm.md" else card)
-    names: dict[str, Any] = {"backbone": str(multimodal), "run": str(tmp_path)}
+    names: dict[str, Any] = {"backbone": str(multimodal), "run": str(tmp_path), "layers": layers}
     exec(lines.replace("path/of/this/folder", str(tmp_path / "model")), names)  # noqa: S102
     words = torch.tensor([[4, 9, 17, 30, 2]])
     inputs = network.model.get_input_embeddings()(words)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from recbole_hellm.errors import ConfigError
@@ -69,3 +71,26 @@ def test_values_that_do_not_fit_are_named(values: dict[str, object], named: str)
 
 def test_lists_from_yaml_become_tuples() -> None:
     assert LLMSettings.from_config({"item_inputs": ["sequence"]}).item_inputs == ("sequence",)
+
+
+@pytest.mark.parametrize(
+    ("given", "recorded"),
+    [
+        ({}, {"backbone_layers": 2}),
+        ({"backbone_layers": 2}, {"backbone_layers": 2}),
+        ({"backbone_layers": 5}, {"backbone_layers": 5}),
+        ({"backbone": "x"}, {"backbone_layers": 2}),
+        ({"backbone": "x", "backbone_layers": 2}, {"backbone_layers": 2, "backbone_depth": 2}),
+        ({"backbone": "x", "backbone_layers": 8}, {"backbone_layers": 8, "backbone_depth": 8}),
+    ],
+)
+def test_depth_is_recorded_beside_what_earlier_versions_recorded(
+    given: dict[str, Any], recorded: dict[str, int]
+) -> None:
+    settings = LLMSettings(**given)
+    assert settings.recorded() == recorded
+    again = LLMSettings(**LLMSettings.given({"backbone": settings.backbone, **recorded}))
+    assert again.resolved() == settings.resolved()
+    assert settings.resolved().backbone_layers == (
+        given.get("backbone_layers") if "backbone" in given else recorded["backbone_layers"]
+    )

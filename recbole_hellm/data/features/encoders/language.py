@@ -130,7 +130,7 @@ class LanguageEncoder(OnDevice):
         settings = self._settings
         if settings.language_layer is None:
             return self._layers(settings)
-        every = self._layers(settings.replace(backbone_layers=type(settings)().backbone_layers))
+        every = self._layers(settings.replace(backbone_layers=None))
         require(
             settings.language_layer <= every,
             f"language_layer={settings.language_layer} is beyond the {every} layers of "
@@ -252,7 +252,6 @@ class LanguageEncoder(OnDevice):
     def _load(self) -> PreTrainedModel:
         settings = self._settings.replace(backbone_layers=self.layer)
         decoder = self._trunk(settings)
-        _keep_layers(decoder, self.layer)
         if getattr(decoder.config, "attn_logit_softcapping", None) is not None:
             decoder.set_attn_implementation("eager")  # not in every release by itself
         decoder.eval().requires_grad_(False)
@@ -380,14 +379,3 @@ def _recipe(encoder: LanguageEncoder, titles: Sequence[str]) -> dict[str, str]:
         "template": TEMPLATE,
         "texts_sha256": tokens_digest(titles),
     }
-
-
-def _keep_layers(decoder: PreTrainedModel, count: int) -> None:
-    """Drop the layers behind the first `count`."""
-    from torch import nn
-
-    whole = decoder.config.num_hidden_layers
-    for module in list(decoder.modules()):
-        if isinstance(module, nn.ModuleList) and len(module) == whole:
-            del module[count:]
-    decoder.config.num_hidden_layers = count
