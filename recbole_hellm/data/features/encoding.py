@@ -139,16 +139,17 @@ def encode_features(
         metadata = ItemMetadata.read(directory, name, settings, images)
         made.append(encode_images(directory, tokens, metadata, settings.image_encoder, **common))
     if settings.language_encoder is not None:
-        made.append(_encode_titles(name, directory, settings, progress))
+        made.append(_encode_titles(name, directory, settings, settings.language_encoder, progress))
     return made
 
 
-def _encode_titles(name: str, directory: Path, settings: EncodeSettings, progress: bool) -> Path:
+def _encode_titles(
+    name: str, directory: Path, settings: EncodeSettings, decoder: str, progress: bool
+) -> Path:
     from recbole_hellm.models.llm.settings import LLMSettings
 
-    chosen = LLMSettings(backbone=settings.language_encoder, language_layer=settings.language_layer)
-    encoder = LanguageEncoder(chosen, settings.encode_batch)
-    encoder.device_name = settings.device
+    chosen = LLMSettings(backbone=decoder, language_layer=settings.language_layer)
+    encoder = LanguageEncoder(chosen, settings.encode_batch, settings.device)
     tokens, titles = item_titles(directory, name, settings)
     return encode_titles(directory, tokens, titles, encoder, settings.force, progress)
 

@@ -312,9 +312,8 @@ class LanguageInput(ItemInput):
     def _encoder(self) -> LanguageEncoder:
         from recbole_hellm.models.llm.settings import LLMSettings
 
-        encoder = LanguageEncoder(LLMSettings.from_config(self.config))
-        encoder.device_name = str(self.config["device"])
-        return encoder
+        settings = LLMSettings.from_config(self.config)
+        return LanguageEncoder(settings, device=str(self.config["device"]))
 
     def _titles(self, dataset: Any) -> tuple[list[str], list[str]]:
         config = dataset.config

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from recbole_hellm.config.devices import AUTO
 from recbole_hellm.config.settings import require
 from recbole_hellm.data.features.encoders.devices import OnDevice
 from recbole_hellm.data.features.encoders.models import enough_memory, slug
@@ -90,11 +91,11 @@ def mean_states(
 
 
 class LanguageEncoder(OnDevice):
-    """A pre-trained decoder as an encoder of titles, see the module.
+    """A pre-trained decoder as an encoder of tokenised titles, see the module.
 
-    Computes where the settings say, in the type that the decoder has there in a run
-    (:func:`recbole_hellm.models.llm.loading.weight_dtype`). Nothing but the decoder's configuration
-    is read before the first title.
+    Computes in the type that the decoder has in a run
+    (:func:`recbole_hellm.models.llm.loading.weight_dtype`). No weights are loaded before the first
+    title.
 
     Parameters
     ----------
@@ -103,6 +104,19 @@ class LanguageEncoder(OnDevice):
         as in a run. ``language_layer`` is k, by default the last layer that the run reads.
     batch_size : int
         Titles per forward pass.
+    device : str
+        See :class:`~recbole_hellm.data.features.encoders.devices.OnDevice`.
+
+    Attributes
+    ----------
+    backbone : str
+        The decoder's name.
+    layer : int
+        k, from 1.
+    revision : str
+        The decoder's content, the layer, and what else decides the vectors.
+    name : str
+        The decoder's name and layer, and a hash of `revision`.
 
     Raises
     ------
@@ -112,7 +126,7 @@ class LanguageEncoder(OnDevice):
         If the decoder has no layer k, or has read nothing.
     """
 
-    def __init__(self, settings: LLMSettings, batch_size: int = 64) -> None:
+    def __init__(self, settings: LLMSettings, batch_size: int = 64, device: str = AUTO) -> None:
         require(
             not settings.tiny,
             "backbone=tiny has read nothing that it could say of titles; name a pre-trained model.",
@@ -122,21 +136,12 @@ class LanguageEncoder(OnDevice):
         self._settings = type(settings)(**read, prompt="none", train_backbone=False)
         self.backbone = settings.backbone
         self.batch_size = batch_size
+        self.device_name = device
+        self.layer = self._settings.language_layer or self._depth(self._settings)
+        self._check_layer()
+        self.revision = self._revision()
+        self.name = f"{slug(self.backbone)}-layer{self.layer}-{content_hash(self.revision)[:8]}"
         self._loaded: PreTrainedModel | None = None
-
-    @functools.cached_property
-    def layer(self) -> int:
-        """k, from 1."""
-        settings = self._settings
-        if settings.language_layer is None:
-            return self._layers(settings)
-        every = self._layers(settings.replace(backbone_layers=None))
-        require(
-            settings.language_layer <= every,
-            f"language_layer={settings.language_layer} is beyond the {every} layers of "
-            f"backbone={self.backbone}; choose one of 1 to {every}.",
-        )
-        return settings.language_layer
 
     @property
     def width(self) -> int:
@@ -147,26 +152,6 @@ class LanguageEncoder(OnDevice):
     def precision(self) -> str:
         """Type of the weights and kind of device."""
         return f"{str(self._outline.dtype).removeprefix('torch.')} on {self.device.type}"
-
-    @functools.cached_property
-    def revision(self) -> str:
-        """The decoder's content, the layer, and what else decides the vectors."""
-        from recbole_hellm.models.llm.backbone_content import backbone_content
-
-        settings = self._settings
-        # With a prompt the content has the tokenizer, too.
-        content = backbone_content(settings.replace(prompt="alpaca"))
-        parts = [next(iter(content.values()), self.backbone), f"layer {self.layer}, final norm"]
-        parts += [f"mean over {MAX_LENGTH} tokens at most, BOS read"]
-        if settings.backbone_dtype != "auto":
-            parts.append(settings.backbone_dtype)
-        parts += [key for key in ("load_in_4bit", "load_in_8bit") if getattr(settings, key)]
-        return ", ".join(parts)
-
-    @property
-    def name(self) -> str:
-        """The decoder's name and layer, and a hash of :attr:`revision`."""
-        return f"{slug(self.backbone)}-layer{self.layer}-{content_hash(self.revision)[:8]}"
 
     def tokens(self, titles: Sequence[str]) -> list[TOKENS]:
         """The token ids of each title, cut at 512 or where the decoder's positions end.
@@ -241,8 +226,29 @@ class LanguageEncoder(OnDevice):
     def _outline(self) -> PreTrainedModel:
         return self._trunk(self._settings, outline=True)
 
-    def _layers(self, settings: LLMSettings) -> int:
+    def _depth(self, settings: LLMSettings) -> int:
         return int(self._trunk(settings, outline=True).config.num_hidden_layers)
+
+    def _check_layer(self) -> None:
+        whole = self._depth(self._settings.replace(backbone_layers=None))
+        require(
+            self.layer <= whole,
+            f"language_layer={self.layer} is beyond the {whole} layers of "
+            f"backbone={self.backbone}; choose one of 1 to {whole}.",
+        )
+
+    def _revision(self) -> str:
+        from recbole_hellm.models.llm.backbone_content import backbone_content
+
+        settings = self._settings
+        # With a prompt the content has the tokenizer, too.
+        content = backbone_content(settings.replace(prompt="alpaca"))
+        parts = [next(iter(content.values()), self.backbone), f"layer {self.layer}, final norm"]
+        parts += [f"mean over {MAX_LENGTH} tokens at most, BOS read"]
+        if settings.backbone_dtype != "auto":
+            parts.append(settings.backbone_dtype)
+        parts += [key for key in ("load_in_4bit", "load_in_8bit") if getattr(settings, key)]
+        return ", ".join(parts)
 
     def _trunk(self, settings: LLMSettings, outline: bool = False) -> PreTrainedModel:
         from recbole_hellm.models.llm.loading import load_pretrained
@@ -254,10 +260,10 @@ class LanguageEncoder(OnDevice):
         decoder = self._trunk(settings)
         if getattr(decoder.config, "attn_logit_softcapping", None) is not None:
             decoder.set_attn_implementation("eager")  # not in every release by itself
-        decoder.eval().requires_grad_(False)
+        frozen = decoder.eval().requires_grad_(False)
         if not (settings.load_in_4bit or settings.load_in_8bit):
             with enough_memory(f"backbone={self.backbone}"):
-                decoder.to(self.device)
+                frozen.to(self.device)
         logger.info("backbone=%s reads titles on %s.", self.backbone, self.device)
         return decoder
 
