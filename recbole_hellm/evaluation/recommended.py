@@ -159,7 +159,9 @@ class RecommendedLists:
 
 
 def _read_features(dataset: Any) -> np.ndarray | None:
-    if not list_features(dataset.config.dataset_directory):
+    config = dataset.config
+    unnamed = config["features"] is None
+    if all(info.on_request and unnamed for info in list_features(config.dataset_directory)):
         return None
     blocks = [feature.matrix for feature in dataset.item_features().values()]
     norms = [np.linalg.norm(block, axis=1, keepdims=True) for block in blocks]

@@ -80,6 +80,9 @@ def _needs(config: HellmConfig) -> list[tuple[str, str]]:
         unknown = to_encode and stage.needs_features()
         state = UNKNOWN if unknown else _state(stage, dataset)
         rows.append((f"{role} stage", f"{stage['model']}: {state}"))
+    for name, source in config.item_inputs.items():
+        if (to_do := source.pending(dataset)) is not None:
+            rows.append((name, to_do))
     known = UNKNOWN if to_encode else f"{run_path(config, dataset)}: {_state(config, dataset)}"
     rows.append(("run directory", known))
     if to_encode and _reads_features(config):

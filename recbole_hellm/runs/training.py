@@ -77,6 +77,9 @@ def train(
     with _needed_packages(config), recbole_models.failing(config["model"]):
         if config["device"].type == "cpu":
             keep_freed_memory()
+        with current().first_goes_ahead():
+            for source in config.item_inputs.values():
+                source.prepare(dataset)
         init_seed(config["seed"], config["reproducibility"])
         splits, evaluator = open_splits(config, dataset)
         model = build_model(config, splits[0])

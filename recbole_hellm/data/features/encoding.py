@@ -7,6 +7,11 @@ from typing import Any, Literal
 
 from recbole_hellm.config.settings import require, setting
 from recbole_hellm.data.features.encoders.image import encode_images
+from recbole_hellm.data.features.encoders.language import (
+    LanguageEncoder,
+    encode_titles,
+    item_titles,
+)
 from recbole_hellm.data.features.encoders.text import encode_text
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.data.features.store import list_features
@@ -27,7 +32,7 @@ class EncodeSettings(AtomicSettings):
     text_encoder: str | None = setting(
         None,
         "auto, minilm, tfidf, bert, a name or a folder; none for no texts, the default beside an "
-        "image_encoder.",
+        "image_encoder or a language_encoder.",
     )
     text_pooling: Literal["auto", "cls", "mean"] = setting(
         "auto", "How a transformer's tokens become one vector."
@@ -35,6 +40,12 @@ class EncodeSettings(AtomicSettings):
     image_encoder: str | None = setting(None, "clip, a name or a folder.")
     images: str | None = setting(
         None, "Folder with pictures, looked into before the dataset's own images."
+    )
+    language_encoder: str | None = setting(
+        None, "A pre-trained backbone that reads the titles: a name or a folder."
+    )
+    language_layer: int | None = setting(
+        None, "Its layer whose states become the vectors, by default the last.", ge=1
     )
     encode_batch: int = setting(64, "Texts or pictures per forward pass.", ge=1)
     device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1, mps.")
@@ -53,8 +64,12 @@ class EncodeSettings(AtomicSettings):
             "images is for pictures; add an encoder, for example --image_encoder=clip.",
         )
         require(
-            self.texts is not None or self.image_encoder is not None,
+            self.texts is not None or not self._texts_by_default,
             "text_encoder=none leaves nothing to encode; add --image_encoder=clip.",
+        )
+        require(
+            self.language_layer is None or self.language_encoder is not None,
+            "language_layer is a layer of a language_encoder; name one.",
         )
         require(
             self.texts is not None or self.text_pooling == "auto",
@@ -64,15 +79,18 @@ class EncodeSettings(AtomicSettings):
     @property
     def texts(self) -> str | None:
         """The encoder of texts, None for no texts."""
-        default = "auto" if self.image_encoder is None else NONE
-        chosen = self.text_encoder or default
+        chosen = self.text_encoder or ("auto" if self._texts_by_default else NONE)
         return None if chosen == NONE else chosen
+
+    @property
+    def _texts_by_default(self) -> bool:
+        return self.image_encoder is None and self.language_encoder is None
 
 
 def encode_features(
     name: str, directory: Path, settings: EncodeSettings, progress: bool = True
 ) -> list[Path]:
-    """Encode a dataset's texts, pictures or both into its feature store.
+    """Encode a dataset's texts, pictures and titles, as asked, into its feature store.
 
     Parameters
     ----------
@@ -120,7 +138,20 @@ def encode_features(
         tokens = read_items(directory, name, settings)["item_id"].tolist()
         metadata = ItemMetadata.read(directory, name, settings, images)
         made.append(encode_images(directory, tokens, metadata, settings.image_encoder, **common))
+    if settings.language_encoder is not None:
+        made.append(_encode_titles(name, directory, settings, settings.language_encoder, progress))
     return made
+
+
+def _encode_titles(
+    name: str, directory: Path, settings: EncodeSettings, decoder: str, progress: bool
+) -> Path:
+    from recbole_hellm.models.llm.settings import LLMSettings
+
+    chosen = LLMSettings(backbone=decoder, language_layer=settings.language_layer)
+    encoder = LanguageEncoder(chosen, settings.encode_batch, settings.device)
+    tokens, titles = item_titles(directory, name, settings)
+    return encode_titles(directory, tokens, titles, encoder, settings.force, progress)
 
 
 def ensure_features(config: Any) -> None:
@@ -136,7 +167,7 @@ def ensure_features(config: Any) -> None:
     directory, name = config.dataset_directory, config["dataset"]
     if config["features"] is not None:
         return
-    present = {info.modality for info in list_features(directory)}
+    present = {info.modality for info in list_features(directory) if not info.on_request}
     if "text" in present and config["text_encoder"] == "auto":
         return
     if (directory / f"{name}.item").is_file():

@@ -25,6 +25,11 @@ from recbole_hellm.storage.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
+LANGUAGE = "language"
+"""Modality of what a language model makes of titles."""
+ON_REQUEST = "on_request"
+"""Detail of a set that is read only where it is named, so that it joins no other model's features.
+"""
 _LARGEST = 1 << 31  # bytes of tokens or of a manifest, which may list millions of items
 # What NumPy raises for damaged .npy files.
 UNREADABLE = (
@@ -82,6 +87,19 @@ def read_manifest(path: Path) -> dict[str, Any]:
             "give the files of this feature set back their names."
         )
     return manifest
+
+
+def on_request(path: Path) -> bool:
+    """Whether the feature set `path` is read only where it is named.
+
+    Raises
+    ------
+    FeatureError
+        If that cannot be known, since the manifest is damaged.
+    """
+    if path.stem.partition("-")[0] != LANGUAGE:  # no other set is, so no other manifest is read
+        return False
+    return bool((read_manifest(path).get("details") or {}).get(ON_REQUEST))
 
 
 def read_set(path: Path) -> tuple[list[str], np.ndarray]:

@@ -2,7 +2,8 @@
 
 The setting ``item_inputs`` names them. A name is one of
 
-- a role of :data:`ROLES`, whose table an earlier stage learns;
+- a role of :data:`ROLES`: a table that an earlier stage learns, or ``language``, what the backbone
+  itself makes of the items' titles;
 - item features of the dataset: a modality (``text``), or a file of the store (``text-minilm``);
 - a class of another package: its import path (``package.module:Name``), or the name that an
   installed package gives it in the entry-point group ``recbole_hellm.item_inputs``.
@@ -16,6 +17,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,16 @@ import torch
 from torch import Tensor
 
 from recbole_hellm.data.features.embedding_files import ItemTableFile, dense_table
+from recbole_hellm.data.features.encoders.language import (
+    LanguageEncoder,
+    encode_titles,
+    item_titles,
+    titles_content,
+    titles_stored,
+)
+from recbole_hellm.data.features.feature_files import LANGUAGE
 from recbole_hellm.data.features.store import Features, load_features
+from recbole_hellm.data.interactions.atomic_files import atomic_settings
 from recbole_hellm.errors import ConfigError, DataError, FeatureError, nearest
 from recbole_hellm.extensions import installed, is_import_path, load_object
 
@@ -89,6 +100,13 @@ class ItemInput:
         digest = hashlib.sha256(f"{tuple(vectors.shape)}".encode())
         digest.update(vectors.numpy().tobytes())
         return digest.hexdigest()
+
+    def prepare(self, dataset: Any) -> None:
+        """Compute what is best computed before the model takes memory; by default nothing."""
+
+    def pending(self, dataset: Any) -> str | None:
+        """What :meth:`prepare` would have to do now, for ``--dry_run``."""
+        return None
 
     @property
     def file(self) -> ItemTableFile | None:
@@ -258,7 +276,63 @@ class FeatureInput(ItemInput):
         return load_features(directory, list(dataset.item_tokens), [self.name])
 
 
-ROLES: dict[str, type[ItemInput]] = {"graph": RoleInput, "sequence": RoleInput}
+class LanguageInput(ItemInput):
+    """What the backbone itself makes of the items' titles, see :mod:`.encoders.language`.
+
+    It is kept in the feature store, so that a second run reads it. The table is known by what it is
+    made from: the backbone's content, the layer and the titles.
+    """
+
+    def width(self, dataset: Any) -> int | None:
+        """The backbone's, which its configuration tells."""
+        return self._encoder.width
+
+    def content(self, dataset: Any) -> Any:
+        """A hash of backbone, layer and titles; nothing is encoded."""
+        return titles_content(self._encoder, *self._titles(dataset))
+
+    def prepare(self, dataset: Any) -> None:
+        """Encode the titles unless the store has them; see :func:`.encode_titles`."""
+        self._stored(dataset)
+
+    def pending(self, dataset: Any) -> str | None:
+        """How many titles have to be encoded."""
+        tokens, titles = self._titles(dataset)
+        encoder, directory = self._encoder, dataset.config.dataset_directory
+        if titles_stored(directory, tokens, titles, encoder):
+            return None
+        return f"{sum(map(bool, titles)):,} titles are to be read by layer {encoder.layer}"
+
+    def table(self, dataset: Any) -> np.ndarray | Tensor:
+        """The vectors of the store."""
+        path, directory = self._stored(dataset), dataset.config.dataset_directory
+        return load_features(directory, list(dataset.item_tokens), [path.stem])[LANGUAGE].matrix
+
+    @functools.cached_property
+    def _encoder(self) -> LanguageEncoder:
+        from recbole_hellm.models.llm.settings import LLMSettings
+
+        settings = LLMSettings.from_config(self.config)
+        return LanguageEncoder(settings, device=str(self.config["device"]))
+
+    def _titles(self, dataset: Any) -> tuple[list[str], list[str]]:
+        config = dataset.config
+        return item_titles(config.dataset_directory, config["dataset"], atomic_settings(config))
+
+    def _stored(self, dataset: Any) -> Path:
+        config = dataset.config
+        tokens, titles = self._titles(dataset)
+        progress = bool(config["show_progress"])
+        return encode_titles(
+            config.dataset_directory, tokens, titles, self._encoder, progress=progress
+        )
+
+
+ROLES: dict[str, type[ItemInput]] = {
+    "graph": RoleInput,
+    "sequence": RoleInput,
+    LANGUAGE: LanguageInput,
+}
 """Inputs that have a name in this package."""
 
 

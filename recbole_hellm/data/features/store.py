@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from recbole_hellm.data.features.feature_files import (
     manifest_path,
+    on_request,
     read_manifest,
     read_set,
     tokens_digest,
@@ -49,7 +50,8 @@ LIFTED = ("revision", "template", "missing")  # details with a manifest field of
 class FeatureInfo:
     """One stored feature set of N = `rows` items and D = `dim` dimensions, from its manifest.
 
-    `path` is the ``.npy`` file; `checksum` is a hash over it and the order of its item tokens.
+    `path` is the ``.npy`` file; `checksum` is a hash over it and the order of its item tokens;
+    `on_request` tells a set that is read only where it is named.
     """
 
     modality: str
@@ -58,6 +60,7 @@ class FeatureInfo:
     dim: int
     rows: int
     checksum: str
+    on_request: bool = False
 
     @property
     def name(self) -> str:
@@ -212,9 +215,9 @@ def load_features(
     stored = _stored(directory)
     way_out = f"run `recbole-hellm encode --dataset={directory.name}`"
     if names is None:
-        if not stored:
-            raise FeatureError(f"{directory / FOLDER} holds no item features; {way_out}.")
         names = choose_features(directory)
+        if not names:
+            raise FeatureError(f"{directory / FOLDER} holds no item features; {way_out}.")
     chosen: dict[str, FeatureInfo] = {}
     for name in names:
         if name not in stored:
@@ -237,6 +240,9 @@ def load_features(
 def choose_features(directory: Path, preferred: str | None = None) -> list[str]:
     """One feature set of each modality: the preferred one, else the newest.
 
+    Sets that the item input ``language`` made are left out, which would otherwise change what the
+    dataset's other models read.
+
     Parameters
     ----------
     directory : Path
@@ -256,8 +262,9 @@ def choose_features(directory: Path, preferred: str | None = None) -> list[str]:
     """
     by_modality: dict[str, list[str]] = {}
     stored = _stored(directory)
-    for name in stored:
-        by_modality.setdefault(name.partition("-")[0], []).append(name)
+    for name, path in stored.items():
+        if not on_request(path):
+            by_modality.setdefault(name.partition("-")[0], []).append(name)
     names = [
         same[0]
         if len(same) == 1
@@ -359,6 +366,7 @@ def _info(path: Path) -> FeatureInfo:
         dim=manifest["dim"],
         rows=manifest["rows"],
         checksum=hashlib.sha256(content.encode()).hexdigest(),
+        on_request=on_request(path),
     )
 
 

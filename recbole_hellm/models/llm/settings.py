@@ -125,8 +125,16 @@ class LLMSettings(Settings):
     # Item tokens and head
     item_inputs: tuple[str, ...] = setting(
         ("graph", "sequence"),
-        "Tables that an item token is made of: graph, sequence, item features such as text or "
-        "text-minilm, or a class (package.module:Name).",
+        "Tables that an item token is made of: graph, sequence, language (what a pre-trained "
+        "backbone makes of titles), item features such as text or text-minilm, or a class "
+        "(package.module:Name).",
+    )
+    language_layer: int | None = setting(
+        None,
+        "Layer of the backbone whose states over titles are the item input language; by default "
+        "the last one of the run.",
+        ge=1,
+        hash_neutral=True,
     )
     train_item_tables: bool | None = setting(None, "Fine-tune the tables of item_inputs.")
     item_vectors: bool | None = setting(None, "Add a learned vector per item to its token.")
@@ -195,6 +203,11 @@ class LLMSettings(Settings):
             f"item_inputs={list(self.item_inputs)} names an input twice; name each once.",
         )
         require(
+            not (self.tiny and "language" in self.item_inputs),
+            "item_inputs names language, and backbone=tiny has read nothing; name a pre-trained "
+            "model with --backbone, or take language out.",
+        )
+        require(
             not (self.load_in_4bit and self.load_in_8bit),
             "load_in_4bit=True and load_in_8bit=True exclude each other; choose one.",
         )
@@ -227,9 +240,9 @@ class LLMSettings(Settings):
     def resolved(self) -> LLMSettings:
         """The settings with every ``None`` that depends on `variant` or `backbone` filled in.
 
-        `prefix_mlp_hidden` and `item_mlp_hidden` may stay ``None``: they follow the backbone's
-        hidden size, which is known only after it is built. So may the `backbone_layers` of a
-        pre-trained backbone, which then has all of its layers.
+        `prefix_mlp_hidden`, `item_mlp_hidden` and `language_layer` may stay ``None``: they follow
+        the backbone's hidden size and depth, which are known only after it is built. So may the
+        `backbone_layers` of a pre-trained backbone, which then has all of its layers.
         """
         paper = self.variant == "paper"
         projection = self.prefix_projection or ("direct" if paper else "frozen")

@@ -126,8 +126,8 @@ def test_installed_packages_name_inputs(module: str, monkeypatch: pytest.MonkeyP
 
 def test_names_that_can_be_none_are_told(module: str) -> None:
     for name, told in (
-        ("a b", "use graph, sequence, item features such as text"),
-        ("text.minilm", "use graph, sequence, item features such as text"),
+        ("a b", "use graph, sequence, language, item features such as text"),
+        ("text.minilm", "use graph, sequence, language, item features such as text"),
         (f"{module}:NOT_A_CLASS", "not a subclass of recbole_hellm.*ItemInput"),
         (f"{module}:Absent", "has no 'Absent'"),
         ("absent_module:Name", "no module 'absent_module' for the item input"),

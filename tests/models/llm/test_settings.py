@@ -47,7 +47,7 @@ def test_explicit_choices_outlive_resolution_and_it_is_idempotent() -> None:
     assert resolved.train_head is True
     assert resolved.resolved() is resolved
     open_fields = {key for key, value in resolved.to_dict().items() if value is None}
-    assert open_fields == {"prefix_mlp_hidden", "item_mlp_hidden"}
+    assert open_fields == {"prefix_mlp_hidden", "item_mlp_hidden", "language_layer"}
 
 
 @pytest.mark.parametrize(
