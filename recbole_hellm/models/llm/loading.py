@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from recbole_hellm.errors import BackboneError
+from recbole_hellm.models.llm.item_texts import check_reads_words
 from recbole_hellm.models.llm.prompt import PromptTemplate
 from recbole_hellm.models.llm.settings import LLMSettings
 from recbole_hellm.models.pretrained import (
@@ -50,7 +51,7 @@ def load_pretrained(
     Returns
     -------
     tuple
-        The trunk, and its tokenizer under ``prompt=alpaca``.
+        The trunk, and its tokenizer where words are read.
 
     Raises
     ------
@@ -63,23 +64,30 @@ def load_pretrained(
     if (settings.load_in_4bit or settings.load_in_8bit) and not outline:
         _require_quantisation(settings, device)
     model = _load_model(settings, device, outline)
-    return model, load_tokenizer(settings.backbone) if settings.prompt == "alpaca" else None
+    if not settings.reads_words:
+        return model, None
+    return model, load_tokenizer(settings.backbone, titles=settings.item_text != "none")
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, titles: bool = False) -> PreTrainedTokenizerBase:
     """Load a backbone's tokenizer.
 
     Parameters
     ----------
     name : str
         Hugging Face name or folder.
+    titles : bool
+        Whether it is for titles, too, and not for a prompt alone.
 
     Raises
     ------
     BackboneError
         If no tokenizer knows the prompt's words.
     """
-    advice = "which prompt=alpaca needs; put its tokenizer files into the folder or use "
+    advice, way = "which prompt=alpaca needs", "use --prompt=none"
+    if titles:
+        advice, way = "which item_text=title needs", "name another backbone"
+    advice += f"; put its tokenizer files into the folder or {way}."
     try:
         tokenizer = AutoTokenizer.from_pretrained(_backbone(name).source, **NO_CODE)
     except LOADING_ERRORS as error:
@@ -87,12 +95,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
             raise _backbone(name).failure(error) from error
         raise BackboneError(
             f"backbone={name} has no tokenizer that can be loaded ({cause(error)}), {advice}"
-            "--prompt=none."
         ) from error
     if not has_words(tokenizer, PromptTemplate().instruction):
-        raise BackboneError(
-            f"backbone={name} has no tokenizer beside its weights, {advice}--prompt=none."
-        )
+        raise BackboneError(f"backbone={name} has no tokenizer beside its weights, {advice}")
     return tokenizer
 
 
@@ -171,9 +176,10 @@ def check_backbone(settings: LLMSettings) -> None:
     Raises
     ------
     BackboneError
-        If it cannot.
+        If it cannot, or titles are asked of ``tiny``.
     """
     settings = settings.resolved()
+    check_reads_words(settings)
     if not settings.tiny:
         _load_config(_backbone(settings.backbone))
 
