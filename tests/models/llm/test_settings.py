@@ -69,3 +69,17 @@ def test_values_that_do_not_fit_are_named(values: dict[str, object], named: str)
 
 def test_lists_from_yaml_become_tuples() -> None:
     assert LLMSettings.from_config({"item_inputs": ["sequence"]}).item_inputs == ("sequence",)
+
+
+def test_words_are_read_for_a_prompt_or_for_titles() -> None:
+    assert not LLMSettings().reads_words
+    assert LLMSettings(backbone="folder").reads_words
+    assert not LLMSettings(backbone="folder", prompt="none").reads_words
+    assert LLMSettings(backbone="folder", prompt="none", item_text="title").reads_words
+
+
+def test_a_user_token_needs_items_of_the_graph_stage_alone() -> None:
+    assert LLMSettings(user_token=True, item_inputs=("graph",)).user_token
+    with pytest.raises(ConfigError, match=r"item_inputs=\[graph\], not \['graph', 'sequence'\]"):
+        LLMSettings(user_token=True)
+    assert {"item_text", "item_text_tokens", "user_token"} <= LLMSettings().untouched_additions()

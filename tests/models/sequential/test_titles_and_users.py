@@ -98,6 +98,8 @@ def test_a_run_with_titles_is_saved_with_them(options: Any, titled: Path, tmp_pa
     items = json.loads((result.path / "model/items.json").read_text())
     lengths = dict(zip(items, stored["texts.lengths"].tolist(), strict=True))
     assert [lengths[f"i{item:02d}"] for item in (0, 2, 3, 4, 6, 7)] == [2, 3, 0, 2, 3, 1]
+    card = (result.path / "model/README.md").read_text()
+    assert "as item tokens behind the words of their titles and scores" in card
     # Without the dataset, in another order of the items.
     alone = load_artefacts(result.path / "model")
     turned = load_artefacts(result.path / "model", item_tokens=items[::-1])
