@@ -36,7 +36,8 @@ class StagedTrainer(HellmTrainer):
                     f"{file.key} is given, and {self.config['model']} makes no use of {name} "
                     "embeddings with these settings; remove it."
                 )
-        if self.model.reads_users and "graph" not in self.config.stages():
+        reads_users = getattr(self.model, "reads_users", False)
+        if reads_users and "graph" not in self.config.stages():
             raise ConfigError(
                 f"{self.config['model']} reads the users of the graph stage, and there is no such "
                 "stage; name one by graph_model, and remove graph_embeddings."
@@ -56,7 +57,7 @@ class StagedTrainer(HellmTrainer):
             directory = self.train_stage(config)
             table = directory.read_embeddings("item", dataset.item_tokens, dataset.fingerprint)
             self.model.load_item_table(name, table)
-            if name == "graph" and self.model.reads_users:
+            if name == "graph" and reads_users:
                 users = directory.read_embeddings("user", dataset.user_tokens, dataset.fingerprint)
                 self.model.load_users(users)
             directories[name] = str(directory.path)
