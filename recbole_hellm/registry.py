@@ -153,7 +153,9 @@ OWN_MODELS.update(
     (entry.name, entry)
     for entry in (
         _variant("CoLLM", "HeLLM", "Zhang et al., arXiv 2023", ("graph", "histories")),
+        _variant("CoLLM-user", "HeLLM", "Zhang et al., arXiv 2023", ("graph", "histories")),
         _variant("LLaRA", "HeLLM", "Liao et al., SIGIR 2024", ("histories",)),
+        _variant("LLaRA-titles", "HeLLM", "Liao et al., SIGIR 2024", ("histories",)),
         _variant("HeLLMPre-wo-U2U", "HeLLMPre", _TABLE_3),
         _variant("HeLLMPre-wo-I2I", "HeLLMPre", _TABLE_3, ("graph",)),
         _variant("HeLLMPre-wo-CL", "HeLLMPre", _TABLE_3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -17,9 +18,16 @@ from recbole_hellm.data.features.store import list_features
 from recbole_hellm.data.interactions.batches import BucketedBatches, target_rows
 from recbole_hellm.data.preparation.datasets.families import family_of
 from recbole_hellm.data.preparation.prepare import SAMPLE, prepare_dataset
+from recbole_hellm.models.llm.hellm import HeLLMNetwork
 from recbole_hellm.models.llm.requirements import outline, requirements
 from recbole_hellm.models.llm.settings import LLMSettings
-from recbole_hellm.models.sequential.hellm import HeLLM, longest_history, table_widths
+from recbole_hellm.models.sequential.hellm import (
+    HeLLM,
+    longest_history,
+    read_texts,
+    running_tokens,
+    table_widths,
+)
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.identity import run_path
 from recbole_hellm.runs.opening import build_model, open_dataset
@@ -138,10 +146,12 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
     settings = LLMSettings.from_config(config).resolved()
     training, device = TrainingSettings.from_config(config), config["device"]
     widths = table_widths(settings, config.item_inputs, dataset)
-    network = outline(settings, dataset.item_num - 1, widths, device)
-    network.check_training(longest_history(config, dataset))
-    instruction, response = len(network.prompt.instruction), len(network.prompt.response)
-    epoch = _epoch(config, dataset, settings, instruction, response)
+    read = functools.partial(read_texts, settings, dataset)
+    items, users = dataset.item_num - 1, dataset.user_num - 1
+    network = outline(settings, items, widths, device, read, users)
+    network.check_training(longest_history(config, dataset, network))
+    instruction = len(network.prompt.instruction)
+    epoch = _epoch(config, dataset, network)
     size = int(config["train_batch_size"])
     similar = config["bucket_by_length"]
     batches = BucketedBatches(epoch.lengths, size, config["seed"], epoch.targets, similar)
@@ -180,21 +190,27 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
     ]
 
 
-def _epoch(
-    config: Any, dataset: Any, settings: LLMSettings, instruction: int, response: int
-) -> Epoch:
+def _epoch(config: Any, dataset: Any, network: HeLLMNetwork) -> Epoch:
     histories, limit = dataset.histories, int(config["MAX_ITEM_LIST_LENGTH"])
+    settings, response = network.settings, len(network.prompt.response)
+    sums = running_tokens(network, histories)
     if settings.multi_target:
         size = int(config["train_batch_size"])
-        _, _, lengths, targets = target_rows(histories, limit, size)
-        return Epoch(lengths, lengths - 1 + response * targets, targets)
-    counts = histories.training_lengths[histories.training_lengths >= 2] - 1
+        _, starts, lengths, targets = target_rows(histories, limit, size)
+        tokens = sums[starts + lengths - 1] - sums[starts] + network.lead
+        return Epoch(lengths, tokens + response * targets, targets)
+    users = np.flatnonzero(histories.training_lengths >= 2)
+    counts = histories.training_lengths[users] - 1
+    begins = histories.offsets[users]
     if settings.targets == "every":
         read = np.minimum(counts, limit)
-        return Epoch(read + 1, read, read)
+        tokens = sums[begins + counts] - sums[begins + counts - read] + network.lead
+        return Epoch(read + 1, tokens, read)
     places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     read = np.minimum(places + 1, limit)
-    return Epoch(read, read + instruction + response, np.ones_like(read))
+    ends = np.repeat(begins, counts) + places + 1
+    words = len(network.prompt.instruction) + response + network.lead
+    return Epoch(read, sums[ends] - sums[ends - read] + words, np.ones_like(read))
 
 
 def _rows(tokens: np.ndarray, packed: bool) -> tuple[int, int]:

@@ -35,6 +35,7 @@ def run_identity(config: Any, dataset: Any) -> dict[str, Any]:
         | ({"item_inputs": tables} if tables else {})
         | ({"columns": columns} if columns else {})
         | _backbone(config)
+        | _titles(config, dataset)
     )
 
 
@@ -54,6 +55,14 @@ def _backbone(config: Any) -> dict[str, str]:
     from recbole_hellm.models.llm.settings import LLMSettings
 
     return backbone_content(LLMSettings.from_config(config))
+
+
+def _titles(config: Any, dataset: Any) -> dict[str, str]:
+    if config.entry.kind != "LLM" or config.model_settings().get("item_text", "none") == "none":
+        return {}
+    from recbole_hellm.data.features.item_titles import titles_hash
+
+    return {"titles": titles_hash(dataset)}
 
 
 def recipe(config: Any) -> dict[str, Any]:

@@ -187,8 +187,13 @@ def _fine_tuned(
             f"{directory.path} has no folder '{folder.name}', which runs of this version write; "
             "train it again with --force."
         )
-    tokens = list(dataset.item_tokens)
-    network = load_artefacts(folder, item_tokens=tokens, backbone=backbone, device=config["device"])
+    network = load_artefacts(
+        folder,
+        item_tokens=list(dataset.item_tokens),
+        user_tokens=list(dataset.user_tokens),
+        backbone=backbone,
+        device=config["device"],
+    )
     return build_model(config, split, network=network)
 
 

@@ -110,5 +110,6 @@ def _write_artefacts(
         return
     state = {name.removeprefix("network."): value for name, value in weights.items()}
     folder = trained.directory.file(ARTEFACTS)
-    tokens = list(trained.dataset.item_tokens)
-    save_artefacts(trained.model.network, folder, tokens, facts=facts, state=state)
+    items, users = list(trained.dataset.item_tokens), list(trained.dataset.user_tokens)
+    network = trained.model.network
+    save_artefacts(network, folder, items, facts=facts, state=state, user_tokens=users)

@@ -36,6 +36,12 @@ class StagedTrainer(HellmTrainer):
                     f"{file.key} is given, and {self.config['model']} makes no use of {name} "
                     "embeddings with these settings; remove it."
                 )
+        reads_users = getattr(self.model, "reads_users", False)
+        if reads_users and "graph" not in self.config.stages():
+            raise ConfigError(
+                f"{self.config['model']} reads the users of the graph stage, and there is no such "
+                "stage; name one by graph_model, and remove graph_embeddings."
+            )
         # Before the stages, so that a mistake shows before anything is trained.
         for name in self.model.item_tables:
             if self.config.item_inputs[name].stage is None:
@@ -51,6 +57,9 @@ class StagedTrainer(HellmTrainer):
             directory = self.train_stage(config)
             table = directory.read_embeddings("item", dataset.item_tokens, dataset.fingerprint)
             self.model.load_item_table(name, table)
+            if name == "graph" and reads_users:
+                users = directory.read_embeddings("user", dataset.user_tokens, dataset.fingerprint)
+                self.model.load_users(users)
             directories[name] = str(directory.path)
         # The same random numbers whether the stages were trained just now or found.
         init_seed(self.config["seed"], self.config["reproducibility"])

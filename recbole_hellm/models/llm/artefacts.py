@@ -8,7 +8,10 @@
 ``prefix.safetensors``       pooling and prefix parameters
 ``item_tokens.safetensors``  embedding tables, MLP and item vectors
 ``item_head.safetensors``    the item head, trained or not (docs/method.md, Item head)
+``item_texts.safetensors``   word ids of the titles, where ``item_text`` puts them into the prompt
+``user_tokens.safetensors``  vectors of the users, under ``user_token``; the first is their mean
 ``items.json``               item tokens; row i of tables, vectors and a linear head is item i's
+``users.json``               user tokens in the order of the other vectors, under ``user_token``
 ``settings.json``            resolved settings, a fingerprint of a frozen backbone, and name and
                              checksum of its GGUF file
 ``README.md``                model card
@@ -25,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import NotRequired, TypedDict
 
 from recbole_hellm.errors import BackboneError, ConfigError, DataError, RunError
+from recbole_hellm.models.llm import artefact_rows
 from recbole_hellm.models.llm.artefact_files import (
     check_fit,
     damaged,
@@ -53,7 +56,13 @@ from recbole_hellm.models.llm.settings import LLMSettings
 from recbole_hellm.storage.files import atomic_folder
 
 # File of each part and the sub-modules of the network whose parameters it holds.
-PARTS = {"prefix": ("pooling", "prefix"), "item_tokens": ("tokens",), "item_head": ("head",)}
+PARTS = {
+    "prefix": ("pooling", "prefix"),
+    "item_tokens": ("tokens",),
+    "item_head": ("head",),
+    "item_texts": ("texts",),
+    "user_tokens": ("users",),
+}
 PEFT_PREFIX = "base_model.model."  # peft names an adapted model's parameters from its wrapper on
 
 
@@ -72,6 +81,7 @@ def save_artefacts(
     *,
     facts: CardFacts | None = None,
     state: Mapping[str, Tensor] | None = None,
+    user_tokens: Sequence[str] | None = None,
 ) -> None:
     """Write everything that :func:`load_artefacts` needs, and a model card.
 
@@ -87,14 +97,19 @@ def save_artefacts(
         Data, metrics and training, for the model card.
     state : Mapping of str to Tensor, optional
         The network's whole ``state_dict()`` where its parameters are sharded.
+    user_tokens : sequence of str, optional
+        Names of users 1..M, where the network reads users.
 
     Raises
     ------
     DataError
-        If there is not one token per item.
+        If there is not one token per item, and per user.
     """
     if len(item_tokens) != network.n_items:
         raise DataError(f"{len(item_tokens)} item tokens were given for {network.n_items} items.")
+    n_users = 0 if network.users is None else network.users.num_embeddings - 1
+    if network.users is not None and len(user_tokens or ()) != n_users:
+        raise DataError(f"{len(user_tokens or ())} user tokens were given for {n_users} users.")
     values = {
         name: value.detach().cpu()
         for name, value in (network.state_dict() if state is None else state).items()
@@ -108,7 +123,8 @@ def save_artefacts(
             held = {name: values[name] for name in sorted(names)}
             if held:
                 save_tensors(
-                    temporary / f"{part}.safetensors", _without_padding(held, network.settings)
+                    temporary / f"{part}.safetensors",
+                    artefact_rows.without_padding(held, network.settings),
                 )
             left -= names
         if left:
@@ -120,6 +136,8 @@ def save_artefacts(
         }
         write_json(temporary / "settings.json", settings)
         write_json(temporary / "items.json", [str(token) for token in item_tokens])
+        if network.users is not None:
+            write_json(temporary / "users.json", [str(token) for token in user_tokens or ()])
         adapted = (temporary / "adapter_config.json").is_file()
         card = model_card(network.settings, adapted, facts, network.backbone.file)
         (temporary / "README.md").write_text(card, encoding="utf-8")
@@ -131,6 +149,7 @@ def load_artefacts(
     item_tokens: Sequence[str] | None = None,
     backbone: str | None = None,
     device: torch.device | str | None = None,
+    user_tokens: Sequence[str] | None = None,
 ) -> HeLLMNetwork:
     """The network that :func:`save_artefacts` wrote, in evaluation mode.
 
@@ -144,28 +163,52 @@ def load_artefacts(
         looked for in the cache of de-quantised files.
     device : torch.device or str, optional
         Where the network will run; the CPU by default.
+    user_tokens : sequence of str, optional
+        Names of users 1..M of the data at hand; the order of the artefacts otherwise.
 
     Raises
     ------
     RunError
-        If a file is missing or damaged, does not fit the others, or the items are not those named.
+        If a file is missing or damaged, does not fit the others, or the items or users are not
+        those named.
     BackboneError
         If a frozen backbone cannot be had.
     """
     folder = Path(folder)
     settings, fingerprint, file = _read_settings(folder / "settings.json")
-    items = _read_items(folder / "items.json")
-    order = None if item_tokens is None else _order(folder, items, item_tokens)
-    parts = {
-        part: _with_padding(load_tensors(folder / f"{part}.safetensors"), settings, order)
-        for part in PARTS
-        if part != "prefix" or settings.prefix != "none"
+    items = artefact_rows.read_tokens(folder / "items.json")
+    places = (
+        None if item_tokens is None else artefact_rows.order(folder, "items", items, item_tokens)
+    )
+    absent = {
+        *(["prefix"] if settings.prefix == "none" else []),
+        *(["item_texts"] if settings.item_text == "none" else []),
+        *([] if settings.user_token else ["user_tokens"]),
     }
+    parts = {
+        part: artefact_rows.with_padding(
+            load_tensors(folder / f"{part}.safetensors"), settings, places
+        )
+        for part in PARTS
+        if part not in absent
+    }
+    users = artefact_rows.read_tokens(folder / "users.json") if settings.user_token else []
+    if users and user_tokens is not None:
+        artefact_rows.reorder_users(
+            parts["user_tokens"], artefact_rows.order(folder, "users", users, user_tokens)
+        )
     trunk = _load_trunk(folder, settings, backbone or _place(folder, settings, file), device)
     trunk = dataclasses.replace(trunk, file=trunk.file or file)
     tables = _empty_tables(parts["item_tokens"], settings)
     try:
-        network = HeLLMNetwork(settings, tables, n_items=len(items), backbone=trunk, device=device)
+        network = HeLLMNetwork(
+            settings,
+            tables,
+            n_items=len(items),
+            backbone=trunk,
+            texts=artefact_rows.texts(parts.get("item_texts", {}), folder),
+            n_users=len(users),
+        )
     except (ConfigError, DataError) as error:
         raise damaged(folder / "item_tokens.safetensors", error) from error
     for part, tensors in parts.items():
@@ -297,32 +340,6 @@ def _prefixes(part: str) -> tuple[str, ...]:
     return tuple(f"{module}." for module in PARTS[part])
 
 
-def _by_item(name: str, settings: LLMSettings) -> int | None:
-    """Rows before the first item's in a tensor with a row per item; ``None`` for any other."""
-    if name.startswith(("tokens.tables.", "tokens.vectors.")):
-        return 1
-    return 0 if name == "head.linear.weight" and settings.head == "linear" else None
-
-
-def _without_padding(tensors: Mapping[str, Tensor], settings: LLMSettings) -> dict[str, Tensor]:
-    return {name: value[_by_item(name, settings) or 0 :] for name, value in tensors.items()}
-
-
-def _with_padding(
-    tensors: Mapping[str, Tensor], settings: LLMSettings, order: Tensor | None
-) -> dict[str, Tensor]:
-    padded = dict(tensors)
-    for name, value in tensors.items():
-        padding = _by_item(name, settings)
-        # check_fit reports misshapen tensors.
-        if padding is None or value.ndim != 2:
-            continue
-        if order is not None and len(order) == len(value):
-            value = value[order]
-        padded[name] = F.pad(value, (0, 0, padding, 0))
-    return padded
-
-
 def _empty_tables(tensors: Mapping[str, Tensor], settings: LLMSettings) -> dict[str, Tensor]:
     """Item tables of the shapes in the file."""
     keys = {name: f"tokens.tables.{table_key(name)}.weight" for name in settings.item_tables}
@@ -353,24 +370,3 @@ def _read_settings(path: Path) -> tuple[LLMSettings, str | None, GgufFile | None
             "not know; use the version that wrote it (see README.md beside it)."
         )
     return settings, fingerprint, described.get("backbone_file")
-
-
-def _read_items(path: Path) -> list[str]:
-    items: list[str] = read_json(path, list[str])
-    if len(set(items)) != len(items) or not items:
-        raise damaged(path, ValueError("not a list of distinct item tokens"))
-    return items
-
-
-def _order(folder: Path, items: Sequence[str], item_tokens: Sequence[str]) -> Tensor:
-    """Row of each of `item_tokens`."""
-    rows = {item: row for row, item in enumerate(items)}
-    tokens = [str(token) for token in item_tokens]
-    unshared = sorted({*rows} ^ {*tokens})
-    if unshared:
-        raise RunError(
-            f"{folder} was trained on other items than the dataset's ({len(items)} and "
-            f"{len(tokens)} items; '{unshared[0]}' is in one of them only); use the dataset it was "
-            "trained on."
-        )
-    return torch.tensor([rows[token] for token in tokens])

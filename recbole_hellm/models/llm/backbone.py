@@ -16,6 +16,7 @@ from recbole_hellm.errors import BackboneError
 from recbole_hellm.models.llm.adapters import Targets, add_adapters, find_targets
 from recbole_hellm.models.llm.attention import ATTENTION
 from recbole_hellm.models.llm.gguf import GgufFile, describe_gguf
+from recbole_hellm.models.llm.item_texts import check_reads_words
 from recbole_hellm.models.llm.loading import load_pretrained
 from recbole_hellm.models.llm.prompt import template_tokenizer
 from recbole_hellm.models.llm.settings import TINY_LAYERS, LLMSettings
@@ -93,6 +94,7 @@ def build_backbone(
         If the model cannot be loaded, or is not a decoder that prefixes can reach.
     """
     settings = settings.resolved()
+    check_reads_words(settings)
     tokenizer: PreTrainedTokenizerBase | None
     if settings.tiny:
         tokenizer = template_tokenizer() if settings.prompt == "alpaca" else None
@@ -145,8 +147,8 @@ def wrap_backbone(
         model.requires_grad_(True)
     else:
         targets = _freeze(model, layers, settings)
-    if settings.prompt == "none":
-        # Without a prompt, word embeddings are unused, and unused trained parameters stall DDP.
+    if not settings.reads_words:
+        # Without words, word embeddings are unused, and unused trained parameters stall DDP.
         model.get_input_embeddings().requires_grad_(False)
     if settings.tiny:
         _add_residual_dropout(model, settings.backbone_dropout)

@@ -1,8 +1,8 @@
 """What is in a pre-trained backbone's files, as a hash: part of a run's identity.
 
 A folder is known by the files that loading it reads: ``config.json``, the weights, adapters and,
-for a prompt with words, the tokenizer. A GGUF file is known by its SHA-256. A name on Hugging Face
-is known by the commit that it stands for. Files are read once in a process.
+for a prompt with words or for titles, the tokenizer. A GGUF file is known by its SHA-256. A name on
+Hugging Face is known by the commit that it stands for. Files are read once in a process.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def backbone_content(settings: LLMSettings) -> dict[str, str]:
         return {} if commit is None else {"backbone_commit": commit}
     if not (folder / "config.json").is_file():
         return {}
-    return {"backbone": _folder_hash(folder, settings.prompt != "none")}
+    return {"backbone": _folder_hash(folder, settings.reads_words)}
 
 
 def _folder_hash(folder: Path, tokenizer: bool) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_hellm.errors import ConfigError, DataError
 from recbole_hellm.models.llm.adapters import check_targets
@@ -20,6 +20,7 @@ from recbole_hellm.models.llm.backbone import (
     build_backbone,
     omit_frozen_from_checkpoints,
 )
+from recbole_hellm.models.llm.item_texts import ItemTexts
 from recbole_hellm.models.llm.item_tokens import ItemHead, ItemTokens
 from recbole_hellm.models.llm.packing import branch
 from recbole_hellm.models.llm.prefix import build_prefix
@@ -57,6 +58,10 @@ class HeLLMNetwork(HistoryReader):
         Used instead of building the one that the settings name.
     device : torch.device or str, optional
         Where the network will run, which decides a pre-trained backbone's type of weights.
+    texts : ItemTexts, optional
+        Titles, where ``item_text=title`` asks for them.
+    n_users : int, optional
+        M, where ``user_token=True`` asks for users.
 
     Raises
     ------
@@ -74,6 +79,8 @@ class HeLLMNetwork(HistoryReader):
         n_items: int | None = None,
         backbone: Backbone | None = None,
         device: torch.device | str | None = None,
+        texts: ItemTexts | None = None,
+        n_users: int | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings = settings.resolved()
@@ -109,8 +116,9 @@ class HeLLMNetwork(HistoryReader):
         if settings.prompt == "alpaca":
             tokenizer = require_tokenizer(backbone.tokenizer, backbone.name)
             self.prompt = PromptTemplate().words(tokenizer, bool(settings.response_bos))
-            words: Any = self.model.get_input_embeddings()
-            check_words(self.prompt, len(words.weight), backbone.name)
+            check_words(self.prompt, self._vocabulary, backbone.name)
+        self.texts = self._texts(texts)
+        self.users = self._empty_users(n_users)
         shifted = settings.variant == "released" and self.prefix is not None
         self.offset = settings.prefix_length if shifted else 0
         if not (backbone.trained or settings.tiny):
@@ -120,7 +128,9 @@ class HeLLMNetwork(HistoryReader):
 
     # ---------------------------------------------------------------- scores
 
-    def hidden_states(self, item_ids: Tensor, lengths: Tensor) -> Tensor:
+    def hidden_states(
+        self, item_ids: Tensor, lengths: Tensor, users: Tensor | None = None
+    ) -> Tensor:
         """Read-out of each history; its products with :meth:`item_weights` are the scores.
 
         Parameters
@@ -129,18 +139,22 @@ class HeLLMNetwork(HistoryReader):
             [B, T] item ids, oldest first, right-padded with 0.
         lengths : Tensor
             [B] numbers of items; ids beyond are ignored.
+        users : Tensor, optional
+            [B] user ids under ``user_token=True``; 0 is a user who is not known.
 
         Returns
         -------
         Tensor
             [B, hidden_size].
         """
-        return self.head.read_out(self._states(item_ids, lengths, None))
+        return self.head.read_out(self._states(item_ids, lengths, None, users))
 
-    def all_hidden_states(self, item_ids: Tensor, lengths: Tensor) -> Tensor:
+    def all_hidden_states(
+        self, item_ids: Tensor, lengths: Tensor, users: Tensor | None = None
+    ) -> Tensor:
         """Read-out after every item of each history, [B, T, hidden_size]; ``targets=every``."""
         width = item_ids.shape[1]
-        hidden = self.head.read_out(self.read_every(item_ids, lengths)[0])
+        hidden = self.head.read_out(self.read_every(item_ids, lengths, users=users)[0])
         mask = torch.arange(width, device=item_ids.device) < lengths.unsqueeze(1)
         output = hidden.new_zeros(*item_ids.shape, hidden.shape[-1])
         output[mask] = hidden
@@ -154,7 +168,9 @@ class HeLLMNetwork(HistoryReader):
         """Scores [B, N+1] of read-outs [B, hidden_size]; column 0, padding, is -inf."""
         return F.pad(hidden @ self.item_weights().T, (1, 0), value=float("-inf"))
 
-    def loss(self, item_ids: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
+    def loss(
+        self, item_ids: Tensor, lengths: Tensor, target: Tensor, users: Tensor | None = None
+    ) -> Tensor:
         """Mean cross-entropy of the next item, paper Eq. 14.
 
         Parameters
@@ -165,6 +181,8 @@ class HeLLMNetwork(HistoryReader):
             [B] numbers of items.
         target : Tensor
             [B] id of the next item.
+        users : Tensor, optional
+            As in :meth:`hidden_states`.
 
         Returns
         -------
@@ -172,9 +190,9 @@ class HeLLMNetwork(HistoryReader):
             Scalar.
         """
         table = self._table()
-        return self._cross_entropy(self._states(item_ids, lengths, table), target, table)
+        return self._cross_entropy(self._states(item_ids, lengths, table, users), target, table)
 
-    def sequence_loss(self, sequences: Tensor) -> Tensor:
+    def sequence_loss(self, sequences: Tensor, users: Tensor | None = None) -> Tensor:
         """Mean cross-entropy over all positions of all sequences; ``targets=every``.
 
         Parameters
@@ -182,6 +200,8 @@ class HeLLMNetwork(HistoryReader):
         sequences : Tensor
             [B, T+1] item ids, oldest first, right-padded with 0. Sequences of a single item
             hold no target and are skipped.
+        users : Tensor, optional
+            As in :meth:`hidden_states`.
 
         Returns
         -------
@@ -194,15 +214,23 @@ class HeLLMNetwork(HistoryReader):
             If no sequence holds a target.
         """
         n_targets = (sequences > 0).sum(1) - 1
-        sequences, n_targets = sequences[n_targets > 0], n_targets[n_targets > 0]
+        held = n_targets > 0
+        sequences, n_targets = sequences[held], n_targets[held]
+        users = None if users is None else users[held]
         if len(sequences) == 0:
             raise DataError("No sequence of this batch has two items, so there is no target.")
         table = self._table()
-        hidden, lengths = self.read_every(sequences[:, :-1], n_targets, table)
+        hidden, lengths = self.read_every(sequences[:, :-1], n_targets, table, users)
         targets = sequences[:, 1 : max(lengths) + 1]
         return self._cross_entropy(hidden, targets[targets > 0], table)
 
-    def targets_loss(self, sequences: Tensor, lengths: Tensor, first: Tensor) -> Tensor:
+    def targets_loss(
+        self,
+        sequences: Tensor,
+        lengths: Tensor,
+        first: Tensor,
+        users: Tensor | None = None,
+    ) -> Tensor:
         """Mean cross-entropy of several targets of each sequence, each behind its own response.
 
         Equal to the mean of :meth:`loss` over the targets' histories, in one pass.
@@ -215,6 +243,8 @@ class HeLLMNetwork(HistoryReader):
             [B] numbers of items, at least 2.
         first : Tensor
             [B] numbers of items before the first target; every later item is a target, too.
+        users : Tensor, optional
+            As in :meth:`hidden_states`.
 
         Returns
         -------
@@ -223,16 +253,23 @@ class HeLLMNetwork(HistoryReader):
         """
         table = self._table()
         response = len(self.prompt.response)
-        branches = branch(lengths.cpu() - 1, first.cpu(), response, sequences.device)
+        read = lengths.cpu() - 1
+        layout = None
+        if not self.items_alone:
+            mask = torch.arange(sequences.shape[1]) < read.unsqueeze(1)
+            layout = self.layout(sequences.cpu()[mask], read)
+        branches = branch(read, first.cpu(), response, sequences.device, layout)
         width = branches.item_mask.shape[1]
-        hidden = self.read_targets(sequences[:, :width], branches, table)
+        hidden = self.read_targets(sequences[:, :width], branches, table, users)
         return self._cross_entropy(hidden, sequences[branches.targets], table)
 
-    def _states(self, item_ids: Tensor, lengths: Tensor, table: Tensor | None) -> Tensor:
+    def _states(
+        self, item_ids: Tensor, lengths: Tensor, table: Tensor | None, users: Tensor | None
+    ) -> Tensor:
         if self.settings.targets == "every":
-            hidden, sizes = self.read_every(item_ids, lengths, table)
+            hidden, sizes = self.read_every(item_ids, lengths, table, users)
             return hidden[torch.tensor(sizes, device=hidden.device).cumsum(0) - 1]
-        return self.read_last(item_ids, lengths, table)
+        return self.read_last(item_ids, lengths, table, users)
 
     def _table(self) -> Tensor | None:
         """All item tokens, where the head needs them anyway."""
@@ -245,6 +282,55 @@ class HeLLMNetwork(HistoryReader):
         loss: Tensor = linear_cross_entropy(self.head.read_out(hidden), weights, target - 1)
         return loss
 
+    def _texts(self, texts: ItemTexts | None) -> ItemTexts | None:
+        """The titles, checked, if the settings ask for them."""
+        if self.settings.item_text == "none":
+            return None
+        if texts is None or len(texts.lengths) != self.n_items + 1:
+            raise DataError(
+                f"item_text={self.settings.item_text} needs the titles of {self.n_items} items; "
+                "give them as texts."
+            )
+        if not texts.words.is_meta:
+            check_words(texts, self._vocabulary, self.backbone.name)
+        return texts
+
+    @property
+    def _vocabulary(self) -> int:
+        words: Any = self.model.get_input_embeddings()
+        return len(words.weight)
+
+    def _empty_users(self, n_users: int | None) -> nn.Embedding | None:
+        """A table of users without content, row 0 for a user who is not known."""
+        if not self.settings.user_token:
+            return None
+        if n_users is None:
+            raise ConfigError("user_token=True needs the number of users; give it as n_users.")
+        width = self.tokens.table("graph").embedding_dim
+        return nn.Embedding.from_pretrained(torch.zeros(n_users + 1, width), freeze=True)
+
+    @torch.no_grad()
+    def load_users(self, table: Tensor) -> None:
+        """Put the users' vectors in place; a user who is not known gets their mean.
+
+        Parameters
+        ----------
+        table : Tensor
+            [M, d], divided by its root mean square under ``normalise_tables``, like items'.
+
+        Raises
+        ------
+        DataError
+            If the shape does not fit.
+        """
+        if self.users is None or table.shape != self.users.weight[1:].shape:
+            wanted = 0 if self.users is None else tuple(self.users.weight[1:].shape)
+            raise DataError(f"The table of users has shape {tuple(table.shape)}, not {wanted}.")
+        weight = torch.cat([table.mean(0, keepdim=True), table])
+        if self.settings.normalise_tables:
+            weight = weight / table.square().mean().sqrt().clamp_min(1e-12)
+        self.users.weight.copy_(weight)
+
     # ---------------------------------------------------------------- facts
 
     def check_training(self, longest: int) -> None:
@@ -253,7 +339,7 @@ class HeLLMNetwork(HistoryReader):
         Parameters
         ----------
         longest : int
-            Items of the longest history.
+            Tokens of the longest history.
 
         Raises
         ------

@@ -144,6 +144,13 @@ class ItemTokens(nn.Module):
             None if self.vectors is None else self.vectors(ids),
         )
 
+    def mapped(self, vectors: Tensor) -> Tensor:
+        """Tokens [..., hidden_size] of vectors [..., d] by the items' MLP, such as users'."""
+        if self.mlp is None:
+            raise RuntimeError("Tokens without inputs have no MLP.")
+        tokens: Tensor = self.mlp(vectors)
+        return tokens
+
     def all(self) -> Tensor:
         """Tokens of all items, [N+1, hidden_size]."""
         return self._combine(

@@ -24,6 +24,7 @@ from transformers import (
 
 from recbole_hellm.errors import BackboneError, HellmError
 from recbole_hellm.models.llm import gguf
+from recbole_hellm.models.llm.item_texts import check_reads_words
 from recbole_hellm.models.llm.prompt import PromptTemplate
 from recbole_hellm.models.llm.settings import LLMSettings
 from recbole_hellm.models.pretrained import (
@@ -58,7 +59,7 @@ def load_pretrained(
     Returns
     -------
     tuple
-        The trunk, and its tokenizer under ``prompt=alpaca``.
+        The trunk, and its tokenizer where words are read.
 
     Raises
     ------
@@ -72,29 +73,38 @@ def load_pretrained(
         _require_quantisation(settings, device)
     place = _find(settings.backbone, kept=not outline)
     model = _load_model(settings, place, device, outline)
-    return model, _load_tokenizer(place) if settings.prompt == "alpaca" else None
+    if not settings.reads_words:
+        return model, None
+    return model, _load_tokenizer(place, settings.item_text != "none")
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, titles: bool = False) -> PreTrainedTokenizerBase:
     """Load a backbone's tokenizer.
 
     Parameters
     ----------
     name : str
         Hugging Face name, folder or GGUF file.
+    titles : bool
+        Whether it is for titles, too, and not for a prompt alone.
 
     Raises
     ------
     BackboneError
         If no tokenizer knows the prompt's words.
     """
-    return _load_tokenizer(_find(name))
+    return _load_tokenizer(_find(name), titles)
 
 
-def _load_tokenizer(place: _Place) -> PreTrainedTokenizerBase:
+def _load_tokenizer(place: _Place, titles: bool) -> PreTrainedTokenizerBase:
     subject = place.told.subject
-    way_out = "name a folder that has one" if place.gguf else "put its files into the folder"
-    advice = f"which prompt=alpaca needs; {way_out} or use --prompt=none."
+    reason, other = "which prompt=alpaca needs", "use --prompt=none"
+    if titles:
+        reason, other = "which item_text=title needs", "name another backbone"
+    way_out = (
+        "name a folder that has one" if place.gguf else "put its tokenizer files into the folder"
+    )
+    advice = f"{reason}; {way_out} or {other}."
     try:
         tokenizer = AutoTokenizer.from_pretrained(place.told.source, **place.options)
     except LOADING_ERRORS as error:
@@ -183,9 +193,10 @@ def check_backbone(settings: LLMSettings) -> None:
     Raises
     ------
     BackboneError
-        If it cannot.
+        If it cannot, or titles are asked of ``tiny``.
     """
     settings = settings.resolved()
+    check_reads_words(settings)
     if not settings.tiny:
         _load_config(settings, _find(settings.backbone, kept=False))
 

@@ -100,6 +100,8 @@ def _description(name: str, settings: LLMSettings, adapted: bool, file: GgufFile
     return (
         f"# {name}\n\n"
         f"A sequential recommender: {trunk} ({training}) reads a user's history as item tokens"
+        f"{' behind the words of their titles' if settings.item_text != 'none' else ''}"
+        f"{' and a token of the user' if settings.user_token else ''}"
         f"{' under a prefix of every layer' if settings.prefix != 'none' else ''} and scores all "
         f"items at its last hidden state, as in {PAPER}. It scores the items in `items.json` and "
         "no others."

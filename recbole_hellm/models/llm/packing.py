@@ -72,7 +72,7 @@ def pack(lengths: list[int], device: torch.device, min_capacity: int = MIN_CAPAC
         starts[sequence] = row * capacity + capacity - room
         rows_by_room[room - length].append(row)
 
-    sequence_of, within = _ragged(torch.tensor(lengths))
+    sequence_of, within = ragged(torch.tensor(lengths))
     index = torch.tensor(starts)[sequence_of] + within
     segments = torch.zeros(n_rows * capacity, dtype=torch.long).index_copy(
         0, index, sequence_of + 1
@@ -82,6 +82,46 @@ def pack(lengths: list[int], device: torch.device, min_capacity: int = MIN_CAPAC
     return Packing(
         index.to(device), segments.view(shape).to(device), positions.view(shape).to(device)
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The tokens of histories, history after history: items with the tokens that go before them.
+
+    Attributes
+    ----------
+    slots : Tensor
+        [items], index of each item token among all tokens.
+    starts : Tensor
+        [B], index of the first token of each history.
+    sizes : Tensor
+        [B], tokens of each history.
+    """
+
+    slots: Tensor
+    starts: Tensor
+    sizes: Tensor
+
+
+def lay_out(counts: Tensor, widths: Tensor | None = None, lead: int = 0) -> Layout:
+    """Lay out the tokens of histories.
+
+    Parameters
+    ----------
+    counts : Tensor
+        [B] items of each history, at least 1.
+    widths : Tensor, optional
+        [items], tokens that each item takes up, of which its item token is the last; 1 by default.
+    lead : int
+        Tokens at the start of each history, before its first item's.
+    """
+    if widths is None:
+        widths = counts.new_ones(int(counts.sum()))
+    firsts = counts.cumsum(0) - counts
+    widths = widths.index_add(0, firsts, torch.full_like(firsts, lead))
+    ends = widths.cumsum(0)
+    starts = (ends - widths)[firsts]
+    return Layout(ends - 1, starts, ends[firsts + counts - 1] - starts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +139,8 @@ class Branches:
         [B, T], True at items that are read.
     item_slots : Tensor
         [items], indices of the items among all tokens.
+    starts : Tensor
+        [B], index of the first token of each sequence.
     response_slots : Tensor
         [targets, R], indices of the responses' tokens.
     read_slots : Tensor
@@ -115,6 +157,7 @@ class Branches:
     packing: Packing
     item_mask: Tensor
     item_slots: Tensor
+    starts: Tensor
     response_slots: Tensor
     read_slots: Tensor
     positions: Tensor
@@ -122,7 +165,13 @@ class Branches:
     targets: tuple[Tensor, Tensor]
 
 
-def branch(sizes: Tensor, first: Tensor, response: int, device: torch.device) -> Branches:
+def branch(
+    sizes: Tensor,
+    first: Tensor,
+    response: int,
+    device: torch.device,
+    layout: Layout | None = None,
+) -> Branches:
     """Lay out the tokens of sequences in which each item from the `first`-th on has a target.
 
     Parameters
@@ -135,25 +184,34 @@ def branch(sizes: Tensor, first: Tensor, response: int, device: torch.device) ->
         R, number of tokens of a response.
     device : torch.device
         Device of the result.
+    layout : Layout, optional
+        Of the items and the tokens before them, on the CPU; by default there are items alone.
     """
+    layout = layout or lay_out(sizes)
     counts = sizes - first + 1
-    lengths = sizes + response * counts
+    lengths = layout.sizes + response * counts
     packing = pack(lengths.tolist(), device)
     starts = lengths.cumsum(0) - lengths
-    item_row, item_rank = _ragged(sizes)
-    row, rank = _ragged(counts)
-    item_slots = starts[item_row] + item_rank
+    item_row, item_rank = ragged(sizes)
+    row, rank = ragged(counts)
+    item_slots = layout.slots + (starts - layout.starts)[item_row]
     read = first[row] + rank  # items before each target
-    base = starts[row] + sizes[row] + rank * response
+    last_item = (sizes.cumsum(0) - sizes)[row] + read - 1
+    base = starts[row] + layout.sizes[row] + rank * response
     response_slots = base.unsqueeze(1) + torch.arange(response)
 
     total = int(lengths.sum())
-    time = torch.empty(total, dtype=torch.long).index_copy(0, item_slots, item_rank + 1)
+    # The tokens before an item have its time.
+    token_row, token_rank = ragged(layout.sizes)
+    item = torch.searchsorted(layout.slots, torch.arange(len(token_row)))
+    tokens = starts[token_row] + token_rank
+    time = torch.empty(total, dtype=torch.long).index_copy(0, tokens, item_rank[item] + 1)
     branches = torch.zeros(total, dtype=torch.long)
-    positions = torch.empty(total, dtype=torch.long).index_copy(0, item_slots, item_rank)
+    positions = torch.empty(total, dtype=torch.long).index_copy(0, tokens, token_rank)
     time[response_slots] = read.unsqueeze(1)
     branches[response_slots] = torch.arange(1, len(row) + 1).unsqueeze(1)
-    positions[response_slots] = read.unsqueeze(1) + torch.arange(response)
+    after = layout.slots[last_item] - layout.starts[row] + 1
+    positions[response_slots] = after.unsqueeze(1) + torch.arange(response)
 
     times, owners = packing.scatter(time.to(device)), packing.scatter(branches.to(device))
     before = (owners == 0).unsqueeze(1) & (times.unsqueeze(1) <= times.unsqueeze(2))
@@ -163,15 +221,17 @@ def branch(sizes: Tensor, first: Tensor, response: int, device: torch.device) ->
         packing,
         (longest < sizes.unsqueeze(1)).to(device),
         item_slots.to(device),
+        starts.to(device),
         response_slots.to(device),
-        (base + response - 1 if response else starts[row] + read - 1).to(device),
+        (base + response - 1 if response else item_slots[last_item]).to(device),
         positions.to(device),
         packing.visible & (before | same_response),
         (row.to(device), read.to(device)),
     )
 
 
-def _ragged(counts: Tensor) -> tuple[Tensor, Tensor]:
+def ragged(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Row, and index within the row, of each element of rows with `counts` elements."""
-    rows = torch.repeat_interleave(torch.arange(len(counts)), counts)
-    return rows, torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+    device = counts.device
+    rows = torch.repeat_interleave(torch.arange(len(counts), device=device), counts)
+    return rows, torch.arange(len(rows), device=device) - (counts.cumsum(0) - counts)[rows]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from recbole_hellm.errors import BackboneError, DataError
+from recbole_hellm.models.llm.item_texts import ItemTexts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,12 +109,12 @@ def require_tokenizer(tokenizer: PreTrainedTokenizerBase | None, name: str) -> A
     return tokenizer
 
 
-def check_words(prompt: PromptTokens, rows: int, name: str) -> None:
-    """Check that a backbone has a word embedding for each word of its tokenizer's prompt.
+def check_words(words: PromptTokens | ItemTexts, rows: int, name: str) -> None:
+    """Check that a backbone has a word embedding for each word of a prompt or of titles.
 
     Parameters
     ----------
-    prompt : PromptTokens
+    words : PromptTokens or ItemTexts
     rows : int
         Word embeddings of the backbone.
     name : str
@@ -124,11 +125,12 @@ def check_words(prompt: PromptTokens, rows: int, name: str) -> None:
     BackboneError
         If one lies beyond them, as a word does that was added to the tokenizer alone.
     """
-    if prompt.highest >= rows:
+    if words.highest >= rows:
+        way = "use --prompt=none" if isinstance(words, PromptTokens) else "name another backbone"
         raise BackboneError(
-            f"backbone={name}: its tokenizer's id {prompt.highest} is beyond the model's {rows} "
-            "word embeddings; put the tokenizer that belongs to the model into its folder or use "
-            "--prompt=none."
+            f"backbone={name}: its tokenizer's id {words.highest} is beyond the model's {rows} "
+            "word embeddings; put the tokenizer that belongs to the model into its folder or "
+            f"{way}."
         )
 
 

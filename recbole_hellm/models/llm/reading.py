@@ -1,4 +1,7 @@
-"""Passes of the decoder over histories: ``[instruction][items][response]``."""
+"""Passes of the decoder over histories: ``[instruction][user][items][response]``.
+
+The user's token and the title before each item token are options.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from torch import Tensor, nn
 from recbole_hellm.errors import BackboneError, ConfigError
 from recbole_hellm.models.llm.attention import AttentionContext
 from recbole_hellm.models.llm.backbone import Backbone
+from recbole_hellm.models.llm.item_texts import ItemTexts
 from recbole_hellm.models.llm.item_tokens import ItemTokens
 from recbole_hellm.models.llm.last_position import LastPosition
 from recbole_hellm.models.llm.loading import DTYPES, HALVES
 from recbole_hellm.models.llm.masks import Masks, causal, layer_masks
-from recbole_hellm.models.llm.packing import Branches, Packing, pack
+from recbole_hellm.models.llm.packing import Branches, Layout, Packing, lay_out, pack
 from recbole_hellm.models.llm.pooling import SecondOrderPooling
 from recbole_hellm.models.llm.prefix import BoundPrefix, GraphPrefix
 from recbole_hellm.models.llm.prompt import PromptTokens, align_right, trim
@@ -52,6 +56,11 @@ class HistoryReader(nn.Module):
     prefix: GraphPrefix | None
     offset: int
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: ItemTexts | None = None
+        self.users: nn.Embedding | None = None
+
     def set_up_passes(self, model: nn.Module) -> None:
         """Choose the compute type and the positions to read; call it after building all parts."""
         settings = self.settings
@@ -65,13 +74,23 @@ class HistoryReader(nn.Module):
         self.last_layer = self.backbone.n_layers - 1 if self.ends_rows else None
         self.compiled = False
 
-    def check_length(self, items: int) -> None:
+    @property
+    def lead(self) -> int:
+        """Tokens before a history's first item: the user's, if users are read."""
+        return 0 if self.users is None else 1
+
+    @property
+    def items_alone(self) -> bool:
+        """Whether a history is read as its item tokens and nothing else."""
+        return self.texts is None and self.users is None
+
+    def check_length(self, tokens: int) -> None:
         """Check that the backbone has a position for each token of a history.
 
         Parameters
         ----------
-        items : int
-            Length of the history.
+        tokens : int
+            Tokens of the history, titles included.
 
         Raises
         ------
@@ -80,19 +99,43 @@ class HistoryReader(nn.Module):
         """
         limit = self.backbone.positions
         others = len(self.prompt.instruction) + len(self.prompt.response) + self.offset
-        if limit is None or others + items <= limit:
+        if limit is None or others + tokens <= limit:
             return
-        ways = [f"--MAX_ITEM_LIST_LENGTH={limit - others}"] if limit > others else []
+        # So many items fit, however long their titles are.
+        widest = 1 if self.texts is None else 1 + int(self.texts.lengths.max())
+        items = (limit - others - self.lead) // widest
+        ways = [f"--MAX_ITEM_LIST_LENGTH={items}"] if items > 0 else []
         ways += ["--prompt=none"] if len(self.prompt.instruction) else []
+        plain = self.items_alone
+        history = f"{tokens} items" if plain else f"a history of {tokens} tokens"
         raise BackboneError(
-            f"backbone={self.backbone.name} has {limit} positions, and {items} items with a prompt "
-            f"of {others} tokens need {others + items}; use "
+            f"backbone={self.backbone.name} has {limit} positions, and {history} with a prompt "
+            f"of {others} tokens need{'' if plain else 's'} {others + tokens}; use "
             f"{' or '.join([*ways, 'a backbone with more positions'])}."
         )
 
+    def layout(self, item_ids: Tensor, counts: Tensor) -> Layout:
+        """Layout of the tokens of histories, on their device.
+
+        Parameters
+        ----------
+        item_ids : Tensor
+            [n] item ids, history after history.
+        counts : Tensor
+            [B] items of each history.
+        """
+        widths = None if self.texts is None else self.texts.widths(item_ids)
+        return lay_out(counts, widths, self.lead)
+
     # ---------------------------------------------------------------- passes
 
-    def read_last(self, item_ids: Tensor, lengths: Tensor, table: Tensor | None = None) -> Tensor:
+    def read_last(
+        self,
+        item_ids: Tensor,
+        lengths: Tensor,
+        table: Tensor | None = None,
+        users: Tensor | None = None,
+    ) -> Tensor:
         """Read each history at its last token under its own prefix (paper): [B, hidden_size].
 
         Parameters
@@ -103,25 +146,40 @@ class HistoryReader(nn.Module):
             [B] numbers of items.
         table : Tensor, optional
             [N+1, hidden_size], all item tokens, if already computed.
+        users : Tensor, optional
+            [B] user ids, where the network reads users; 0, a user who is not known, by default.
         """
         item_ids, sizes = trim(item_ids, lengths)
-        self.check_length(max(sizes))
         mask = torch.arange(item_ids.shape[1], device=item_ids.device) < lengths.unsqueeze(1)
-        if self.settings.padding_side == "left":
+        left = self.settings.padding_side == "left"
+        if left:
             item_ids, mask = align_right(item_ids, lengths), mask.flip(1)
-        batch = len(item_ids)
+        batch, slots = len(item_ids), mask
+        if not self.items_alone:
+            layout = self.layout(item_ids[mask], lengths)
+            lengths, sizes = layout.sizes, layout.sizes.tolist()
+            slots = torch.arange(max(sizes), device=lengths.device) < lengths.unsqueeze(1)
+            slots = slots.flip(1) if left else slots
+        self.check_length(max(sizes))
         # Without a graph prefix the instruction is equal for all users. In training, however, each
         # sample draws its own dropout.
         share = not self.training and self.settings.prefix != "graph"
         shared = self._instruction() if share else None
         before = self.prompt.instruction if shared is None else self.prompt.instruction[:0]
+        if self.items_alone:
+            block = self._items(item_ids, table)
+        else:
+            flat = self._histories(item_ids[mask], layout.slots, layout.starts, table, users)
+            block = flat.new_zeros(*slots.shape, flat.shape[-1]).masked_scatter(
+                slots.unsqueeze(-1), flat
+            )
         parts = [
             self._words(before).expand(batch, -1, -1),
-            self._items(item_ids, table),
+            block,
             self._words(self.prompt.response).expand(batch, -1, -1),
         ]
         sides = (len(before), len(self.prompt.response))
-        keys = F.pad(mask, sides, value=True)
+        keys = F.pad(slots, sides, value=True)
         skipped = len(self.prompt.instruction) - len(before)
         positions = (keys.cumsum(1) - 1) * keys + self.offset + skipped
         prefix = self._prefix(item_ids, mask)
@@ -133,9 +191,18 @@ class HistoryReader(nn.Module):
         return hidden[torch.arange(batch, device=hidden.device), sides[0] + lengths - 1]
 
     def read_every(
-        self, item_ids: Tensor, lengths: Tensor, table: Tensor | None = None
+        self,
+        item_ids: Tensor,
+        lengths: Tensor,
+        table: Tensor | None = None,
+        users: Tensor | None = None,
     ) -> tuple[Tensor, list[int]]:
-        """Read every position under its own prefix.
+        """Read every item token under its own prefix, that of the items up to it.
+
+        Parameters
+        ----------
+        item_ids, lengths, table, users
+            As in :meth:`read_last`.
 
         Returns
         -------
@@ -146,19 +213,35 @@ class HistoryReader(nn.Module):
         if self.settings.targets != "every":
             raise ConfigError("Scores at every position need targets=every; set it.")
         item_ids, sizes = trim(item_ids, lengths)
-        self.check_length(max(sizes))
         mask = torch.arange(item_ids.shape[1], device=item_ids.device) < lengths.unsqueeze(1)
-        packing = pack(sizes, item_ids.device)
-        packed = packing.scatter(item_ids[mask])
+        items, tokens = item_ids[mask], sizes
+        if not self.items_alone:
+            layout = self.layout(items, lengths)
+            tokens = layout.sizes.tolist()
+        self.check_length(max(tokens))
+        packing = pack(tokens, item_ids.device)
         shared = self._instruction()
+        if self.items_alone:
+            packed = packing.scatter(items)
+            inputs = self._items(packed, table)
+        else:
+            # Padding where words stand: the pooling of a prefix adds nothing for it.
+            pooled = items.new_zeros(sum(tokens)).index_copy(0, layout.slots, items)
+            packed = packing.scatter(pooled)
+            inputs = packing.scatter(
+                self._histories(items, layout.slots, layout.starts, table, users)
+            )
         context = AttentionContext(self._running_prefix(packed, packing), shared)
         positions = packing.positions + self.offset + len(self.prompt.instruction)
-        tokens = self._items(packed, table)
-        hidden = self._run(tokens, packing.visible, positions, context)
-        return packing.gather(hidden), sizes
+        hidden = packing.gather(self._run(inputs, packing.visible, positions, context))
+        return hidden if self.items_alone else hidden[layout.slots], sizes
 
     def read_targets(
-        self, item_ids: Tensor, branches: Branches, table: Tensor | None = None
+        self,
+        item_ids: Tensor,
+        branches: Branches,
+        table: Tensor | None = None,
+        users: Tensor | None = None,
     ) -> Tensor:
         """Read a response for each target after the items of its row: [targets, hidden_size].
 
@@ -170,13 +253,13 @@ class HistoryReader(nn.Module):
             [B, T] sequences, right-padded with 0.
         branches : Branches
             The layout of items and responses.
-        table : Tensor, optional
+        table, users
             As in :meth:`read_last`.
         """
-        packing, slots = branches.packing, branches.item_slots
+        packing = branches.packing
         shared = self._instruction()
-        items = self._items(item_ids[branches.item_mask], table)
-        flat = items.new_zeros(len(packing.index), items.shape[-1]).index_copy(0, slots, items)
+        items, total = item_ids[branches.item_mask], len(packing.index)
+        flat = self._histories(items, branches.item_slots, branches.starts, table, users, total)
         if branches.response_slots.numel():
             words = self._words(self.prompt.response).expand(len(branches.response_slots), -1, -1)
             flat = flat.index_copy(0, branches.response_slots.flatten(), words.flatten(0, 1))
@@ -237,6 +320,27 @@ class HistoryReader(nn.Module):
     def _items(self, item_ids: Tensor, table: Tensor | None) -> Tensor:
         tokens = self.tokens(item_ids) if table is None else F.embedding(item_ids, table)
         return F.dropout(tokens, self.backbone.embedding_dropout, self.training)
+
+    def _histories(
+        self,
+        items: Tensor,
+        slots: Tensor,
+        starts: Tensor,
+        table: Tensor | None,
+        users: Tensor | None,
+        total: int | None = None,
+    ) -> Tensor:
+        """Tokens of histories in a row, [total, hidden_size]; zeros where none of them stands."""
+        tokens = self._items(items, table)
+        total = int(slots[-1]) + 1 if total is None else total
+        flat = tokens.new_zeros(total, tokens.shape[-1]).index_copy(0, slots, tokens)
+        if self.texts is not None:
+            words, places = self.texts.placed(items, slots)
+            flat = flat.index_copy(0, places, self._words(words)[0])
+        if self.users is not None:
+            known = starts.new_zeros(len(starts)) if users is None else users
+            flat = flat.index_copy(0, starts, self.tokens.mapped(self.users(known)))
+        return flat
 
     def _words(self, ids: Tensor) -> Tensor:
         words: Tensor = self.backbone.model.get_input_embeddings()(ids)

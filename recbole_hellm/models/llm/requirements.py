@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from recbole_hellm.models.llm.attention import AttentionContext
-from recbole_hellm.models.llm.backbone import build_backbone
+from recbole_hellm.models.llm.backbone import Backbone, build_backbone
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
+from recbole_hellm.models.llm.item_texts import ItemTexts
 from recbole_hellm.models.llm.prefix import BoundPrefix
 from recbole_hellm.models.llm.settings import LLMSettings
 
@@ -55,6 +56,8 @@ def outline(
     n_items: int,
     widths: Mapping[str, int],
     device: torch.device,
+    read_texts: Callable[[Backbone], ItemTexts | None] = lambda _: None,
+    n_users: int | None = None,
 ) -> HeLLMNetwork:
     """A network on the meta device; of a pre-trained backbone only the configuration is read.
 
@@ -68,6 +71,10 @@ def outline(
         Width of each item table, by name.
     device : torch.device
         Where the network is to run, which decides the type of pre-trained weights.
+    read_texts : callable
+        Gives the titles in words of the backbone.
+    n_users : int, optional
+        M.
 
     Raises
     ------
@@ -77,8 +84,12 @@ def outline(
     settings = settings.resolved().replace(compile=False)
     with torch.device("meta"):
         backbone = build_backbone(settings, device, outline=True)
+        with torch.device("cpu"):  # the numbers of words are needed
+            texts = read_texts(backbone)
         tables = {name: torch.zeros(n_items + 1, width) for name, width in widths.items()}
-        return HeLLMNetwork(settings, tables, n_items=n_items, backbone=backbone)
+        return HeLLMNetwork(
+            settings, tables, n_items=n_items, backbone=backbone, texts=texts, n_users=n_users
+        )
 
 
 def requirements(

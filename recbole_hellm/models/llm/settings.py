@@ -122,6 +122,21 @@ class LLMSettings(Settings):
     padding_side: Literal["left", "right"] = setting(
         "left", "Side on which the items of shorter histories are padded; results are equal."
     )
+    item_text: Literal["none", "title"] = setting(
+        "none",
+        "title puts the words of each item's title before its token (LLaRA); needs a pre-trained "
+        "backbone.",
+        hash_neutral=True,
+    )
+    # On Beauty, SmolLM2 cuts 92 % of the titles into at most 32 tokens (docs/llm.md, Titles).
+    item_text_tokens: int = setting(
+        32, "Most tokens of a title; those after them are left out.", ge=1, hash_neutral=True
+    )
+    user_token: bool = setting(
+        False,
+        "Begin a history with the user's vector of the graph stage, mapped like an item's (CoLLM).",
+        hash_neutral=True,
+    )
     # Item tokens and head
     item_inputs: tuple[str, ...] = setting(
         ("graph", "sequence"),
@@ -178,6 +193,11 @@ class LLMSettings(Settings):
         return self.backbone == TINY
 
     @property
+    def reads_words(self) -> bool:
+        """Whether the backbone's word embeddings are used, for a prompt or for titles."""
+        return self.item_text != "none" or self.resolved().prompt != "none"
+
+    @property
     def item_tables(self) -> list[str]:
         """Names of the tables that the network holds, those of `item_inputs` and of the prefix.
 
@@ -222,6 +242,11 @@ class LLMSettings(Settings):
             bool(self.item_inputs) or bool(resolved.item_vectors),
             "item_inputs=[] leaves item tokens empty; name graph, sequence or text, for "
             "example, or set item_vectors=True.",
+        )
+        require(
+            not self.user_token or self.item_inputs == ("graph",),
+            f"user_token=True needs item_inputs=[graph], not {list(self.item_inputs)}, since one "
+            "MLP maps users and items; set --item_inputs='[graph]' or leave out user_token.",
         )
         require(
             not (self.gram_pad_bug and resolved.targets == "every"),

@@ -14,9 +14,13 @@ from torch.func import functional_call
 
 from recbole_hellm.config.settings import Settings, require, setting
 from recbole_hellm.data.features.item_inputs import ItemInput
+from recbole_hellm.data.features.item_titles import item_titles
+from recbole_hellm.data.interactions.histories import Histories
 from recbole_hellm.data.interactions.loaders import FIRST_TARGET
 from recbole_hellm.errors import ConfigError
+from recbole_hellm.models.llm.backbone import Backbone, build_backbone
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
+from recbole_hellm.models.llm.item_texts import ItemTexts, title_texts
 from recbole_hellm.models.llm.packing import MIN_CAPACITY
 from recbole_hellm.models.llm.settings import LLMSettings
 
@@ -73,9 +77,16 @@ class HeLLM(SequentialRecommender):
         if network is None:
             widths = table_widths(self.settings, self.sources, dataset)
             empty = {name: torch.zeros(self.n_items, width) for name, width in widths.items()}
-            n_items = self.n_items - 1
-            network = HeLLMNetwork(self.settings, empty, n_items=n_items, device=config["device"])
-            network.check_training(longest_history(config, dataset))
+            backbone = build_backbone(self.settings, config["device"])
+            network = HeLLMNetwork(
+                self.settings,
+                empty,
+                n_items=self.n_items - 1,
+                backbone=backbone,
+                texts=read_texts(self.settings, dataset, backbone),
+                n_users=dataset.user_num - 1,
+            )
+            network.check_training(longest_history(config, dataset, network))
         self.network = network
 
     @property
@@ -157,28 +168,62 @@ class HeLLM(SequentialRecommender):
         """Parameter groups for the optimiser."""
         return self.network.trainable_parameter_groups(weight_decay)
 
+    @property
+    def reads_users(self) -> bool:
+        """Whether the graph stage's users are to be given to :meth:`load_users`."""
+        return self.settings.user_token
+
+    def load_users(self, table: Tensor) -> None:
+        """Put the vectors of the graph stage's users in place.
+
+        Parameters
+        ----------
+        table : Tensor, shape [M, d]
+            Row i belongs to user i + 1.
+
+        Raises
+        ------
+        DataError
+            If the shape does not fit.
+        """
+        self.network.load_users(table)
+
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Cross-entropy over all items (paper, equation 14)."""
-        sequences = interaction[self.ITEM_SEQ]
+        sequences, users = interaction[self.ITEM_SEQ], self._users(interaction)
         if self.settings.targets == "every":
-            return self.network.sequence_loss(sequences)
+            return self.network.sequence_loss(sequences, users)
         lengths = interaction[self.ITEM_SEQ_LEN]
         if self.settings.multi_target:
-            return self.network.targets_loss(sequences, lengths, interaction[FIRST_TARGET])
-        return self.network.loss(sequences, lengths, interaction[self.POS_ITEM_ID])
+            first = interaction[FIRST_TARGET]
+            return self.network.targets_loss(sequences, lengths, first, users)
+        return self.network.loss(sequences, lengths, interaction[self.POS_ITEM_ID], users)
+
+    def _users(self, interaction: Any) -> Tensor | None:
+        """Users of the rows; ``None`` where they are not read, or not known."""
+        read = self.settings.user_token and self.USER_ID in interaction
+        return interaction[self.USER_ID] if read else None
 
     def sample_tokens(self, interaction: Any) -> Tensor:
         """Tokens of each row in a training pass, prompt words included, shape [B]."""
         if self.settings.targets == "every":
             # One item less than the row holds; the instruction is read once for all rows.
-            return self.target_counts(interaction)
-        prompt = self.network.prompt
+            return self._history_tokens(interaction, self.target_counts(interaction))
+        prompt, lengths = self.network.prompt, interaction[self.ITEM_SEQ_LEN]
         if self.settings.multi_target:
             # The last item is not read, and the instruction once for all rows.
             responses = len(prompt.response) * self.target_counts(interaction)
-            return interaction[self.ITEM_SEQ_LEN] - 1 + responses
+            return self._history_tokens(interaction, lengths - 1) + responses
         words: int = len(prompt.instruction) + len(prompt.response)
-        return interaction[self.ITEM_SEQ_LEN] + words
+        return self._history_tokens(interaction, lengths) + words
+
+    def _history_tokens(self, interaction: Any, lengths: Tensor) -> Tensor:
+        """Tokens of the first `lengths` items of each row, with what is read before them."""
+        if self.network.texts is None:
+            return lengths + self.network.lead
+        items = interaction[self.ITEM_SEQ]
+        read = torch.arange(items.shape[1], device=items.device) < lengths.unsqueeze(1)
+        return (self.network.texts.widths(items) * read).sum(1) + self.network.lead
 
     def pass_tokens(self, tokens: np.ndarray) -> tuple[int, int]:
         """Tokens of a pass over rows with these :meth:`sample_tokens`, and slots they take up.
@@ -205,7 +250,9 @@ class HeLLM(SequentialRecommender):
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of all items, shape [B, N + 1], with padding at minus infinity."""
         hidden = self.network.hidden_states(
-            interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+            interaction[self.ITEM_SEQ],
+            interaction[self.ITEM_SEQ_LEN],
+            self._users(interaction),
         )
         return self.network.logits(hidden)
 
@@ -237,10 +284,41 @@ def table_widths(
     return {name: width for name, width in widths.items() if width is not None}
 
 
-def longest_history(config: Any, dataset: Any) -> int:
-    """Items of the longest history that the model reads of a dataset or of its training split."""
-    longest = int(dataset.histories.lengths.max()) - 1  # the last item is only a target
-    return min(max(longest, 1), int(config["MAX_ITEM_LIST_LENGTH"]))
+def read_texts(settings: LLMSettings, dataset: Any, backbone: Backbone) -> ItemTexts | None:
+    """The titles of a dataset's items in words of the backbone, if the settings ask for them.
+
+    Raises
+    ------
+    DataError
+        If the dataset has no titles.
+    """
+    if settings.item_text == "none" or backbone.tokenizer is None:
+        return None
+    return title_texts(item_titles(dataset), backbone.tokenizer, settings.item_text_tokens)
+
+
+def running_tokens(network: HeLLMNetwork, histories: Histories) -> np.ndarray:
+    """Tokens of all items before each place of ``histories.items``, [n_interactions + 1].
+
+    Parameters
+    ----------
+    network : HeLLMNetwork
+    histories : Histories
+    """
+    widths = np.ones(len(histories.items), dtype=np.int64)
+    if network.texts is not None:
+        widths = network.texts.widths(torch.from_numpy(histories.items)).numpy()
+    return np.concatenate([[0], widths.cumsum()])
+
+
+def longest_history(config: Any, dataset: Any, network: HeLLMNetwork) -> int:
+    """Tokens of the longest history that the model reads of a dataset or of its training split."""
+    histories, tokens = dataset.histories, running_tokens(network, dataset.histories)
+    # Each item but a user's first is a target, of the items before it.
+    places = np.arange(len(histories.items))
+    starts = np.repeat(histories.offsets[:-1], histories.lengths)
+    begins = np.maximum(starts, places - int(config["MAX_ITEM_LIST_LENGTH"]))
+    return max(int((tokens[places] - tokens[begins]).max()), 1) + network.lead
 
 
 def _settings(config: Any) -> LLMSettings:

@@ -517,7 +517,7 @@ def test_the_text_decoder_of_a_multimodal_checkpoint_is_taken(multimodal: Path) 
 
 def code_blocks(text: str) -> list[str]:
     """Blocks that load an adapter."""
-    blocks = re.findall(r"```(?:python)?\n(.*?)```", text, flags=re.DOTALL)
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     return [block for block in blocks if "PeftModel" in block]
 
 

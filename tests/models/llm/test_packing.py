@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from recbole_hellm.models.llm.packing import branch, pack
+from recbole_hellm.models.llm.packing import branch, lay_out, pack
 
 CPU = torch.device("cpu")
 
@@ -67,3 +67,31 @@ def test_without_a_response_targets_are_read_at_their_last_item() -> None:
     found = branch(torch.tensor([3]), torch.tensor([2]), 0, CPU)
     assert found.read_slots.tolist() == [1, 2]
     assert found.response_slots.shape == (2, 0)
+
+
+def test_items_stand_behind_the_tokens_that_go_before_them() -> None:
+    widths = torch.tensor([3, 1, 2, 1])
+    layout = lay_out(torch.tensor([2, 1, 1]), widths)
+    assert layout.slots.tolist() == [2, 3, 5, 6]
+    assert layout.starts.tolist() == [0, 4, 6]
+    assert layout.sizes.tolist() == [4, 2, 1]
+    led = lay_out(torch.tensor([2, 1, 1]), widths, lead=1)
+    assert led.slots.tolist() == [3, 4, 7, 9]
+    assert led.starts.tolist() == [0, 5, 8]
+    assert led.sizes.tolist() == [5, 3, 2]
+    alone = lay_out(torch.tensor([2, 1]))
+    assert (alone.slots.tolist(), alone.sizes.tolist()) == ([0, 1, 2], [2, 1])
+
+
+def test_a_response_follows_its_history_with_what_goes_before_the_items() -> None:
+    """One sequence: user, word, item, item; responses of one token after each item."""
+    layout = lay_out(torch.tensor([2]), torch.tensor([2, 1]), lead=1)
+    branches = branch(torch.tensor([2]), torch.tensor([1]), 1, CPU, layout)
+    assert branches.item_slots.tolist() == [2, 3]
+    assert branches.starts.tolist() == [0]
+    assert branches.response_slots.tolist() == [[4], [5]]
+    assert branches.positions.tolist() == [0, 1, 2, 3, 3, 4]
+    visible = branches.visible[0, :6, :6].int().tolist()
+    assert visible[2] == [1, 1, 1, 0, 0, 0]
+    assert visible[4] == [1, 1, 1, 0, 1, 0]
+    assert visible[5] == [1, 1, 1, 1, 0, 1]

@@ -94,3 +94,17 @@ def test_depth_is_recorded_beside_what_earlier_versions_recorded(
     assert settings.resolved().backbone_layers == (
         given.get("backbone_layers") if "backbone" in given else recorded["backbone_layers"]
     )
+
+
+def test_words_are_read_for_a_prompt_or_for_titles() -> None:
+    assert not LLMSettings().reads_words
+    assert LLMSettings(backbone="folder").reads_words
+    assert not LLMSettings(backbone="folder", prompt="none").reads_words
+    assert LLMSettings(backbone="folder", prompt="none", item_text="title").reads_words
+
+
+def test_a_user_token_needs_items_of_the_graph_stage_alone() -> None:
+    assert LLMSettings(user_token=True, item_inputs=("graph",)).user_token
+    with pytest.raises(ConfigError, match=r"item_inputs=\[graph\], not \['graph', 'sequence'\]"):
+        LLMSettings(user_token=True)
+    assert {"item_text", "item_text_tokens", "user_token"} <= LLMSettings().untouched_additions()
