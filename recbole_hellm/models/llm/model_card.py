@@ -94,7 +94,8 @@ def _description(name: str, settings: LLMSettings, adapted: bool, file: GgufFile
     if file:
         trunk += f", the GGUF file `{file['file']}` with SHA-256 `{file['sha256']}`"
     if settings.backbone_layers and not settings.tiny:
-        trunk = f"the first {settings.backbone_layers} layers of {trunk}"
+        number = settings.backbone_layers
+        trunk = f"{'the first layer' if number == 1 else f'the first {number} layers'} of {trunk}"
     training = "frozen, with LoRA adapters" if adapted else "frozen"
     training = "trained whole" if settings.train_backbone else training
     return (
