@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedModel, PreTrainedTok
 from recbole_hellm.errors import BackboneError
 from recbole_hellm.models.llm.adapters import Targets, add_adapters, find_targets
 from recbole_hellm.models.llm.attention import ATTENTION
+from recbole_hellm.models.llm.feed_forward import replace_layers
 from recbole_hellm.models.llm.loading import load_pretrained
 from recbole_hellm.models.llm.prompt import template_tokenizer
 from recbole_hellm.models.llm.settings import LLMSettings
@@ -140,6 +141,8 @@ def wrap_backbone(
         model.requires_grad_(True)
     else:
         targets = _freeze(model, layers, settings)
+    if not (settings.tiny or settings.train_backbone):
+        replace_layers(model, layers)
     if settings.prompt == "none":
         # Without a prompt, word embeddings are unused, and unused trained parameters stall DDP.
         model.get_input_embeddings().requires_grad_(False)

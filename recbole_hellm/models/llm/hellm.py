@@ -7,6 +7,7 @@ or LLaRA as the paper compares with them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -31,6 +32,9 @@ from recbole_hellm.models.llm.prompt import (
 )
 from recbole_hellm.models.llm.reading import HistoryReader
 from recbole_hellm.models.llm.settings import LLMSettings
+
+CHUNK = 512  # rows of logits that are formed at a time in half precision
+PADDED = 1.1  # slots a token up to which rows are padded rather than packed
 
 
 class HeLLMNetwork(HistoryReader):
@@ -229,21 +233,59 @@ class HeLLMNetwork(HistoryReader):
         return self._cross_entropy(hidden, sequences[branches.targets], table)
 
     def _states(self, item_ids: Tensor, lengths: Tensor, table: Tensor | None) -> Tensor:
-        if self.settings.targets == "every":
+        if self.settings.targets == "every" and not self._reads_last_alone(lengths):
             hidden, sizes = self.read_every(item_ids, lengths, table)
             return hidden[torch.tensor(sizes, device=hidden.device).cumsum(0) - 1]
         return self.read_last(item_ids, lengths, table)
 
+    def _reads_last_alone(self, lengths: Tensor) -> bool:
+        """Whether scores of ``targets=every`` need one position a row, which takes less work.
+
+        A graph prefix differs between the positions of a row, :meth:`read_last` reads behind a
+        response, and rows of one length hold no padding. The order of sums differs, so the small
+        backbone, whose results are published, is read as it was.
+        """
+        others = self.settings.prefix == "graph" or len(self.prompt.response) > 0
+        if self.training or self.settings.tiny or others:
+            return False
+        return int(lengths.max()) * len(lengths) <= PADDED * int(lengths.sum())
+
     def _table(self) -> Tensor | None:
         """All item tokens, where the head needs them anyway."""
-        return self.tokens.all() if self.head.tied else None
+        if not self.head.tied:
+            return None
+        with self._training_products():
+            return self.tokens.all().to(self.tokens.dtype)
 
     def _cross_entropy(self, hidden: Tensor, target: Tensor, table: Tensor | None) -> Tensor:
         from recbole_hellm.models.losses import linear_cross_entropy
 
-        weights = self.head.weights(table)
-        loss: Tensor = linear_cross_entropy(self.head.read_out(hidden), weights, target - 1)
+        weights, rows = self.head.weights(table), len(target)
+        options = {}
+        if self._halves_products:
+            # In half precision each chunk's gradient of the weights is a sum in float32 of its own.
+            options["chunk"] = -(-rows // -(-rows // CHUNK))
+        with self._training_products():
+            queries = self.head.read_out(hidden)
+            loss: Tensor = linear_cross_entropy(queries, weights, target - 1, **options)
         return loss
+
+    @property
+    def _halves_products(self) -> bool:
+        """Whether products over all items, too, run in half precision."""
+        kind = self.head.linear.weight.device.type
+        half = self.training and self.products == torch.bfloat16
+        return half and torch.amp.is_autocast_available(kind)
+
+    def _training_products(self) -> Any:
+        """Autocast for products over all items: a bfloat16 decoder's training needs no more.
+
+        Scores for rankings are computed in float32, which has fewer ties. Gradients in float16
+        would underflow, since they are formed here before they are scaled.
+        """
+        if not self._halves_products:
+            return nullcontext()
+        return torch.autocast(self.head.linear.weight.device.type, dtype=torch.bfloat16)
 
     # ---------------------------------------------------------------- facts
 
