@@ -6,10 +6,10 @@
 
 Two networks with the same weights train and score the same batches, turn by turn: *former* has
 transformers' own feed-forward layers and norms, peft's LoRA, item tokens and item head in float32,
-and item weights computed anew for each batch of users; *package* is the package. Each line names
-the type of both backbones' weights; float32 is the default on a CPU. Printed are the differences of their losses and scores
-(without dropout, before any step), the rates of both, and medians over batches of the ratio of
-processor and of wall time.
+and item weights computed anew for each batch of users; *package* is the package. Each block names
+the type of both backbones' weights; float32 is the default on a CPU. Printed are the differences of
+their losses and scores (without dropout, before any step), the rates of both, and medians over
+batches of the ratios of wall and of processor time.
 
 The backbone has random weights of SmolLM2-135M's shape (576 wide, 9 heads, 3 key heads), unless
 ``--backbone`` names a folder; the time does not depend on the values. Histories are synthetic, as
@@ -157,7 +157,7 @@ def scoring_step(network: HeLLMNetwork) -> Step:
 
 
 def compare(name: str, steps: list[Step], batches: list[Batch], samples: int) -> None:
-    """Run both steps on every batch in turn, and print their rates and the ratios of their times."""
+    """Run both steps on every batch in turn; print their rates and the ratios of their times."""
     wall, processor = [], []
     for number, batch in enumerate(batches):
         order = (0, 1) if number % 2 else (1, 0)
@@ -208,6 +208,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--backbone", type=Path, help="folder of a decoder; random weights if none")
     parser.add_argument("--histories", type=Path, help="RecBole's .inter file; synthetic if none")
+    parser.add_argument("--items", type=int, default=12_101, help="of synthetic histories")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, help="targets of a step")
     parser.add_argument("--eval-users", type=int, default=64)
@@ -226,7 +227,7 @@ def main() -> None:
     if options.histories:
         histories, n_items = read_histories(options.histories)
     else:
-        histories, n_items = synthetic_histories(22_363, 12_101, options.seed)
+        histories, n_items = synthetic_histories(22_363, options.items, options.seed)
     every, count = options.task == "every", options.repeats + 2
     print(
         f"torch {torch.__version__}, {options.threads} threads, "

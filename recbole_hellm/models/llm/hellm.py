@@ -261,7 +261,7 @@ class HeLLMNetwork(HistoryReader):
         from recbole_hellm.models.losses import linear_cross_entropy
 
         weights, rows = self.head.weights(table), len(target)
-        options = {}
+        options: dict[str, Any] = {}
         if self._halves_products:
             # In half precision each chunk's gradient of the weights is a sum in float32 of its own.
             options["chunk"] = -(-rows // -(-rows // CHUNK))
