@@ -94,3 +94,15 @@ def test_no_row_of_a_readme_is_lost() -> None:
     readme = "### T1\n\n| |\n| - |\n| Pop |\n| SASRec |\n"
     with pytest.raises(SystemExit, match="The records lack SASRec, which the README shows"):
         refreshed(readme, "### T1\n\n| |\n| - |\n| Pop |\n| New |\n")
+
+
+@pytest.mark.parametrize("task", ["every", "paper"])
+def test_an_epoch_is_measured_beside_the_former_computation(task: str) -> None:
+    options = [f"--task={task}", "--layers=1", "--repeats=1", "--batch=8", "--eval-users=4"]
+    options += ["--threads=1", "--types=bfloat16:bfloat16", "--items=300"]
+    command = [sys.executable, str(BENCHMARKS / "smollm2_epoch.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("training", "evaluat"))]
+    assert [line.split()[0] for line in lines] == ["training", "evaluation"]
+    assert all(float(ratio) > 0 for line in lines for ratio in line.split()[1:])

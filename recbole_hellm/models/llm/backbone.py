@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaModel, PreTrainedModel, PreTrainedTok
 from recbole_hellm.errors import BackboneError
 from recbole_hellm.models.llm.adapters import Targets, add_adapters, find_targets
 from recbole_hellm.models.llm.attention import ATTENTION
+from recbole_hellm.models.llm.feed_forward import replace_layers
 from recbole_hellm.models.llm.gguf import GgufFile, describe_gguf
 from recbole_hellm.models.llm.item_texts import check_reads_words
 from recbole_hellm.models.llm.loading import load_pretrained
@@ -147,6 +148,8 @@ def wrap_backbone(
         model.requires_grad_(True)
     else:
         targets = _freeze(model, layers, settings)
+    if not (settings.tiny or settings.train_backbone):
+        replace_layers(model, layers)
     if not settings.reads_words:
         # Without words, word embeddings are unused, and unused trained parameters stall DDP.
         model.get_input_embeddings().requires_grad_(False)

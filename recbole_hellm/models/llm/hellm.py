@@ -7,11 +7,12 @@ or LLaRA as the paper compares with them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from recbole_hellm.errors import ConfigError, DataError
 from recbole_hellm.models.llm.adapters import check_targets
@@ -32,6 +33,10 @@ from recbole_hellm.models.llm.prompt import (
 )
 from recbole_hellm.models.llm.reading import HistoryReader
 from recbole_hellm.models.llm.settings import LLMSettings
+from recbole_hellm.models.llm.user_tokens import UserTokens
+
+CHUNK = 512  # rows of logits that are formed at a time in half precision
+PADDED = 1.1  # slots a token up to which rows are padded rather than packed
 
 
 class HeLLMNetwork(HistoryReader):
@@ -266,21 +271,39 @@ class HeLLMNetwork(HistoryReader):
     def _states(
         self, item_ids: Tensor, lengths: Tensor, table: Tensor | None, users: Tensor | None
     ) -> Tensor:
-        if self.settings.targets == "every":
+        if self.settings.targets == "every" and not self._reads_last_alone(lengths):
             hidden, sizes = self.read_every(item_ids, lengths, table, users)
             return hidden[torch.tensor(sizes, device=hidden.device).cumsum(0) - 1]
         return self.read_last(item_ids, lengths, table, users)
 
+    def _reads_last_alone(self, lengths: Tensor) -> bool:
+        """Whether scores of ``targets=every`` need one position a row, which takes less work.
+
+        A graph prefix differs between the positions of a row, :meth:`read_last` reads behind a
+        response, and rows of one length hold no padding. The order of sums differs, so the small
+        backbone, whose results are published, is read as it was.
+        """
+        others = self.settings.prefix == "graph" or len(self.prompt.response) > 0
+        if self.training or self.settings.tiny or others:
+            return False
+        return int(lengths.max()) * len(lengths) <= PADDED * int(lengths.sum())
+
     def _table(self) -> Tensor | None:
         """All item tokens, where the head needs them anyway."""
-        return self.tokens.all() if self.head.tied else None
+        if not self.head.tied:
+            return None
+        with self._training_products():
+            return self.tokens.all().to(self.tokens.dtype)
 
     def _cross_entropy(self, hidden: Tensor, target: Tensor, table: Tensor | None) -> Tensor:
         from recbole_hellm.models.losses import linear_cross_entropy
 
-        weights = self.head.weights(table)
-        loss: Tensor = linear_cross_entropy(self.head.read_out(hidden), weights, target - 1)
-        return loss
+        weights, rows = self.head.weights(table), len(target)
+        # In half precision each chunk's gradient of the weights is a sum in float32 of its own.
+        chunk = -(-rows // -(-rows // CHUNK)) if self._halves_products else 256
+        with self._training_products():
+            queries = self.head.read_out(hidden)
+            return linear_cross_entropy(queries, weights, target - 1, chunk=chunk)
 
     def _texts(self, texts: ItemTexts | None) -> ItemTexts | None:
         """The titles, checked, if the settings ask for them."""
@@ -297,39 +320,32 @@ class HeLLMNetwork(HistoryReader):
 
     @property
     def _vocabulary(self) -> int:
-        words: Any = self.model.get_input_embeddings()
-        return len(words.weight)
+        return len(self.model.get_input_embeddings().weight)  # type: ignore[arg-type]
 
-    def _empty_users(self, n_users: int | None) -> nn.Embedding | None:
-        """A table of users without content, row 0 for a user who is not known."""
+    def _empty_users(self, n_users: int | None) -> UserTokens | None:
         if not self.settings.user_token:
             return None
-        if n_users is None:
-            raise ConfigError("user_token=True needs the number of users; give it as n_users.")
         width = self.tokens.table("graph").embedding_dim
-        return nn.Embedding.from_pretrained(torch.zeros(n_users + 1, width), freeze=True)
+        return UserTokens(n_users, width, bool(self.settings.normalise_tables))
 
-    @torch.no_grad()
-    def load_users(self, table: Tensor) -> None:
-        """Put the users' vectors in place; a user who is not known gets their mean.
+    @property
+    def _halves_products(self) -> bool:
+        """Whether products over all items, too, run in half precision."""
+        return (
+            self.training
+            and self.products == torch.bfloat16
+            and torch.amp.is_autocast_available(self.head.linear.weight.device.type)
+        )
 
-        Parameters
-        ----------
-        table : Tensor
-            [M, d], divided by its root mean square under ``normalise_tables``, like items'.
+    def _training_products(self) -> Any:
+        """Autocast for products over all items: a bfloat16 decoder's training needs no more.
 
-        Raises
-        ------
-        DataError
-            If the shape does not fit.
+        Scores for rankings are computed in float32, which has fewer ties. Gradients in float16
+        would underflow, since they are formed here before they are scaled.
         """
-        if self.users is None or table.shape != self.users.weight[1:].shape:
-            wanted = 0 if self.users is None else tuple(self.users.weight[1:].shape)
-            raise DataError(f"The table of users has shape {tuple(table.shape)}, not {wanted}.")
-        weight = torch.cat([table.mean(0, keepdim=True), table])
-        if self.settings.normalise_tables:
-            weight = weight / table.square().mean().sqrt().clamp_min(1e-12)
-        self.users.weight.copy_(weight)
+        if not self._halves_products:
+            return nullcontext()
+        return torch.autocast(self.head.linear.weight.device.type, dtype=torch.bfloat16)
 
     # ---------------------------------------------------------------- facts
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from recbole_hellm.errors import DataError
+from recbole_hellm.models.llm.inference_cache import InferenceCache
 
 
-class ItemTokens(nn.Module):
+class ItemTokens(InferenceCache):
     r"""One input vector per item.
 
     .. math:: x_i = W_2\,\phi(W_1 [t^1_i \Vert \dots \Vert t^k_i] + b_1) + b_2 \;(+\; e_i)
@@ -152,11 +153,17 @@ class ItemTokens(nn.Module):
         return tokens
 
     def all(self) -> Tensor:
-        """Tokens of all items, [N+1, hidden_size]."""
-        return self._combine(
+        """Tokens of all items, [N+1, hidden_size]; kept at inference."""
+        kept = self.kept()
+        if kept is not None and "all" in kept:
+            return kept["all"]
+        tokens = self._combine(
             [self.table(name).weight for name in self.inputs],
             None if self.vectors is None else self.vectors.weight,
         )
+        if kept is not None:
+            kept["all"] = tokens
+        return tokens
 
     def _combine(self, rows: list[Tensor], vectors: Tensor | None) -> Tensor:
         terms = [] if self.mlp is None else [self.mlp(torch.cat(rows, dim=-1))]

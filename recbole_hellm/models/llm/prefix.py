@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from recbole_hellm.errors import BackboneError
 from recbole_hellm.models.llm.attention import PrefixFactors
 from recbole_hellm.models.llm.backbone import Backbone
+from recbole_hellm.models.llm.inference_cache import InferenceCache
 from recbole_hellm.models.llm.pooling import SecondOrderPooling
 from recbole_hellm.models.llm.settings import LLMSettings
 
@@ -184,7 +185,7 @@ class BoundPrefix:
         )
 
 
-class GraphPrefix(nn.Module):
+class GraphPrefix(InferenceCache):
     r"""Maps pooled graph embeddings to prefix keys and values (paper, Eqs. 10 and 11).
 
     .. math:: g_K = \mathrm{MLP}_K(\mathrm{RMSNorm}(H_{Graph})), \quad P_K = p_K + g_K
@@ -212,9 +213,6 @@ class GraphPrefix(nn.Module):
     init_std : float
         Standard deviation of p at the start.
     """
-
-    _stamp: list[Any]
-    _cache: dict[Any, Tensor]
 
     def __init__(
         self,
@@ -246,8 +244,6 @@ class GraphPrefix(nn.Module):
         self.norm = nn.RMSNorm(pooled_size, EPS) if before else None  # type: ignore[arg-type]
         self.keys = side()
         self.values = side()
-        self._forget()
-        self.register_load_state_dict_post_hook(self._forget)
 
     def forward(self, pooled: Tensor | None) -> BoundPrefix:
         """Bind the prefix to a batch with one set of items per row.
@@ -301,25 +297,7 @@ class GraphPrefix(nn.Module):
 
     def _bound(self, keys: Tensor | None, values: Tensor | None) -> BoundPrefix:
         keys_side, values_side = self.keys(keys), self.values(values)
-        return BoundPrefix(keys_side, values_side, self.head_dim, self.projected, self._shared())
-
-    def _shared(self) -> dict[Any, Tensor] | None:
-        """The cache of static projections at inference, valid while no weight changes."""
-        busy = self.training or torch.is_grad_enabled()
-        if busy or torch.is_inference_mode_enabled() or self.keys.static.is_inference():
-            return None
-        stamp = [(value.data_ptr(), value._version) for value in self.parameters()]
-        if stamp != self._stamp:
-            self._stamp, self._cache = stamp, {}
-        return self._cache
-
-    def train(self, mode: bool = True) -> GraphPrefix:
-        """Switch between training and evaluation; clears the cache."""
-        self._forget()
-        return super().train(mode)
-
-    def _forget(self, *_: Any) -> None:
-        self._stamp, self._cache = [], {}
+        return BoundPrefix(keys_side, values_side, self.head_dim, self.projected, self.kept())
 
 
 def build_prefix(

@@ -25,6 +25,7 @@ from recbole_hellm.models.llm.pooling import SecondOrderPooling
 from recbole_hellm.models.llm.prefix import BoundPrefix, GraphPrefix
 from recbole_hellm.models.llm.prompt import PromptTokens, align_right, trim
 from recbole_hellm.models.llm.settings import LLMSettings
+from recbole_hellm.models.llm.user_tokens import UserTokens
 
 # Dynamo options for tracing the full decoder: side effects of layers on the context need not be
 # repeated when checkpointing recomputes them; training, evaluation and the shared instruction are
@@ -59,7 +60,7 @@ class HistoryReader(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.texts: ItemTexts | None = None
-        self.users: nn.Embedding | None = None
+        self.users: UserTokens | None = None
 
     def set_up_passes(self, model: nn.Module) -> None:
         """Choose the compute type and the positions to read; call it after building all parts."""

@@ -186,7 +186,8 @@ class HeLLM(SequentialRecommender):
         DataError
             If the shape does not fit.
         """
-        self.network.load_users(table)
+        if self.network.users is not None:
+            self.network.users.load(table)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Cross-entropy over all items (paper, equation 14)."""

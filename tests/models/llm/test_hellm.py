@@ -631,7 +631,7 @@ def test_the_last_layer_works_on_the_last_position_alone(folder: Path) -> None:
     network = HeLLMNetwork(settings, tables(), device="cpu").eval()
     shapes = []
     for layer in network.model.layers:
-        layer.mlp.act_fn.register_forward_hook(lambda *parts: shapes.append(parts[2].shape[1]))
+        layer.mlp.register_forward_hook(lambda *parts: shapes.append(parts[2].shape[1]))
     network.hidden_states(*padded(HISTORIES))
     words = len(network.prompt.instruction) + len(network.prompt.response)
     assert shapes == [words + 4] * (len(shapes) - 1) + [1]
@@ -842,3 +842,52 @@ def test_tables_that_no_part_asks_for_are_not_kept() -> None:
     assert set(network.tokens.tables) == {"sequence"}
     alone = HeLLMNetwork(LLMSettings(prefix="none", item_inputs=()), n_items=5)
     assert alone.item_weights().shape == (5, 128)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "prompt", "width"),
+    [("none", "none", 1), ("static", "none", 1), ("graph", "none", 33), ("none", "alpaca", 33)],
+)
+def test_rows_of_one_length_are_scored_at_their_last_position_alone(
+    folder: Path, prefix: str, prompt: str, width: int
+) -> None:
+    """Equal to the state that a pass over every position has there, in packed rows of 33 slots."""
+    settings = LLMSettings(
+        backbone=str(folder), targets="every", prefix=prefix, prompt=prompt, bilinear_size=3
+    )
+    network = HeLLMNetwork(settings, tables(), device="cpu").eval().double()
+    ids, lengths = padded([[1, 2, 3], [4, 1, 2], [3, 3, 4]])
+    widths: list[int] = []
+    network.model.layers[-1].mlp.register_forward_hook(lambda *p: widths.append(p[2].shape[1]))
+    with torch.no_grad():
+        found = network.hidden_states(ids, lengths)
+        assert widths[-1] == width
+        every = network.all_hidden_states(ids, lengths)[:, -1]
+        torch.testing.assert_close(found, every)
+        uneven = network.hidden_states(*padded([[1, 2, 3], [4]]))
+        assert widths[-1] > 1
+    torch.testing.assert_close(uneven[0], found[0])
+
+
+def test_products_over_all_items_are_halved_in_training_with_a_bfloat16_backbone(
+    folder: Path,
+) -> None:
+    """The loss stays that of float32 products; scores of rankings are those products."""
+    options = {"backbone": str(folder), "targets": "every", "head": "tied", "prefix": "none"}
+    settings = LLMSettings(**options, lora_dropout=0.0, backbone_dtype="bfloat16")
+    network = HeLLMNetwork(settings, tables(), device="cpu").train()
+    ids = padded(HISTORIES)[0]
+    assert network._table().dtype == torch.float32  # type: ignore[union-attr]
+    halved = network.sequence_loss(ids)
+    halved.backward()  # type: ignore[no-untyped-call]
+    gradient = network.head.linear.weight.grad
+    exact = network.tokens.all().detach()
+    assert not torch.equal(network._table().detach(), exact)  # type: ignore[union-attr]
+    network.eval()
+    with torch.no_grad():
+        assert torch.equal(network.item_weights(), exact[1:])
+        plain = network.sequence_loss(ids)
+    assert gradient is not None and gradient.dtype == torch.float32
+    torch.testing.assert_close(halved, plain, rtol=0.02, atol=0)
+    single = HeLLMNetwork(settings.replace(backbone_dtype="float32"), tables(), device="cpu")
+    assert torch.equal(single.train()._table(), single.tokens.all())  # type: ignore[arg-type]

@@ -92,7 +92,7 @@ def network(family: str = "llama", **options: Any) -> HeLLMNetwork:
             parameter.data = 0.4 * torch.randn_like(parameter)
     compute_norms_in_float64(built.model)
     if built.users is not None:
-        built.load_users(torch.randn(M, D, dtype=torch.float64))
+        built.users.load(torch.randn(M, D, dtype=torch.float64))
     return built.eval()
 
 
@@ -286,7 +286,17 @@ def test_an_unknown_user_has_the_mean_of_the_users() -> None:
     known = net.hidden_states(*padded(HISTORIES), torch.tensor([1, 2, 3]))
     assert not torch.isclose(known, zero).any(dim=1).all()
     with pytest.raises(DataError, match=r"has shape \(2, 6\), not \(3, 6\)"):
-        net.load_users(torch.zeros(2, D))
+        net.users.load(torch.zeros(2, D))
+
+
+def test_an_unknown_user_is_read_as_the_first_row_of_the_table() -> None:
+    net = network()
+    unknown, zero, known = (
+        net.hidden_states(*padded(HISTORIES), users)
+        for users in (None, torch.zeros(3).long(), torch.tensor([1, 2, 3]))
+    )
+    assert torch.equal(unknown, zero)
+    assert not torch.isclose(known, zero).any(dim=1).all()
 
 
 # Words --------------------------------------------------------------------------------------------
