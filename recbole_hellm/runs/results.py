@@ -143,6 +143,13 @@ def _load(directory: RunDirectory, above: tuple[str, ...]) -> RunResult:
     # Relative to this directory, so that a folder of runs can be moved.
     paths = (os.path.normpath(directory.path / stage) for stage in record["stages"].values())
     stages = [RunDirectory(Path(path)) for path in paths]
+    for stage in stages:
+        if stage.path.is_dir() and not stage.finished:  # one that is gone was perhaps removed
+            logger.warning(
+                "%s is left out: its metrics.json is missing; finish it with --resume, or remove "
+                "the folder.",
+                stage.path,
+            )
     found = (_load(stage, (*above, place)) for stage in stages if stage.finished)
     return RunResult(directory.path, dict(record), tuple(found))
 

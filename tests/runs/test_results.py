@@ -48,8 +48,11 @@ def test_a_folder_of_runs_stands_for_the_newest(
         load_run(first.path.parent.parent)  # models, not runs
 
 
-def test_a_folder_of_runs_can_be_moved(
-    train: Callable[..., RunResult], small_model: dict[str, Any], tmp_path: Path
+def test_a_folder_of_runs_can_be_moved_and_a_stage_removed(
+    train: Callable[..., RunResult],
+    small_model: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     first = tmp_path / "first"
     result = train("HeLLM", **small_model, epochs=1, runs_dir=str(first))
@@ -58,6 +61,19 @@ def test_a_folder_of_runs_can_be_moved(
     moved = load_run(path)
     assert [stage.record["model"] for stage in moved.stages] == ["HeLLMPre", "SASRec"]
     assert moved.record == result.record
+    assert "left out" not in caplog.text
+    graph, sequence = (stage.path for stage in moved.stages)
+    (graph / "metrics.json").unlink()
+    (sequence / "metrics.json").unlink()
+    (sequence / "metrics.json").mkdir()
+    assert not load_run(path).stages
+    for stage in (graph, sequence):
+        assert f"{stage} is left out: its metrics.json is missing" in caplog.text
+    caplog.clear()
+    shutil.rmtree(graph)
+    shutil.rmtree(sequence)
+    assert not load_run(path).stages
+    assert "left out" not in caplog.text
 
 
 def test_unfinished_runs_are_told(tmp_path: Path) -> None:
