@@ -28,7 +28,7 @@ from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
 from recbole_hellm.config.settings import Settings, setting
 from recbole_hellm.config.yaml_files import as_paths, packaged, read_yaml
-from recbole_hellm.errors import BusyError, ConfigError, RunError
+from recbole_hellm.errors import BusyError, ConfigError, HellmError, RunError
 from recbole_hellm.runs.identity import recipe
 from recbole_hellm.runs.running import Validation, validate
 from recbole_hellm.storage.checksums import content_hash
@@ -282,9 +282,9 @@ def _search(
     if len(finished()) < target:
         try:
             study.optimize(objective, catch=(_Repeated,), callbacks=[after])
-        except UnboundLocalError as error:
-            # Interrupted while it stores a result, Optuna stumbles on its way out.
-            if isinstance(error.__context__, KeyboardInterrupt):
+        except (UnboundLocalError, AssertionError) as error:
+            # Interrupted or failing while it stores a result, Optuna stumbles on its way out.
+            if isinstance(error.__context__, (KeyboardInterrupt, HellmError)):
                 raise error.__context__ from None
             raise
 

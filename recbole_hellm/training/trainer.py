@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from recbole.trainer import Trainer
-from torch.utils.tensorboard import SummaryWriter
 
 from recbole_hellm.compat import recbole_metrics, tensorboard_writer
 from recbole_hellm.config.training_settings import TrainingSettings
@@ -21,6 +20,7 @@ from recbole_hellm.training.batching import MicroBatcher, TokenCount
 from recbole_hellm.training.checkpoints import Checkpoints
 from recbole_hellm.training.distributed import Processes, current
 from recbole_hellm.training.epoch import TrainingPass
+from recbole_hellm.training.event_files import EventWriter
 from recbole_hellm.training.memory import peak_memory_mb
 from recbole_hellm.training.model_state import LooseState
 from recbole_hellm.training.parallel import SingleProcess, distribute
@@ -75,7 +75,7 @@ class RunTrainer(Checkpoints, Trainer):
         self.masking: str = config["mask_history"]
         config["checkpoint_dir"] = str(run.path)
         first = current().first
-        writer = SummaryWriter(str(run.path), flush_secs=10) if first else SilentWriter()
+        writer = EventWriter(run.path) if first else SilentWriter()
         with tensorboard_writer(writer), recbole_metrics(config):
             super().__init__(config, model)
         self.stopping_step = config["stopping_step"]

@@ -15,10 +15,11 @@ import yaml
 
 from recbole_hellm.benchmark import tuning
 from recbole_hellm.benchmark.plans import GENERAL
+from recbole_hellm.benchmark.studies import Journal
 from recbole_hellm.benchmark.tuning import TuningSettings, search_space, tune
 from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.config.yaml_files import PROPERTIES
-from recbole_hellm.errors import BusyError, ConfigError, RunError
+from recbole_hellm.errors import BusyError, ConfigError, RunError, StorageError
 from recbole_hellm.evaluation.evaluator import Evaluator
 from recbole_hellm.runs.running import Validation, execute
 from recbole_hellm.storage.checksums import content_hash
@@ -472,6 +473,23 @@ def test_a_point_that_two_processes_finish_at_once_counts_once(
     study = tune("BPR", "tiny", settings.replace(trials=3), quick)
     assert list(study.trials["state"]) == ["complete"] * 3
     assert not study.trials.duplicated([*SPACE]).any()
+
+
+def test_a_full_disk_while_a_result_is_stored_is_told(
+    settings: TuningSettings, quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Journal.append_logs
+
+    def full(self: Journal, logs: list[dict[str, Any]]) -> None:
+        if any(log.get("state") is not None for log in logs):
+            raise StorageError("BPR.journal cannot be written (the disk is full).")
+        original(self, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append_logs", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            tune("BPR", "tiny", settings, quick)
+    assert (tune("BPR", "tiny", settings, quick).trials["state"] == "complete").sum() == 4
 
 
 SCRIPT = """

@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], tuple[tuple[str, ...], ...]]] = 
     "run HeLLM": ("data", HELLM, (HELLM, (*HELLM, "--resume"))),
     "run HeLLM --force": ("runs", (*HELLM, FORCE), (HELLM, (*HELLM, "--resume"))),
     "tune": ("data", TUNE, (TUNE,)),
-    "compare": ("data", COMPARE, (COMPARE,)),
+    "compare": ("runs", COMPARE, (COMPARE,)),  # trains one of its models, and takes one as it is
     "report": ("runs", worlds.REPORT, (worlds.REPORT,)),
     "recommend": ("runs", worlds.RECOMMEND, (worlds.RECOMMEND,)),
 }
