@@ -227,7 +227,8 @@ def keep_mask(shape: tuple[int, int], rate: float, dtype: torch.dtype) -> Tensor
 
 
 def _threshold(rate: float) -> int:
-    return round(rate * 2**16)
+    # Something is always kept, even at a rate that 16 bits do not tell from 1.
+    return min(round(rate * 2**16), 2**16 - 1)
 
 
 def _adapter(layer: Any) -> tuple[Tensor, Tensor, Tensor, float, float] | None:
