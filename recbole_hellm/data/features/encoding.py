@@ -7,13 +7,10 @@ from typing import Any, Literal
 
 from recbole_hellm.config.settings import require, setting
 from recbole_hellm.data.features.encoders.image import encode_images
-from recbole_hellm.data.features.encoders.language import (
-    LanguageEncoder,
-    encode_titles,
-    item_titles,
-)
+from recbole_hellm.data.features.encoders.language import LanguageEncoder, encode_titles
 from recbole_hellm.data.features.encoders.text import encode_text
 from recbole_hellm.data.features.item_metadata import ItemMetadata
+from recbole_hellm.data.features.item_titles import read_titles
 from recbole_hellm.data.features.store import list_features
 from recbole_hellm.data.interactions.atomic_files import (
     STANDARD,
@@ -42,7 +39,7 @@ class EncodeSettings(AtomicSettings):
         None, "Folder with pictures, looked into before the dataset's own images."
     )
     language_encoder: str | None = setting(
-        None, "A pre-trained backbone that reads the titles: a name or a folder."
+        None, "A pre-trained backbone that reads the titles: a name, a folder or a GGUF file."
     )
     language_layer: int | None = setting(
         None, "Its layer whose states become the vectors, by default the last.", ge=1
@@ -150,8 +147,9 @@ def _encode_titles(
 
     chosen = LLMSettings(backbone=decoder, language_layer=settings.language_layer)
     encoder = LanguageEncoder(chosen, settings.encode_batch, settings.device)
-    tokens, titles = item_titles(directory, name, settings)
-    return encode_titles(directory, tokens, titles, encoder, settings.force, progress)
+    titles = read_titles(directory, name, settings)
+    tokens, texts = list(titles), list(titles.values())
+    return encode_titles(directory, tokens, texts, encoder, settings.force, progress)
 
 
 def ensure_features(config: Any) -> None:

@@ -28,11 +28,11 @@ from recbole_hellm.data.features.embedding_files import ItemTableFile, dense_tab
 from recbole_hellm.data.features.encoders.language import (
     LanguageEncoder,
     encode_titles,
-    item_titles,
     titles_content,
     titles_stored,
 )
 from recbole_hellm.data.features.feature_files import LANGUAGE
+from recbole_hellm.data.features.item_titles import read_titles
 from recbole_hellm.data.features.store import Features, load_features
 from recbole_hellm.data.interactions.atomic_files import atomic_settings
 from recbole_hellm.errors import ConfigError, DataError, FeatureError, nearest
@@ -283,6 +283,8 @@ class LanguageInput(ItemInput):
     made from: the backbone's content, the layer and the titles.
     """
 
+    _known_titles: tuple[list[str], list[str]] | None = None
+
     def width(self, dataset: Any) -> int | None:
         """The backbone's, which its configuration tells."""
         return self._encoder.width
@@ -316,8 +318,13 @@ class LanguageInput(ItemInput):
         return LanguageEncoder(settings, device=str(self.config["device"]))
 
     def _titles(self, dataset: Any) -> tuple[list[str], list[str]]:
-        config = dataset.config
-        return item_titles(config.dataset_directory, config["dataset"], atomic_settings(config))
+        """Tokens and titles of the item table, which is read once."""
+        if self._known_titles is None:
+            config = dataset.config
+            folder, settings = config.dataset_directory, atomic_settings(config)
+            titles = read_titles(folder, config["dataset"], settings)
+            self._known_titles = list(titles), list(titles.values())
+        return self._known_titles
 
     def _stored(self, dataset: Any) -> Path:
         config = dataset.config

@@ -1,13 +1,40 @@
-"""Titles of a dataset's items, as texts for a language model."""
+"""Titles of items, as a language model reads them.
+
+Markup ``<...>`` is cut, as from the texts of other encoders.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from recbole_hellm.data.features.encoders.text import without_markup
 from recbole_hellm.data.features.item_metadata import TITLE_COLUMNS, ItemMetadata
-from recbole_hellm.data.interactions.atomic_files import atomic_settings
+from recbole_hellm.data.interactions.atomic_files import STANDARD, AtomicSettings, atomic_settings
 from recbole_hellm.errors import DataError
 from recbole_hellm.storage.checksums import content_hash
+
+
+def read_titles(directory: Path, name: str, settings: AtomicSettings = STANDARD) -> dict[str, str]:
+    """Titles in a dataset's item table by item token, '' for an item without title.
+
+    Parameters
+    ----------
+    directory, name : Path, str
+        The dataset's folder and name.
+    settings : AtomicSettings
+        How the item table is written.
+
+    Raises
+    ------
+    DataError
+        If the item table cannot be read, is missing or has no titles.
+    """
+    titles = ItemMetadata.read(directory, name, settings).titles
+    read = {token: without_markup(title) for token, title in titles.items()}
+    if not any(read.values()):
+        raise _no_titles(directory, name)
+    return read
 
 
 def item_titles(dataset: Any) -> list[str]:
@@ -16,18 +43,14 @@ def item_titles(dataset: Any) -> list[str]:
     Raises
     ------
     DataError
-        If the dataset has no item table, the table cannot be read, or it has no title.
+        As :func:`read_titles`, and if no item of the dataset has a title.
     """
     config = dataset.config
     folder, name = config.dataset_directory, config["dataset"]
-    metadata = ItemMetadata.read(folder, name, atomic_settings(config))
-    titles = [metadata.title(str(token)).strip() for token in dataset.item_tokens]
+    read = read_titles(folder, name, atomic_settings(config))
+    titles = [read.get(str(token), "") for token in dataset.item_tokens]
     if not any(titles):
-        columns = ", ".join(TITLE_COLUMNS)
-        raise DataError(
-            f"item_text=title needs titles, and {folder / f'{name}.item'} has none for the items "
-            f"of '{name}'; write them into its column title:token_seq (or one of {columns})."
-        )
+        raise _no_titles(folder, name)
     return titles
 
 
@@ -41,3 +64,11 @@ def titles_hash(dataset: Any) -> str:
     """
     tokens = map(str, dataset.item_tokens)
     return content_hash(dict(zip(tokens, item_titles(dataset), strict=True)), length=64)
+
+
+def _no_titles(directory: Path, name: str) -> DataError:
+    return DataError(
+        f"{directory / f'{name}.item'} has no titles of the items of '{name}', which the language "
+        f"model is to read (columns {', '.join(TITLE_COLUMNS)}); write them into its column "
+        "title:token_seq."
+    )

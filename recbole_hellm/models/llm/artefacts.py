@@ -23,6 +23,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -259,7 +260,7 @@ def _place(folder: Path, settings: LLMSettings, file: GgufFile | None) -> str:
     there, name = find_gguf(settings.backbone), settings.backbone
     if file is None or there is None or settings.train_backbone:
         return name
-    if there.is_file() and gguf_sha256(name, there) == file["sha256"]:
+    if os.path.isfile(there) and gguf_sha256(name, there) == file["sha256"]:
         return name
     cached = cached_folder(file["sha256"])
     if cached is None and name != SMOLLM2:

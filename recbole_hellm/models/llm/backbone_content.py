@@ -8,6 +8,7 @@ Hugging Face is known by the commit that it stands for. Files are read once in a
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 from recbole_hellm.errors import BackboneError
@@ -45,9 +46,9 @@ def backbone_content(settings: LLMSettings) -> dict[str, str]:
         return {}
     file = find_gguf(settings.backbone)
     if file is not None:
-        return {"backbone": gguf_sha256(settings.backbone, file)} if file.is_file() else {}
-    folder = Path(settings.backbone).expanduser()
-    if not folder.is_dir():
+        return {"backbone": gguf_sha256(settings.backbone, file)} if os.path.isfile(file) else {}
+    folder = Path(os.path.expanduser(settings.backbone))
+    if not os.path.isdir(folder):
         commit = _commit(settings.backbone)
         return {} if commit is None else {"backbone_commit": commit}
     if not (folder / "config.json").is_file():

@@ -64,7 +64,7 @@ class FrozenRMSNorm(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Normalise [..., d]; the output has autocast's type where it is enabled."""
-        if not _here(hidden) or hidden.dtype not in (torch.float32, torch.float64):
+        if not _is_explicit(hidden) or hidden.dtype not in (torch.float32, torch.float64):
             precise = hidden.float()
             scale = torch.rsqrt(precise.square().mean(-1, keepdim=True) + self.eps)
             return self.weight * (precise * scale).to(hidden.dtype)
@@ -115,7 +115,7 @@ class GatedFeedForward(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Map [..., d] to [..., d]."""
         adapted = [_adapter(self.get_submodule(name)) for name in PROJECTIONS]
-        if not _here(hidden) or any(part is None for part in adapted):
+        if not _is_explicit(hidden) or any(part is None for part in adapted):
             gate, up, down = (self.get_submodule(name) for name in PROJECTIONS)
             plain: Tensor = down(self.act_fn(gate(hidden)) * up(hidden))
             return plain
@@ -227,7 +227,8 @@ def keep_mask(shape: tuple[int, int], rate: float, dtype: torch.dtype) -> Tensor
 
 
 def _threshold(rate: float) -> int:
-    return round(rate * 2**16)
+    # Something is always kept, even at a rate that 16 bits do not tell from 1.
+    return min(round(rate * 2**16), 2**16 - 1)
 
 
 def _adapter(layer: Any) -> tuple[Tensor, Tensor, Tensor, float, float] | None:
@@ -252,7 +253,7 @@ def _adapter(layer: Any) -> tuple[Tensor, Tensor, Tensor, float, float] | None:
     return base.weight, down.weight, up.weight, layer.scaling[name], getattr(dropout, "p", 0.0)
 
 
-def _here(hidden: Tensor) -> bool:
+def _is_explicit(hidden: Tensor) -> bool:
     """Whether the explicit computation applies: on a CPU, and not traced."""
     return hidden.device.type == "cpu" and not torch.compiler.is_compiling()
 

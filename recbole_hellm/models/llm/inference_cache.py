@@ -13,7 +13,8 @@ Self = TypeVar("Self", bound="InferenceCache")
 class InferenceCache(nn.Module):
     """A module that may keep what it derives from its weights alone, from one batch to the next.
 
-    Switching between training and evaluation, loading weights and changing one empties the cache.
+    Switching between training and evaluation, loading or moving weights, and changing one of them
+    empties the cache.
     """
 
     _stamp: list[Any]
@@ -41,6 +42,11 @@ class InferenceCache(nn.Module):
         """Switch between training and evaluation; empties the cache."""
         self._forget()
         return super().train(mode)
+
+    def _apply(self: Self, *given: Any, **options: Any) -> Self:
+        # Moves and casts may put other values at an old address, and do not count as changes.
+        self._forget()
+        return super()._apply(*given, **options)
 
     def _forget(self, *_: Any) -> None:
         self._stamp, self._cache = [], {}

@@ -34,7 +34,6 @@ from recbole_hellm.models.pretrained import (
     cause,
     computes_in_bfloat16,
     has_words,
-    needs_code,
 )
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -105,14 +104,12 @@ def _load_tokenizer(place: _Place, titles: bool) -> PreTrainedTokenizerBase:
         "name a folder that has one" if place.gguf else "put its tokenizer files into the folder"
     )
     advice = f"{reason}; {way_out} or {other}."
-    try:
+
+    def tell(error: BaseException) -> str:
+        return f"{subject} has no tokenizer that can be loaded ({cause(error)}), {advice}"
+
+    with place.told.loading(tell):
         tokenizer = AutoTokenizer.from_pretrained(place.told.source, **place.options)
-    except LOADING_ERRORS as error:
-        if needs_code(error):
-            raise place.told.failure(error) from error
-        raise BackboneError(
-            f"{subject} has no tokenizer that can be loaded ({cause(error)}), {advice}"
-        ) from error
     if not has_words(tokenizer, PromptTemplate().instruction):
         raise BackboneError(f"{subject} has no tokenizer beside its weights, {advice}")
     return tokenizer
@@ -257,11 +254,11 @@ def _load_config(settings: LLMSettings, place: _Place) -> Any:
         place.told.check_folder()
     try:
         config = AutoConfig.from_pretrained(place.told.source, **place.options)
+        if settings.backbone_layers is not None:
+            text = config.get_text_config(decoder=True)
+            _keep_layers(text, settings.backbone_layers, place.told.subject)
     except LOADING_ERRORS as error:
         raise place.failure(settings.backbone, error) from error
-    if settings.backbone_layers is not None:
-        text = config.get_text_config(decoder=True)
-        _keep_layers(text, settings.backbone_layers, place.told.subject)
     return config
 
 

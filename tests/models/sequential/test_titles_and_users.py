@@ -195,7 +195,7 @@ def test_what_cannot_be_is_refused(options: Any, tiny_data: Path, tmp_path: Path
         run("LLaRA-titles", "tiny", **given | {"backbone": "tiny"})
     with pytest.raises(BackboneError, match="item_text=title needs a pre-trained backbone"):
         describe_needs(HellmConfig("LLaRA-titles", "tiny", given | {"backbone": "tiny"}))
-    with pytest.raises(DataError, match=r"tiny\.item has none for the items of 'tiny'"):
+    with pytest.raises(DataError, match=r"tiny\.item has no titles of the items of 'tiny'"):
         run("LLaRA-titles", "tiny", **given | {"data_path": str(tiny_data)})
     bare = tmp_path / "bare"
     shutil.copytree(given["backbone"], bare)

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from recbole_hellm.config.devices import AUTO
 from recbole_hellm.config.settings import require
@@ -34,12 +33,9 @@ from recbole_hellm.data.features.encoders.storing import (
     rounding,
     save_filled,
 )
-from recbole_hellm.data.features.encoders.text import item_texts
 from recbole_hellm.data.features.encoders.transformer_text import MAX_LENGTH, pool
 from recbole_hellm.data.features.feature_files import LANGUAGE, ON_REQUEST, tokens_digest
-from recbole_hellm.data.features.item_metadata import TITLE_COLUMNS, ItemMetadata
 from recbole_hellm.data.features.store import check_tokens, feature_path
-from recbole_hellm.data.interactions.atomic_files import STANDARD, AtomicSettings
 from recbole_hellm.errors import BackboneError, FeatureError
 from recbole_hellm.models.pretrained import cause
 from recbole_hellm.storage.checksums import content_hash
@@ -172,7 +168,7 @@ class LanguageEncoder(OnDevice):
             raise BackboneError(
                 f"backbone={self.backbone}: its tokenizer's id {highest} is beyond the model's "
                 f"{config.vocab_size} word embeddings; put the tokenizer that belongs to the model "
-                "into its folder, or take language out of item_inputs."
+                "into its folder, or name another backbone."
             )
         return cut
 
@@ -212,9 +208,9 @@ class LanguageEncoder(OnDevice):
         except BackboneError as error:
             reason = f" ({cause(error.__cause__)})" if error.__cause__ else ""
             raise BackboneError(
-                f"backbone={self.backbone} has no tokenizer that can be loaded{reason}, which "
-                "item_inputs=language needs; put its tokenizer files into the folder, or take "
-                "language out."
+                f"backbone={self.backbone} has no tokenizer that can be loaded{reason}, without "
+                "which it reads no titles; put its tokenizer files into the folder, or name "
+                "another backbone."
             ) from error
 
     @property
@@ -268,39 +264,6 @@ class LanguageEncoder(OnDevice):
         return decoder
 
 
-def item_titles(
-    directory: Path, name: str, settings: AtomicSettings = STANDARD
-) -> tuple[list[str], list[str]]:
-    """Tokens and titles of a dataset's items, '' for an item without title.
-
-    Markup is cut from titles as from the texts of other encoders
-    (:func:`recbole_hellm.data.features.encoders.text.item_texts`).
-
-    Parameters
-    ----------
-    directory, name : Path, str
-        The dataset's folder and name.
-    settings : AtomicSettings
-        How the item table is written.
-
-    Raises
-    ------
-    DataError
-        If the item table cannot be read.
-    FeatureError
-        If there is none, or one without titles.
-    """
-    titles = ItemMetadata.read(directory, name, settings).titles
-    texts = item_texts(pd.DataFrame({"title": list(titles.values())}))
-    if not any(texts):
-        raise FeatureError(
-            f"{directory / f'{name}.item'} has no titles for a language model to read (columns "
-            f"{', '.join(TITLE_COLUMNS)}); add a column title:token_seq to it, or take language "
-            "out of item_inputs."
-        )
-    return list(titles), texts
-
-
 def titles_content(encoder: LanguageEncoder, tokens: Sequence[str], titles: Sequence[str]) -> str:
     """Hash of all that the vectors of these items are made from."""
     return content_hash([encoder.revision, tokens_digest(tokens), tokens_digest(titles)], length=64)
@@ -333,7 +296,7 @@ def encode_titles(
     directory : Path
         The dataset directory.
     tokens, titles : sequence of str
-        See :func:`item_titles`.
+        As :func:`recbole_hellm.data.features.item_titles.read_titles` reads them.
     encoder : LanguageEncoder
     force : bool
         Encode even if the stored features are current.
@@ -363,7 +326,8 @@ def encode_titles(
         if not present.any():
             raise FeatureError(
                 f"backbone={encoder.backbone}: its tokenizer makes no words of the titles of "
-                f"{directory.name}; put the tokenizer that belongs to the model into its folder."
+                f"{directory.name}; put the tokenizer that belongs to the model into its folder, "
+                "or name another backbone."
             )
         if not present.all():
             logger.warning("%d items have no title and get the mean vector.", (~present).sum())

@@ -75,7 +75,18 @@ def item_texts(items: pd.DataFrame) -> list[str]:
     if not columns:
         return [""] * len(items)
     joined = (" ".join(parts) for parts in zip(*columns, strict=True))
-    return [" ".join(re.sub(r"<.*?>", "", text, flags=re.DOTALL).split()) for text in joined]
+    return [without_markup(text) for text in joined]
+
+
+def without_markup(text: str) -> str:
+    """A text without ``<...>``, in which runs of white space are one space.
+
+    Examples
+    --------
+    >>> without_markup(" Red <b>lipstick</b>  No. 5")
+    'Red lipstick No. 5'
+    """
+    return " ".join(re.sub(r"<.*?>", "", text, flags=re.DOTALL).split())
 
 
 class TfidfSvdEncoder:

@@ -18,7 +18,6 @@ from recbole_hellm.data.features.encoders import BatchEncoder
 from recbole_hellm.data.features.encoders.language import (
     LanguageEncoder,
     encode_titles,
-    item_titles,
     mean_states,
     titles_content,
     titles_stored,
@@ -219,19 +218,6 @@ def test_the_content_is_that_of_backbone_layer_and_titles(tmp_path: Path) -> Non
     assert len({same, *different, content(elsewhere)}) == 6
 
 
-def test_titles_of_a_dataset(tmp_path: Path) -> None:
-    table = tmp_path / "toy.item"
-    table.write_text("item_id:token\ttitle:token_seq\na\tRed <b>lipstick\nb\t\nc\tSoap  bar\n")
-    assert item_titles(tmp_path, "toy") == (["a", "b", "c"], ["Red lipstick", "", "Soap bar"])
-    table.write_text("item_id:token\tprice:float\na\t3\n")
-    told = r"toy\.item has no titles .* \(columns title, .*add a column title:token_seq"
-    with pytest.raises(FeatureError, match=told):
-        item_titles(tmp_path, "toy")
-    table.unlink()
-    with pytest.raises(FeatureError, match=told):
-        item_titles(tmp_path, "toy")
-
-
 # Refusals ----------------------------------------------------------------------------------------
 
 
@@ -255,7 +241,7 @@ def test_what_cannot_read_titles_is_told(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").unlink()
     told = refusal(BackboneError, folder)
     assert "no tokenizer that can be loaded" in told
-    assert "which item_inputs=language needs" in told
+    assert "without which it reads no titles" in told
     assert "prompt" not in told
 
 

@@ -118,7 +118,7 @@ def test_other_text_columns_stand_in() -> None:
 
 
 def test_docstring_examples() -> None:
-    assert doctest.testmod(text) == doctest.TestResults(failed=0, attempted=1)
+    assert doctest.testmod(text) == doctest.TestResults(failed=0, attempted=2)
 
 
 # --- TF-IDF -----------------------------------------------------------------------------------
