@@ -40,10 +40,11 @@ class EventWriter(SummaryWriter):
 
     def _get_file_writer(self) -> Any:
         if self.all_writers is None or self.file_writer is None:
-            self.file_writer = _EventFile(
+            writer: Any = _EventFile(
                 self.log_dir, self.max_queue, self.flush_secs, self.filename_suffix
             )
-            self.all_writers = {self.file_writer.get_logdir(): self.file_writer}
+            writers: Any = {writer.get_logdir(): writer}
+            self.file_writer, self.all_writers = writer, writers
         return self.file_writer
 
 
