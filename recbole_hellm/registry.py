@@ -50,6 +50,8 @@ class ModelEntry:
         Whether it scores users, histories, or histories by a language model.
     variant_of : str, optional
         The base model of a variant.
+    extends : str, optional
+        A variant whose settings this variant takes over.
     outside : bool
         Whether its class is in neither this package nor RecBole.
     """
@@ -62,6 +64,7 @@ class ModelEntry:
     trainer: str | None = None
     kind: Literal["general", "sequential", "LLM"] = "general"
     variant_of: str | None = None
+    extends: str | None = None
     outside: bool = False
     parent: str = ""
 
@@ -148,14 +151,20 @@ def _variant(name: str, base: str, paper: str, inputs: tuple[str, ...] | None = 
     )
 
 
+def _extended(name: str, variant: ModelEntry) -> ModelEntry:
+    return dataclasses.replace(variant, name=name, extends=variant.name)
+
+
 _TABLE_3 = "Guo et al., HeLLM, Table 3"
+_COLLM = _variant("CoLLM", "HeLLM", "Zhang et al., arXiv 2023", ("graph", "histories"))
+_LLARA = _variant("LLaRA", "HeLLM", "Liao et al., SIGIR 2024", ("histories",))
 OWN_MODELS.update(
     (entry.name, entry)
     for entry in (
-        _variant("CoLLM", "HeLLM", "Zhang et al., arXiv 2023", ("graph", "histories")),
-        _variant("CoLLM-user", "HeLLM", "Zhang et al., arXiv 2023", ("graph", "histories")),
-        _variant("LLaRA", "HeLLM", "Liao et al., SIGIR 2024", ("histories",)),
-        _variant("LLaRA-titles", "HeLLM", "Liao et al., SIGIR 2024", ("histories",)),
+        _COLLM,
+        _extended("CoLLM-user", _COLLM),
+        _LLARA,
+        _extended("LLaRA-titles", _LLARA),
         _variant("HeLLMPre-wo-U2U", "HeLLMPre", _TABLE_3),
         _variant("HeLLMPre-wo-I2I", "HeLLMPre", _TABLE_3, ("graph",)),
         _variant("HeLLMPre-wo-CL", "HeLLMPre", _TABLE_3),
@@ -280,6 +289,14 @@ def base_model(name: str) -> str:
     """The base of the variant `name`; `name` itself for other models."""
     entry = OWN_MODELS.get(name)
     return entry.base if entry else name
+
+
+def variant_settings(entry: ModelEntry) -> dict[str, Any]:
+    """The settings in which a variant differs from its base; empty for other models."""
+    settings: dict[str, Any] = {}
+    for name in (entry.extends, entry.name) if entry.variant_of else ():
+        settings |= packaged("model", f"{name}.yaml") if name else {}
+    return settings
 
 
 def recbole_model_keys(name: str) -> list[str]:

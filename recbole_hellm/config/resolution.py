@@ -46,11 +46,6 @@ LEAVE_ONE_OUT = {
 MASKINGS = ("seen", "train", "none")
 
 
-def variant_settings(entry: registry.ModelEntry) -> dict[str, Any]:
-    """The settings in which a variant differs from its base; empty for other models."""
-    return packaged("model", f"{entry.name}.yaml") if entry.variant_of else {}
-
-
 def defaults(cls: type[Settings]) -> dict[str, Any]:
     """Defaults of a settings class, except those that RecBole's files set."""
     return {
@@ -242,7 +237,7 @@ class HellmConfig(Config):
         per_model = dataset_file.pop("models", {})
         if self.entry.outside:  # its name may be that of another model
             per_model = {}
-        model_file, variant = self._model_file(), variant_settings(self.entry)
+        model_file, variant = self._model_file(), registry.variant_settings(self.entry)
         by_backbone = {"tiny": {}, "pretrained": {}} | model_file.pop("by_backbone", {})
         typed = {
             key: value for cls in self._settings_classes() for key, value in defaults(cls).items()
@@ -304,7 +299,7 @@ class HellmConfig(Config):
 
     def _check_variant(self, key: str, value: Any) -> None:
         """Refuse other values of the settings that a variant's name stands for."""
-        if key in variant_settings(self.entry):
+        if key in registry.variant_settings(self.entry):
             fixed, base = self.internal_config_dict[key], self.entry.base
             if (list(value) if isinstance(value, tuple) else value) != fixed:
                 raise ConfigError(

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+CHUNK = 256
+"""Rows of logits that are formed at a time."""
 MIN_TEMPERATURE = 0.02
 """Below it, sums of ``exp(cosine / temperature)`` can leave the range of float32."""
 
@@ -146,7 +148,7 @@ def linear_cross_entropy(
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None = None,
-    chunk: int = 256,
+    chunk: int = CHUNK,
     label_smoothing: float = 0.0,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:

@@ -14,7 +14,6 @@ from recbole_hellm.config.resolution import (
     MASKINGS,
     HellmConfig,
     defaults,
-    variant_settings,
 )
 from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.config.yaml_files import as_yaml, packaged
@@ -126,17 +125,17 @@ def model_list() -> str:
 
 
 def _stages(entry: registry.ModelEntry) -> list[str]:
-    settings = packaged("model", f"{entry.base}.yaml") | variant_settings(entry)
+    settings = packaged("model", f"{entry.base}.yaml") | registry.variant_settings(entry)
     named = (settings.get(f"{role}_model", model) for role, model in entry.stages.items())
     return [model for model in named if model]
 
 
 def _defaults(entry: registry.ModelEntry) -> list[str]:
-    settings: dict[str, Any] = {}
+    settings = registry.variant_settings(entry)
     if entry.variant_of is None:
         for cls in getattr(entry.load(), "settings_classes", ()):
             settings |= defaults(cls)
-    settings |= packaged("model", f"{entry.name}.yaml")
+        settings |= packaged("model", f"{entry.name}.yaml")
     if not settings:
         return []
     by_backbone = settings.pop("by_backbone", {})

@@ -15,12 +15,12 @@ from recbole_hellm.config.resolution import (
     HellmConfig,
     check_addressed,
     defaults,
-    variant_settings,
 )
 from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.config.yaml_files import packaged, read_yaml
 from recbole_hellm.errors import ConfigError
+from recbole_hellm.registry import variant_settings
 
 PROPERTIES = Path(str(importlib.resources.files("recbole_hellm.properties")))
 REFUSED = [key for key, one in RECBOLE_KEYS.items() if one.not_offered]
@@ -152,6 +152,11 @@ def test_variants_hold_the_settings_that_define_them() -> None:
     mlp = {"item_mlp_hidden": 640, "item_mlp_activation": "relu"}
     collm = seq | mlp | {"graph_model": "LightGCN", "prefix": "none"}
     assert variant_settings(registry.describe("CoLLM")) == collm
+    user, titles = (registry.describe(name) for name in ("CoLLM-user", "LLaRA-titles"))
+    assert variant_settings(user) == collm | {"user_token": True}
+    assert variant_settings(titles) == variant_settings(registry.describe("LLaRA")) | {
+        "item_text": "title"
+    }
     # Inherited: the sequence stage is SASRec, the MLP as wide as the backbone, with GELU.
     llara = HellmConfig("LLaRA", "tiny")
     assert variant_settings(registry.describe("LLaRA")) == {

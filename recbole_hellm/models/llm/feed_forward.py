@@ -147,10 +147,8 @@ class _GatedFeedForward(torch.autograd.Function):
             keep_mask((len(hidden), weight.shape[1]), rate, dtype) if rate and used else None
             for weight, rate, used in zip(weights, rates, adapted, strict=True)
         ]
-        ups = [
-            up * (scale / kept_share(rate))
-            for up, scale, rate in zip(ups, scales, rates, strict=True)
-        ]
+        factors = [scale / kept_share(rate) for scale, rate in zip(scales, rates, strict=True)]
+        ups = [up * factor for up, factor in zip(ups, factors, strict=True)]
 
         def project(index: int, inputs: Tensor) -> tuple[Tensor, Tensor]:
             outputs, mask = inputs @ weights[index].T, masks[index]
@@ -166,7 +164,7 @@ class _GatedFeedForward(torch.autograd.Function):
         ctx.save_for_backward(
             hidden, gate, up, low_gate, low_up, low_down, *weights, *downs, *ups, *masks
         )
-        ctx.factors = [scale / kept_share(rate) for scale, rate in zip(scales, rates, strict=True)]
+        ctx.factors = factors
         ctx.types = [tensor.dtype for tensor in tensors]
         return output
 

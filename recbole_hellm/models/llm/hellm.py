@@ -35,7 +35,7 @@ from recbole_hellm.models.llm.reading import HistoryReader
 from recbole_hellm.models.llm.settings import LLMSettings
 from recbole_hellm.models.llm.user_tokens import UserTokens
 
-CHUNK = 512  # rows of logits that are formed at a time in half precision
+HALF_CHUNK = 512  # rows of logits that are formed at a time in half precision
 PADDED = 1.1  # slots a token up to which rows are padded rather than packed
 
 
@@ -296,11 +296,11 @@ class HeLLMNetwork(HistoryReader):
             return self.tokens.all().to(self.tokens.dtype)
 
     def _cross_entropy(self, hidden: Tensor, target: Tensor, table: Tensor | None) -> Tensor:
-        from recbole_hellm.models.losses import linear_cross_entropy
+        from recbole_hellm.models.losses import CHUNK, linear_cross_entropy
 
         weights, rows = self.head.weights(table), len(target)
         # In half precision each chunk's gradient of the weights is a sum in float32 of its own.
-        chunk = -(-rows // -(-rows // CHUNK)) if self._halves_products else 256
+        chunk = -(-rows // -(-rows // HALF_CHUNK)) if self._halves_products else CHUNK
         with self._training_products():
             queries = self.head.read_out(hidden)
             return linear_cross_entropy(queries, weights, target - 1, chunk=chunk)
