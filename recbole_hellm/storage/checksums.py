@@ -129,13 +129,23 @@ def check_seal(
     Raises
     ------
     HellmError
-        If its checksum is another one.
+        If its checksum is another one, or stands under another name.
     """
-    if CHECKSUM not in content:  # written by an earlier version
-        return
-    rest = {key: value for key, value in content.items() if key != CHECKSUM}
-    if content[CHECKSUM] != content_hash(rest, length=64):
-        raise error(f"{path} is damaged (its checksum differs); {way_out}.")
+    if CHECKSUM in content:
+        problem = None if _seals(content, CHECKSUM) else "its checksum differs"
+    else:  # written by an earlier version, unless a changed letter hides the checksum
+        hidden = any(_seals(content, key) for key in content)
+        problem = f"it has no {CHECKSUM} and one under another name" if hidden else None
+    if problem is not None:
+        raise error(f"{path} is damaged ({problem}); {way_out}.")
+
+
+def _seals(content: Mapping[str, Any], name: str) -> bool:
+    """Whether the value of a key is the checksum of all others."""
+    if not isinstance(content[name], str) or len(content[name]) != 64:
+        return False
+    rest = {key: value for key, value in content.items() if key != name}
+    return bool(content[name] == content_hash(rest, length=64))
 
 
 def damage(folder: Path, listed: Mapping[str, str], name: str) -> str | None:

@@ -39,6 +39,10 @@ def test_a_sealed_document_tells_every_change(tmp_path: Path) -> None:
     for old, new in (("0.1", "0.2"), ("null", "0"), ('"y"', '"z"'), (document["checksum"], "0")):
         with pytest.raises(RunError, match=r"document.json is damaged .*; restore it"):
             check_seal(json.loads(text.replace(old, new)), path, RunError, "restore it")
+    # A changed letter of its key does not make it a document without a checksum.
+    renamed = json.loads(text.replace('"checksum"', '"chdcksum"'))
+    with pytest.raises(RunError, match=r"is damaged \(it has no checksum and one under another"):
+        check_seal(renamed, path, RunError, "restore it")
 
 
 def test_listed_files_are_checked(tmp_path: Path) -> None:
