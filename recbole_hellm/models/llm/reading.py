@@ -224,15 +224,17 @@ class HistoryReader(nn.Module):
         shared = self._instruction()
         if self.items_alone:
             packed = packing.scatter(items)
-            inputs = self._items(packed, table)
         else:
             # Padding where words stand: the pooling of a prefix adds nothing for it.
             pooled = items.new_zeros(sum(tokens)).index_copy(0, layout.slots, items)
             packed = packing.scatter(pooled)
-            inputs = packing.scatter(
-                self._histories(items, layout.slots, layout.starts, table, users)
-            )
+        # The prefix draws its dropout before the tokens do: published runs have this order.
         context = AttentionContext(self._running_prefix(packed, packing), shared)
+        if self.items_alone:
+            inputs = self._items(packed, table)
+        else:
+            flat = self._histories(items, layout.slots, layout.starts, table, users)
+            inputs = packing.scatter(flat)
         positions = packing.positions + self.offset + len(self.prompt.instruction)
         hidden = packing.gather(self._run(inputs, packing.visible, positions, context))
         return hidden if self.items_alone else hidden[layout.slots], sizes

@@ -304,6 +304,30 @@ def test_loss_is_the_cross_entropy_of_the_logits() -> None:
     torch.testing.assert_close(network.loss(ids, lengths, target), expected)
 
 
+@pytest.mark.parametrize(
+    ("targets", "order"), [("every", ["prefix", "tokens"]), ("last", ["tokens", "prefix"])]
+)
+def test_dropout_is_drawn_in_the_order_of_published_runs(
+    monkeypatch: pytest.MonkeyPatch, targets: str, order: list[str]
+) -> None:
+    # Another order gives other masks, and so other results under the same run id.
+    network = build(targets=targets, prefix_mlp_hidden=12).train()
+    hidden = network.prefix.keys.mlp.first.out_features
+    widths = {hidden: "prefix", network.backbone.hidden_size: "tokens"}
+    assert len(widths) == 2
+    drawn: list[str] = []
+    dropout = F.dropout
+
+    def recorded(inputs: Tensor, p: float = 0.5, *rest: Any, **options: Any) -> Tensor:
+        drawn.append(widths.get(inputs.shape[-1], "other"))
+        return dropout(inputs, p, *rest, **options)
+
+    monkeypatch.setattr(F, "dropout", recorded)
+    ids, lengths = padded(HISTORIES)
+    network.sequence_loss(ids) if targets == "every" else network.hidden_states(ids, lengths)
+    assert [part for part in dict.fromkeys(drawn) if part in order] == order
+
+
 def test_sequence_loss_averages_over_all_targets_and_skips_single_items() -> None:
     network = build()
     sequences = [[3, 1, 4, 1], [5], [9, 2, 6], [7, 8]]
