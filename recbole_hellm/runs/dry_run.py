@@ -194,12 +194,12 @@ def _epoch(config: Any, dataset: Any, network: HeLLMNetwork) -> Epoch:
     histories, limit = dataset.histories, int(config["MAX_ITEM_LIST_LENGTH"])
     settings, response = network.settings, len(network.prompt.response)
     sums = running_tokens(network, histories)
+    users = histories.learning_users(config["train_users"], config["seed"])
     if settings.multi_target:
         size = int(config["train_batch_size"])
-        _, starts, lengths, targets = target_rows(histories, limit, size)
+        _, starts, lengths, targets = target_rows(histories, limit, size, users)
         tokens = sums[starts + lengths - 1] - sums[starts] + network.lead
         return Epoch(lengths, tokens + response * targets, targets)
-    users = np.flatnonzero(histories.training_lengths >= 2)
     counts = histories.training_lengths[users] - 1
     begins = histories.offsets[users]
     if settings.targets == "every":

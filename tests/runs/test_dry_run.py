@@ -23,8 +23,15 @@ def figures(text: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"targets": "last"}, {"targets": "last", "prefix": "none", "prompt": "alpaca"}],
-    ids=["every", "last", "several"],
+    [
+        {},
+        {"targets": "last"},
+        {"targets": "last", "prefix": "none", "prompt": "alpaca"},
+        {"train_users": 0.4},
+        {"train_users": 0.4, "targets": "last"},
+        {"train_users": 0.4, "targets": "last", "prefix": "none", "prompt": "alpaca"},
+    ],
+    ids=["every", "last", "several", "some-every", "some-last", "some-several"],
 )
 def test_counts_are_those_of_the_run(
     make_config: Callable[..., HellmConfig], small_model: dict[str, Any], options: dict[str, Any]

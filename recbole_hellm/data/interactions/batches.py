@@ -88,7 +88,7 @@ class BucketedBatches:
 
 
 def sequence_rows(
-    histories: Histories, limit: int
+    histories: Histories, limit: int, users: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Whole training sequences, one user a row, for models that predict at every position.
 
@@ -100,21 +100,22 @@ def sequence_rows(
     histories : Histories
     limit : int
         Longest history.
+    users : ndarray of int64, optional
+        Some of the users with a next item to learn; all of them by default.
 
     Returns
     -------
     users, starts, lengths, targets : ndarray of int64, shape [R]
         As those of :func:`target_rows`.
     """
-    lengths = np.minimum(histories.training_lengths, limit + 1)
-    users = np.flatnonzero(lengths >= 2)
-    lengths = lengths[users]
+    users = histories.learning_users() if users is None else users
+    lengths = np.minimum(histories.training_lengths[users], limit + 1)
     starts = histories.offsets[users] + histories.training_lengths[users] - lengths
     return users, starts, lengths, lengths - 1
 
 
 def target_rows(
-    histories: Histories, limit: int, size: int
+    histories: Histories, limit: int, size: int, users: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Stretches of training sequences that hold every sample (history, next item) once.
 
@@ -129,6 +130,8 @@ def target_rows(
         Longest history.
     size : int
         Most targets in a stretch.
+    users : ndarray of int64, optional
+        As in :func:`sequence_rows`.
 
     Returns
     -------
@@ -136,7 +139,7 @@ def target_rows(
         Owner of each stretch, place of its first item in ``histories.items``, numbers of its items
         and of its targets, which are the last of them.
     """
-    users = np.flatnonzero(histories.training_lengths >= 2)
+    users = histories.learning_users() if users is None else users
     targets = histories.training_lengths[users] - 1
     whole = np.minimum(targets, limit)
     owner, rank = _runs(-(-whole // size))

@@ -46,6 +46,17 @@ class Histories:
         """Ids of the users that have a validation and a test item, ascending."""
         return np.flatnonzero(self.lengths >= MIN_INTERACTIONS)
 
+    def learning_users(self, share: float = 1.0, seed: int = 0) -> np.ndarray:
+        """Ids of users with a next item to learn, ascending; all, or a share drawn at random.
+
+        With one seed, the users of a smaller share are among those of a larger one.
+        """
+        users = np.flatnonzero(self.training_lengths >= 2)
+        if share == 1:
+            return users
+        order = np.random.default_rng(seed).permutation(users)
+        return np.sort(order[: max(1, round(share * len(users)))])
+
     def targets(self, phase: str) -> np.ndarray:
         """Validation or test item of each of :attr:`evaluated_users`."""
         return self.items[self.offsets[self.evaluated_users + 1] - _HELD_OUT[phase]]

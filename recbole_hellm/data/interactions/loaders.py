@@ -64,10 +64,22 @@ class _Loader:
 
 
 class HistoryLoader(_Loader):
-    """(history, next item) samples of a training split, trimmed to a batch's longest."""
+    """(history, next item) samples of a training split, trimmed to a batch's longest.
 
-    def __init__(self, config: Any, part: Any) -> None:
+    Parameters
+    ----------
+    config : HellmConfig
+    part : Dataset
+        The training split.
+    users : ndarray of int64, optional
+        Whose samples; everybody's by default.
+    """
+
+    def __init__(self, config: Any, part: Any, users: np.ndarray | None = None) -> None:
         self.rows = part.inter_feat
+        if users is not None:
+            owners = self.rows[config["USER_ID_FIELD"]].numpy()
+            self.rows = self.rows[np.isin(owners, users)]
         self.length_field = config["ITEM_LIST_LENGTH_FIELD"]
         self.suffix = config["LIST_SUFFIX"]
         lengths = self.rows[self.length_field].numpy()
@@ -126,8 +138,8 @@ class _Stretches(_Loader):
 class SequenceLoader(_Stretches):
     """Whole training sequences, see :func:`batches.sequence_rows`."""
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        rows = sequence_rows(dataset.histories, config["MAX_ITEM_LIST_LENGTH"])
+    def __init__(self, config: Any, dataset: Any, users: np.ndarray | None = None) -> None:
+        rows = sequence_rows(dataset.histories, config["MAX_ITEM_LIST_LENGTH"], users)
         super().__init__(config, dataset.histories, *rows)
 
 
@@ -137,10 +149,10 @@ class TargetLoader(_Stretches):
     The column :data:`FIRST_TARGET` is there besides.
     """
 
-    def __init__(self, config: Any, dataset: Any) -> None:
+    def __init__(self, config: Any, dataset: Any, users: np.ndarray | None = None) -> None:
         histories = dataset.histories
         limit, size = config["MAX_ITEM_LIST_LENGTH"], config["train_batch_size"]
-        super().__init__(config, histories, *target_rows(histories, limit, size))
+        super().__init__(config, histories, *target_rows(histories, limit, size, users))
 
     def collate(self, batch: np.ndarray) -> Interaction:
         rows = super().collate(batch)
@@ -205,7 +217,8 @@ def training_loader(config: Any, dataset: Any, parts: list[Any], model: Any) -> 
     """The training batches that `model` asks for.
 
     A model of this package names its batches in the attribute ``batches``: ``user_uniform``,
-    ``sequences``, ``targets`` or ``histories``. Every other one gets RecBole's loader, or
+    ``sequences``, ``targets`` or ``histories``. For the last three, the attribute ``train_users``
+    may restrict training to a share of the users. Every other model gets RecBole's loader, or
     length-bucketed histories where ``bucket_by_length`` is set and no negatives are drawn.
 
     Raises
@@ -221,19 +234,21 @@ def training_loader(config: Any, dataset: Any, parts: list[Any], model: Any) -> 
             "is no next item to learn; use a larger dataset, or a general model such as BPR."
         )
     kind = getattr(model, "batches", None)
+    share = getattr(model, "train_users", 1.0)
+    users = None if share == 1 else dataset.histories.learning_users(share, config["seed"])
     arguments = config["train_neg_sample_args"]
     if kind == "user_uniform":
         return UserUniformLoader(config, dataset)
     if kind == "sequences":
-        return SequenceLoader(config, dataset)
+        return SequenceLoader(config, dataset, users)
     if kind == "targets":
-        return TargetLoader(config, dataset)
+        return TargetLoader(config, dataset, users)
     if kind == "histories" or (
         config["bucket_by_length"]
         and config["ITEM_LIST_LENGTH_FIELD"] in parts[0].inter_feat
         and arguments["distribution"] == "none"
     ):
-        return HistoryLoader(config, parts[0])
+        return HistoryLoader(config, parts[0], users)
     try:
         sampler, _, _ = create_samplers(config, dataset, parts)
     except ValueError as error:

@@ -45,6 +45,14 @@ class StageSettings(Settings):
         identifies=False,
         hash_neutral=True,
     )
+    train_users: float = setting(
+        1.0,
+        "Share of users whose histories this stage learns from, drawn with the seed. The stages "
+        "before it learn from all users, and all are evaluated.",
+        gt=0,
+        le=1,
+        hash_neutral=True,
+    )
 
 
 class HeLLM(SequentialRecommender):
@@ -74,6 +82,7 @@ class HeLLM(SequentialRecommender):
         super().__init__(config, dataset)
         self.settings = _settings(config)
         self.sources: Mapping[str, ItemInput] = config.item_inputs
+        self.train_users = StageSettings.from_config(config).train_users
         if network is None:
             widths = table_widths(self.settings, self.sources, dataset)
             empty = {name: torch.zeros(self.n_items, width) for name, width in widths.items()}

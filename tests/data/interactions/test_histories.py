@@ -53,3 +53,17 @@ def test_training_leaves_the_targets_out_and_keeps_short_users_whole(histories: 
     rows, items = histories.training(np.array([1, 4, 3, 2, 5]))
     assert rows.tolist() == [0, 0, 2, 2, 3, 4]
     assert items.tolist() == [5, 6, 8, 9, 7, 1]
+
+
+def test_a_share_of_the_learning_users_is_drawn_with_the_seed() -> None:
+    lengths = np.arange(1, 101) % 7  # users with fewer than two training items among them
+    users = np.repeat(np.arange(1, 101), lengths)
+    histories = Histories.from_pairs(users, np.ones_like(users), 101)
+    everybody = histories.learning_users()
+    assert everybody.tolist() == np.flatnonzero(histories.training_lengths >= 2).tolist()
+    tenth, half = (histories.learning_users(share, seed=1) for share in (0.1, 0.5))
+    assert len(tenth) == round(0.1 * len(everybody))
+    assert (np.diff(tenth) > 0).all()
+    assert set(tenth) < set(half) < set(everybody)
+    assert tenth.tolist() != histories.learning_users(0.1, seed=2).tolist()
+    assert len(histories.learning_users(1e-6)) == 1

@@ -29,8 +29,8 @@ Parts = Callable[..., tuple[Any, Any, list[Any]]]
 class Wants:
     """Stands for a model that asks for a kind of batches."""
 
-    def __init__(self, batches: str) -> None:
-        self.batches = batches
+    def __init__(self, batches: str, train_users: float = 1.0) -> None:
+        self.batches, self.train_users = batches, train_users
 
 
 def rows_of(batch: Any) -> list[tuple[Any, ...]]:
@@ -108,6 +108,22 @@ def test_sequences_are_whole_training_histories(make_parts: Parts, limit: int) -
     rows, items = histories.training(np.arange(dataset.user_num))
     wanted = {user: items[rows == user].tolist()[-limit - 1 :] for user in range(dataset.user_num)}
     assert found == {user: items for user, items in wanted.items() if len(items) >= 2}
+
+
+@pytest.mark.parametrize("kind", ["sequences", "targets", "histories"])
+def test_a_share_of_users_trains_in_every_kind_of_batches(make_parts: Parts, kind: str) -> None:
+    config, dataset, parts = make_parts("HeLLM", train_batch_size=8)
+    chosen = set(dataset.histories.learning_users(0.4, config["seed"]).tolist())
+    rows = {
+        share: [
+            row
+            for batch in training_loader(config, dataset, parts, Wants(kind, share))
+            for row in zip(batch["user_id"].tolist(), batch["item_length"].tolist(), strict=True)
+        ]
+        for share in (0.4, 1.0)
+    }
+    assert chosen < {user for user, _ in rows[1.0]}
+    assert sorted(rows[0.4]) == sorted(row for row in rows[1.0] if row[0] in chosen)
 
 
 @pytest.mark.parametrize("limit", [3, 50])
