@@ -227,7 +227,7 @@ def load_artefacts(
 
 def _whole(network: HeLLMNetwork) -> bool:
     """Whether the artefacts have to hold the trunk's weights, for nothing else does."""
-    return network.backbone.trained or network.settings.tiny
+    return network.backbone.trained or network.settings.drawn
 
 
 def _save_trunk(network: HeLLMNetwork, folder: Path, values: Mapping[str, Tensor]) -> set[str]:
@@ -284,10 +284,10 @@ def _load_trunk(
         tensors = {names.get(name, name): value for name, value in load_tensors(path).items()}
         _fill(trunk.model, list(names.values()), tensors, path)
         return trunk
-    if settings.train_backbone:
+    if settings.train_backbone or settings.random_backbone:
+        own = {"backbone": str((folder / "backbone").resolve()), "random_backbone": False}
         try:
-            place = str((folder / "backbone").resolve())
-            trunk = build_backbone(settings.replace(backbone=place), device)
+            trunk = build_backbone(settings.replace(**own), device)
         except BackboneError as error:
             raise damaged(folder / "backbone", error) from error
         return dataclasses.replace(trunk, name=settings.backbone)

@@ -48,7 +48,7 @@ class Backbone:
     positions : int, optional
         Number of learned positions; ``None`` if positions are computed, which has no end.
     file : GgufFile, optional
-        Name and checksum of a GGUF file.
+        Name and checksum of the GGUF file that the weights are from.
     """
 
     model: PreTrainedModel
@@ -102,6 +102,8 @@ def build_backbone(
         return wrap_backbone(_tiny_model(settings, tokenizer), settings, tokenizer)
     model, tokenizer = load_pretrained(settings, device, outline)
     backbone = wrap_backbone(model, settings, tokenizer)
+    if settings.random_backbone:
+        return backbone
     return dataclasses.replace(backbone, file=describe_gguf(settings.backbone))
 
 

@@ -126,7 +126,7 @@ class HeLLMNetwork(HistoryReader):
         self.users = self._empty_users(n_users)
         shifted = settings.variant == "released" and self.prefix is not None
         self.offset = settings.prefix_length if shifted else 0
-        if not (backbone.trained or settings.tiny):
+        if not (backbone.trained or settings.drawn):
             # Pre-trained weights come from their source again.
             omit_frozen_from_checkpoints(self, "model")
         self.set_up_passes(self.model)

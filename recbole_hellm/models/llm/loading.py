@@ -45,6 +45,8 @@ def load_pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Load a decoder trunk, and its tokenizer if the prompt needs one.
 
+    Under ``random_backbone`` its weights are drawn as transformers initialises them.
+
     Parameters
     ----------
     settings : LLMSettings
@@ -291,6 +293,8 @@ def _load_model(
         if outline:
             with torch.device("meta"):
                 return _trunk(AutoModel.from_config(config, dtype=dtype, **NO_CODE))
+        if settings.random_backbone:
+            return _trunk(AutoModel.from_config(config, **NO_CODE)).to(dtype)
         options: dict[str, Any] = {"dtype": dtype}
         packing = quantisation(settings, dtype)
         if packing is not None:

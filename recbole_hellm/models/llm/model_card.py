@@ -84,9 +84,9 @@ def model_card(
 
 def _base_model(settings: LLMSettings, file: GgufFile | None) -> str | None:
     """The backbone's name on Hugging Face, as far as it is known."""
-    if settings.backbone == SMOLLM2 and file:
+    if settings.backbone == SMOLLM2 and file and not settings.random_backbone:
         return "HuggingFaceTB/SmolLM2-135M-Instruct"
-    return None if settings.tiny or file else settings.backbone
+    return None if settings.drawn or file else settings.backbone
 
 
 def _description(name: str, settings: LLMSettings, adapted: bool, file: GgufFile | None) -> str:
@@ -96,6 +96,8 @@ def _description(name: str, settings: LLMSettings, adapted: bool, file: GgufFile
     if settings.backbone_layers and not settings.tiny:
         number = settings.backbone_layers
         trunk = f"{'the first layer' if number == 1 else f'the first {number} layers'} of {trunk}"
+    if settings.random_backbone:
+        trunk = f"a decoder of the shape of {trunk}, from random weights"
     training = "frozen, with LoRA adapters" if adapted else "frozen"
     training = "trained whole" if settings.train_backbone else training
     return (
@@ -141,7 +143,7 @@ def _loading(settings: LLMSettings, adapted: bool, file: GgufFile | None) -> str
         "```python\nfrom recbole_hellm.models.llm.artefacts import load_artefacts\n\n"
         'network = load_artefacts("path/of/this/folder")\n```'
     )
-    if adapted and not settings.tiny:
+    if adapted and not settings.drawn:
         place = f'"{settings.backbone}"'
         if file:
             place = f'"path/of/its/folder", gguf_file="{file["file"]}"'
@@ -157,7 +159,7 @@ def _loading(settings: LLMSettings, adapted: bool, file: GgufFile | None) -> str
 
 
 def _licence(settings: LLMSettings) -> str:
-    if settings.tiny:
+    if settings.drawn:
         return (
             "## Licence\n\nThe backbone was trained from random weights on the dataset named here, "
             "whose terms apply to works derived from it."

@@ -75,6 +75,11 @@ class LLMSettings(Settings):
         "with its final norm: all by default.",
         ge=1,
     )
+    random_backbone: bool = setting(
+        False,
+        "Draw a pre-trained backbone's weights anew, in its shape: a control without reading.",
+        hash_neutral=True,
+    )
     backbone_hidden_size: int = setting(128, "Width of the tiny backbone.", ge=1)
     backbone_heads: int = setting(2, "Attention heads of the tiny backbone.", ge=1)
     backbone_intermediate_size: int = setting(
@@ -193,6 +198,11 @@ class LLMSettings(Settings):
         return self.backbone == TINY
 
     @property
+    def drawn(self) -> bool:
+        """Whether the backbone's weights are drawn at random and so are the run's own."""
+        return self.tiny or self.random_backbone
+
+    @property
     def reads_words(self) -> bool:
         """Whether the backbone's word embeddings are used, for a prompt or for titles."""
         return self.item_text != "none" or self.resolved().prompt != "none"
@@ -228,14 +238,24 @@ class LLMSettings(Settings):
             "model with --backbone, or take language out.",
         )
         require(
+            not (self.random_backbone and self.tiny),
+            "random_backbone=True draws the weights of a pre-trained backbone anew, and "
+            "backbone=tiny is random anyway; name one with --backbone, or leave it out.",
+        )
+        require(
+            not (self.random_backbone and "language" in self.item_inputs),
+            "item_inputs names language, and random_backbone=True has read nothing; leave out one "
+            "of the two.",
+        )
+        require(
             not (self.load_in_4bit and self.load_in_8bit),
             "load_in_4bit=True and load_in_8bit=True exclude each other; choose one.",
         )
         for key in ("load_in_4bit", "load_in_8bit"):
             require(
-                not getattr(self, key) or not (self.tiny or self.train_backbone),
+                not getattr(self, key) or not (self.drawn or self.train_backbone),
                 f"{key}=True needs a frozen pre-trained backbone; name one with --backbone and "
-                "leave out train_backbone, or leave out this key.",
+                "leave out train_backbone and random_backbone, or leave out this key.",
             )
         resolved = self.resolved()
         require(

@@ -100,6 +100,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frozen, first layer": {"backbone": "llama", "backbone_layers": 1},
     "whole, first layer": {"backbone": "llama", "backbone_layers": 1, "train_backbone": True},
     "whole": {"backbone": "llama", "train_backbone": True},
+    "random, frozen": {"backbone": "llama", "random_backbone": True, "prompt": "alpaca"},
+    "random, half precision": {
+        "backbone": "llama",
+        "random_backbone": True,
+        "backbone_dtype": "bfloat16",
+    },
+    "random, first layer, whole": {
+        "backbone": "llama",
+        "random_backbone": True,
+        "backbone_layers": 1,
+        "train_backbone": True,
+    },
 }
 
 
@@ -123,10 +135,11 @@ def test_what_is_saved_is_what_is_loaded(
     assert torch.equal(scores(network), scores(loaded))
 
 
+@pytest.mark.parametrize("key", ["train_backbone", "random_backbone"])
 def test_a_whole_model_needs_its_source_no_more(
-    make: Callable[..., HeLLMNetwork], tmp_path: Path, llama: str
+    make: Callable[..., HeLLMNetwork], tmp_path: Path, llama: str, key: str
 ) -> None:
-    network = make(backbone="llama", train_backbone=True)
+    network = make(backbone="llama", **{key: True})
     save_artefacts(network, tmp_path / "model", TOKENS)
     Path(llama).rename(tmp_path / "gone")
     assert torch.equal(scores(load_artefacts(tmp_path / "model")), scores(network))

@@ -456,6 +456,20 @@ def test_checkpoints_hold_the_head_and_leave_pretrained_weights_out(
         loaded.load_state_dict(state)
 
 
+def test_checkpoints_of_random_weights_in_a_pretrained_shape_hold_all_of_them(
+    folder: Path,
+) -> None:
+    options = {"backbone": str(folder), "random_backbone": True, "backbone_layers": None}
+    network, other = build(1, **options), build(2, **options)
+    frozen = {name for name, value in network.model.named_parameters() if not value.requires_grad}
+    state = network.state_dict()
+    assert frozen
+    assert {f"model.{name}" for name in frozen} <= set(state)
+    other.load_state_dict(state)
+    ids, lengths = padded(HISTORIES)
+    assert torch.equal(network.hidden_states(ids, lengths), other.hidden_states(ids, lengths))
+
+
 def test_checkpoints_of_a_backbone_that_was_drawn_at_random_hold_all_of_it() -> None:
     for train in (True, False):
         network, other = build(1, train_backbone=train), build(2, train_backbone=train)

@@ -148,6 +148,40 @@ def test_weights_are_loaded_in_the_precision_that_was_decided(
 # ------------------------------------------------------------------------- quantisation
 
 
+# ---------------------------------------------------------------------- random weights
+
+
+def test_random_backbones_have_the_shape_and_type_and_drawn_weights(folder: Path) -> None:
+    def load(seed: int, **options: Any) -> dict[str, torch.Tensor]:
+        torch.manual_seed(seed)
+        settings = LLMSettings(
+            backbone=str(folder), backbone_dtype="bfloat16", prompt="none", **options
+        )
+        return load_pretrained(settings, "cpu")[0].state_dict()
+
+    read, drawn = load(1), load(1, random_backbone=True)
+    assert {k: v.shape for k, v in read.items()} == {k: v.shape for k, v in drawn.items()}
+    assert {value.dtype for value in drawn.values()} == {torch.bfloat16}
+    matrices = [name for name, value in read.items() if value.ndim == 2]
+    assert matrices
+    again, other = load(1, random_backbone=True), load(2, random_backbone=True)
+    for name in matrices:
+        assert not torch.equal(read[name], drawn[name])
+        assert torch.equal(again[name], drawn[name])
+        assert not torch.equal(other[name], drawn[name])
+    assert len(load(1, random_backbone=True, backbone_layers=1)) < len(drawn)
+
+
+def test_random_backbones_need_a_shape_and_have_read_nothing() -> None:
+    with pytest.raises(ConfigError, match="backbone=tiny is random anyway"):
+        LLMSettings(random_backbone=True)
+    with pytest.raises(ConfigError, match="has read nothing"):
+        LLMSettings(backbone="x", random_backbone=True, item_inputs=("language",))
+    with pytest.raises(ConfigError, match="leave out train_backbone and random_backbone"):
+        LLMSettings(backbone="x", random_backbone=True, load_in_8bit=True)
+    assert "random_backbone" in LLMSettings().untouched_additions()
+
+
 def test_quantisation_settings_exclude_each_other_and_trained_weights() -> None:
     with pytest.raises(ConfigError, match="exclude each other"):
         LLMSettings(backbone="x", load_in_4bit=True, load_in_8bit=True)

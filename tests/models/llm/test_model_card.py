@@ -68,6 +68,18 @@ def test_the_trunk_is_described() -> None:
     assert "under a prefix" in model_card(FROZEN, False, None)
 
 
+def test_a_random_backbone_is_told_as_one() -> None:
+    settings = FROZEN.replace(random_backbone=True, backbone_layers=2)
+    card = model_card(settings, True, None)
+    assert (
+        "a decoder of the shape of the first 2 layers of `Qwen/Qwen3-0.6B`, from random weights "
+        "(frozen, with LoRA adapters)" in card
+    )
+    assert "base_model" not in head(card)
+    assert "PeftModel" not in card
+    assert "keeps its own licence" not in card
+
+
 def test_only_adapters_of_a_named_backbone_are_loaded_by_peft() -> None:
     assert "PeftModel.from_pretrained" in model_card(FROZEN, True, None)
     assert "PeftModel" not in model_card(FROZEN, False, None)
