@@ -69,15 +69,15 @@ class Comparison:
 
     def _check_addressed(self) -> None:
         """``MODEL.key`` comes before everything; it must not undo what tells runs apart."""
-        fixed = {"seed"}
-        if isinstance(self.plan, Figure):
-            fixed |= {key for panel in self.plan.panels for key in panel.axes}
+        differing = self.plan.told_apart_by
+        # The seed is the first of several, and a figure's points come before the user's settings.
+        bare = frozenset() if isinstance(self.plan, Figure) else differing
         for setting in self._user_keys:
             _, addressed, key = setting.partition(".")
-            if addressed and key in fixed:
+            if setting in bare or (addressed and key in differing | {"seed"}):
                 raise ConfigError(
                     f"{setting} would apply to every run of {self.plan.name}, which differ in "
-                    f"{key}; leave it out."
+                    f"{key or setting}; leave it out."
                 )
 
     def _seeds(self) -> list[int]:

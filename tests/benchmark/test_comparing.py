@@ -391,6 +391,8 @@ def test_a_mistake_makes_no_folders(
         ({"models": "Pop,BPR", "seeds": 2}, "BPR.seed"),
         ({"benchmark": "fig3"}, "HeLLMPre.knn_k"),
         ({"benchmark": "table3"}, "SASRec.seed"),
+        ({"benchmark": "pretrained"}, "HeLLM.backbone_layers"),
+        ({"benchmark": "pretrained"}, "backbone_layers"),
     ],
 )
 def test_what_tells_runs_apart_is_not_addressed(

@@ -17,6 +17,8 @@ from recbole_hellm.benchmark.plans import (
 )
 from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.errors import ConfigError
+from recbole_hellm.runs.identity import recipe
+from recbole_hellm.storage.checksums import content_hash
 
 
 def test_table_1_has_every_method_of_the_papers() -> None:
@@ -43,6 +45,29 @@ def test_table_3_compares_each_ablation_with_its_own_stage() -> None:
     assert set(table.settings) == set(first.models)
     assert all(given == {"stopping_step": 29} for given in table.settings.values())
     assert not set(second.models) & set(table.settings)
+
+
+def test_rows_over_language_models_are_settings_of_models_and_all_differ() -> None:
+    table = BENCHMARKS["pretrained"]
+    assert isinstance(table, Table)
+    whole, tenth = table.families
+    assert (whole.reference, tenth.reference) == ("HeLLM", "HeLLM-tenth")
+    recipes = {}
+    for name in table.models:
+        given = table.settings[name]
+        config = HellmConfig(table.paths[name], "Beauty", given)
+        assert config["train_users"] == (0.1 if name in tenth.models else 1.0)
+        held = {key: config[key] for key in given}
+        assert held == {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
+        recipes[name] = content_hash(recipe(config))
+    assert len(set(recipes.values())) == len(table.models)
+    assert {"prefix", "backbone", "backbone_layers", "train_users"} <= table.told_apart_by
+    assert not table.told_apart_by & {"seed", "topk", "eval_batch_size"}
+
+
+def test_tables_of_models_are_told_apart_by_their_models_alone() -> None:
+    assert BENCHMARKS["table1"].told_apart_by == BENCHMARKS["table3"].told_apart_by == frozenset()
+    assert BENCHMARKS["fig4"].told_apart_by == {"alpha_u2u", "beta_i2i"}
 
 
 @pytest.mark.parametrize("name", ["fig3", "fig4"])
@@ -92,7 +117,9 @@ def test_the_paper_masks_by_kind_of_model(model: str, masking: str) -> None:
 
 def test_every_method_runs_under_its_name() -> None:
     for benchmark in BENCHMARKS.values():
-        models = benchmark.models if isinstance(benchmark, Table) else (benchmark.model,)
+        table = isinstance(benchmark, Table)
+        names = benchmark.models if table else (benchmark.model,)
+        models = [benchmark.paths.get(name, name) if table else name for name in names]
         assert all(registry.model_class(model) for model in models)
 
 

@@ -170,7 +170,7 @@ def wrap_backbone(
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         attention_layers=layers,
         trained=bool(settings.train_backbone),
-        embedding_dropout=settings.backbone_dropout if settings.tiny else 0.0,
+        embedding_dropout=settings.item_dropout or 0.0,
         tokenizer=tokenizer,
         targets=targets,
         positions=_learned_positions(model),

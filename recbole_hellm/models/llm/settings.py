@@ -87,7 +87,8 @@ class LLMSettings(Settings):
     )
     backbone_dropout: float = setting(
         0.5,
-        "Dropout of the tiny backbone: item tokens, attention weights, both residual branches.",
+        "Dropout of the tiny backbone: attention weights, both residual branches, and item tokens "
+        "unless item_dropout is given.",
         ge=0,
         lt=1,
     )
@@ -158,6 +159,14 @@ class LLMSettings(Settings):
     )
     train_item_tables: bool | None = setting(None, "Fine-tune the tables of item_inputs.")
     item_vectors: bool | None = setting(None, "Add a learned vector per item to its token.")
+    item_dropout: float | None = setting(
+        None,
+        "Dropout of item tokens as the backbone reads them: by default backbone_dropout for tiny, "
+        "none for a pre-trained backbone.",
+        ge=0,
+        lt=1,
+        hash_neutral=True,
+    )
     item_mlp_hidden: int | None = setting(
         None, "Hidden width of the item MLP; the backbone's by default.", ge=1
     )
@@ -299,6 +308,7 @@ class LLMSettings(Settings):
             "train_head": paper,
             "pooling_dropout": self.backbone_dropout if self.tiny else 0.0,
             "response_bos": not paper,
+            "item_dropout": self.backbone_dropout if self.tiny else 0.0,
             "train_backbone": self.tiny,
             "prompt": "none" if self.tiny else "alpaca",
             "train_item_tables": self.tiny,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,15 @@ def test_tiny_keeps_float64() -> None:
     ]
     difference = (outputs[0] - outputs[1]).abs().max()
     assert 0 < difference < 1e-9  # float32 anywhere would round the change away
+
+
+def test_dropout_of_items_is_the_backbones_unless_it_is_given(folder: Path) -> None:
+    def rate(**options: Any) -> float:
+        return build_backbone(LLMSettings(**options), device="cpu").embedding_dropout
+
+    frozen = {"backbone": str(folder), "prompt": "none"}
+    assert (rate(), rate(item_dropout=0.2), rate(item_dropout=0.0)) == (0.5, 0.2, 0.0)
+    assert (rate(**frozen), rate(**frozen, item_dropout=0.2)) == (0.0, 0.2)
 
 
 def test_dropout_acts_in_training_only_and_at_both_branches() -> None:
