@@ -215,7 +215,7 @@ _BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "HeLLM-no-prefix": ("HeLLM", {"prefix": "none"}),
     "HeLLM-random": ("HeLLM", {"random_backbone": True}),
     "HeLLM-random-trained": ("HeLLM", {"random_backbone": True, "train_backbone": True}),
-    "HeLLM-4-layers": ("HeLLM", {"backbone_layers": 4}),
+    "HeLLM-8-layers": ("HeLLM", {"backbone_layers": 8}),
     "HeLLM-16-layers": ("HeLLM", {"backbone_layers": 16}),
     "HeLLM-30-layers": ("HeLLM", {"backbone_layers": 30}),
     "HeLLM-language": ("HeLLM", {"item_inputs": ("graph", "sequence", "language")}),
