@@ -195,7 +195,7 @@ _PATIENT = {"stopping_step": 29}
 # The rows of `pretrained` that are not a registered model with its defaults on SmolLM2.
 _TENTH = {"train_users": 0.1}
 # Titles make a history ten times as long, so they are cut short and validated once.
-_TITLES = {"item_text_tokens": 8, "eval_step": 4}
+_TITLES = {"item_text_tokens": 8, "eval_step": 3}
 _PAPERS_RECIPE = {
     "prompt": "alpaca",
     "targets": "last",
