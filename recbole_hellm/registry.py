@@ -85,6 +85,11 @@ class ModelEntry:
 
 
 _GENERAL = "recbole_hellm.models.general"
+_SEQUENTIAL = "recbole_hellm.models.sequential"
+_FILTERS = (
+    ("BSARec", "bsarec", "Shin et al., AAAI 2024"),
+    ("WEARec", "wearec", "Xu et al., AAAI 2026"),
+)
 _STAGED = "recbole_hellm.training.stages:StagedTrainer"
 OWN_MODELS: dict[str, ModelEntry] = {
     entry.name: entry
@@ -131,9 +136,13 @@ OWN_MODELS: dict[str, ModelEntry] = {
             "Guo et al., HeLLM, sections 3.2-3.4",
             ("graph", "modalities"),
         ),
+        *(
+            ModelEntry(name, f"{_SEQUENTIAL}.{file}", paper, ("histories",), kind="sequential")
+            for name, file, paper in _FILTERS
+        ),
         ModelEntry(
             "HeLLM",
-            "recbole_hellm.models.sequential.hellm",
+            f"{_SEQUENTIAL}.hellm",
             "Guo et al., HeLLM, section 3.5",
             ("graph", "modalities", "histories"),
             stages={"graph": "HeLLMPre", "sequence": "SASRec"},

@@ -1,0 +1,111 @@
+"""BSARec: self-attention beside a filter of frequencies (Shin et al., AAAI 2024)."""
+
+from __future__ import annotations
+
+import torch
+from recbole.model.layers import FeedForward, MultiHeadAttention
+from torch import Tensor, nn
+
+from recbole_hellm.config.settings import setting
+from recbole_hellm.models.sequential.base import NextItemRecommender, SequentialSettings
+
+
+class BSARecSettings(SequentialSettings):
+    """Settings of :class:`BSARec`."""
+
+    attn_dropout_prob: float = setting(0.5, "Dropout of attention weights.", ge=0, lt=1)
+    alpha: float = setting(0.7, "Weight alpha of the filter against attention.", ge=0, le=1)
+    cutoff: int = setting(
+        5, "c; the lowest c // 2 + 1 frequencies, the mean among them, are low ones.", ge=1
+    )
+
+
+def low_pass(places: int, kept: int) -> Tensor:
+    """The matrix that keeps the lowest frequencies of a series.
+
+    Parameters
+    ----------
+    places : int
+        L, length of the series.
+    kept : int
+        Number of frequencies, the mean included.
+
+    Returns
+    -------
+    Tensor, shape [L, L]
+        The discrete Fourier transform, a cut and the transform back, which are linear.
+    """
+    spectrum = torch.fft.rfft(torch.eye(places, dtype=torch.float64), dim=0)
+    spectrum[kept:] = 0
+    return torch.fft.irfft(spectrum, n=places, dim=0)
+
+
+class FrequencyRescaler(nn.Module):
+    r"""Low frequencies as they are, high ones times a trained factor of each channel.
+
+    .. math:: F(X) = \mathrm{LFC}_c[X] + \beta \, \mathrm{HFC}_c[X], \qquad \beta = b^2
+
+    Parameters
+    ----------
+    places : int
+        L.
+    settings : BSARecSettings
+
+    References
+    ----------
+    Shin et al., "An Attentive Inductive Bias for Sequential Recommendation beyond the
+    Self-Attention", AAAI 2024, section "Frequency rescaler". The square is the authors' code's.
+    """
+
+    low_pass: Tensor
+
+    def __init__(self, places: int, settings: BSARecSettings) -> None:
+        super().__init__()
+        filtered = low_pass(places, settings.cutoff // 2 + 1).to(torch.get_default_dtype())
+        self.register_buffer("low_pass", filtered, persistent=False)
+        self.root_beta = nn.Parameter(torch.randn(settings.hidden_size))
+        self.dropout = nn.Dropout(settings.hidden_dropout_prob)
+        self.norm = nn.LayerNorm(settings.hidden_size, settings.layer_norm_eps)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Filter [B, L, d] along L, with dropout, residual and norm."""
+        low = self.low_pass @ states
+        filtered: Tensor = low + self.root_beta.square() * (states - low)
+        return self.norm(self.dropout(filtered) + states)
+
+
+class BSARecLayer(nn.Module):
+    r"""A filter and attention side by side, then a feed-forward layer.
+
+    .. math:: X' = \mathrm{FFN}(\alpha F(X) + (1 - \alpha) A(X))
+    """
+
+    def __init__(self, places: int, settings: BSARecSettings) -> None:
+        super().__init__()
+        s = settings
+        self.alpha = s.alpha
+        self.filter = FrequencyRescaler(places, s)
+        self.attention = MultiHeadAttention(
+            s.n_heads, s.hidden_size, s.hidden_dropout_prob, s.attn_dropout_prob, s.layer_norm_eps
+        )
+        self.feed_forward = FeedForward(
+            s.hidden_size, s.inner_size, s.hidden_dropout_prob, s.hidden_act, s.layer_norm_eps
+        )
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Map states [B, L, d] under an additive mask [B, 1, L, L]."""
+        attended = self.attention(states, mask)
+        mixed = self.alpha * self.filter(states) + (1 - self.alpha) * attended
+        output: Tensor = self.feed_forward(mixed)
+        return output
+
+
+class BSARec(NextItemRecommender):
+    """BSARec as a RecBole sequential recommender; see :class:`NextItemRecommender`."""
+
+    settings_classes = (BSARecSettings,)
+    settings: BSARecSettings
+
+    def layer(self) -> BSARecLayer:
+        """A layer over all places."""
+        return BSARecLayer(self.max_seq_length, self.settings)
