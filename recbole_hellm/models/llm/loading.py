@@ -294,7 +294,8 @@ def _load_model(
             with torch.device("meta"):
                 return _trunk(AutoModel.from_config(config, dtype=dtype, **NO_CODE))
         if settings.random_backbone:
-            return _trunk(AutoModel.from_config(config, **NO_CODE)).to(dtype)
+            drawn: Any = AutoModel.from_config(config, **NO_CODE)
+            return _trunk(drawn.to(dtype))
         options: dict[str, Any] = {"dtype": dtype}
         packing = quantisation(settings, dtype)
         if packing is not None:
