@@ -20,6 +20,8 @@ from recbole_hellm import recbole_models, registry
 from recbole_hellm.config.resolution import HellmConfig, declared_facts
 from recbole_hellm.data.interactions.dataset import create_dataset
 from recbole_hellm.errors import ConfigError
+from recbole_hellm.models.llm import backbone_content
+from recbole_hellm.models.llm.settings import LLMSettings
 from recbole_hellm.runs.identity import recipe, recipe_of, run_path
 from recbole_hellm.runs.results import RunResult
 from recbole_hellm.storage.checksums import content_hash
@@ -93,11 +95,18 @@ def settings_of(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", kept_records(), ids=lambda path: "/".join(path.parts[-3:]))
-def test_kept_records_get_the_ids_and_recipes_that_they_have(path: Path) -> None:
+def test_kept_records_get_the_ids_and_recipes_that_they_have(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     identity = json.loads((path / "identity.json").read_text())
     identity["settings"] = yaml.safe_load((path / "config.yaml").read_text())
     record = json.loads((path / "metrics.json").read_text())
     overrides = settings_of(identity)
+    if "backbone" in overrides:
+        overrides = LLMSettings.given(overrides)
+    # As if the backbone were the recorded one; its package may be missing here.
+    content = {key: identity[key] for key in ("backbone",) if key in identity}
+    monkeypatch.setattr(backbone_content, "backbone_content", lambda _settings: content)
     for role, stage in identity["stages"].items():
         model = overrides[f"{role}_model"]
         overrides |= {f"{model}.{key}": value for key, value in settings_of(stage).items()}
