@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.sequential import embedded, gelu, norm
 from torch import Tensor
 
 from recbole_hellm import run
@@ -38,12 +39,6 @@ def make(make_parts: Callable[..., Any]) -> Callable[..., BSARec]:
 
 
 # The paper's equations, number by number ----------------------------------------------------------
-
-
-def norm(x: Tensor, layer: Any) -> Tensor:
-    return layer.weight * (x - x.mean()) / ((x - x.mean()).square().mean() + layer.eps).sqrt() + (
-        layer.bias
-    )
 
 
 def low_frequencies(series: list[float], kept: int) -> list[float]:
@@ -86,19 +81,9 @@ def literal_attention(layer: Any, states: Tensor, items: list[int], heads: int) 
     return torch.stack(rows)
 
 
-def gelu(x: Tensor) -> Tensor:
-    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
-
-
 def literal(model: BSARec, history: list[int]) -> Tensor:
-    s, places = model.settings, model.max_seq_length
-    items = [0] * (places - len(history)) + history
-    states = torch.stack(
-        [
-            norm(model.item_embedding.weight[i] + model.position_embedding.weight[n], model.norm)
-            for n, i in enumerate(items)
-        ]
-    )
+    s = model.settings
+    items, states = embedded(model, history)
     for layer in model.layers:
         filtered = literal_filter(layer.filter, states, s.cutoff // 2 + 1)
         attended = literal_attention(layer.attention, states, items, s.n_heads)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.sequential import embedded, gelu, norm
 from torch import Tensor
 
 from recbole_hellm import run
@@ -29,16 +30,6 @@ def make(make_parts: Callable[..., Any]) -> Callable[..., WEARec]:
 
 
 # The paper's equations, number by number ----------------------------------------------------------
-
-
-def norm(x: Tensor, layer: Any) -> Tensor:
-    return layer.weight * (x - x.mean()) / ((x - x.mean()).square().mean() + layer.eps).sqrt() + (
-        layer.bias
-    )
-
-
-def gelu(x: Tensor) -> Tensor:
-    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
 
 
 def filtered(series: list[float], scale: list[float], bias: list[float]) -> list[float]:
@@ -88,14 +79,7 @@ def literal_layer(layer: FilteredLayer, states: Tensor, alpha: float, heads: int
 
 
 def literal(model: WEARec, history: list[int]) -> Tensor:
-    places = model.max_seq_length
-    items = [0] * (places - len(history)) + history
-    states = torch.stack(
-        [
-            norm(model.item_embedding.weight[i] + model.position_embedding.weight[n], model.norm)
-            for n, i in enumerate(items)
-        ]
-    )
+    _, states = embedded(model, history)
     for layer in model.layers:
         states = literal_layer(layer, states, model.settings.alpha, model.settings.n_heads)
     return states[-1]
