@@ -46,9 +46,9 @@ class HeLLMNetwork(HistoryReader):
     user's graph embeddings (Eqs. 8 to 11); the last hidden state is classified over all items
     (Eq. 14).
 
-    With ``targets=every`` one pass over a sequence scores the item after each position. The
-    prefix that position t sees is made from the items up to t, and the hidden state is read at
-    the item token itself, so the pass equals one call for every shorter history.
+    With ``targets=every`` one pass over a sequence scores the item after each position, read at the
+    item token under a prefix of the items up to it. Without a graph prefix this equals one call for
+    every shorter history; with one it is another model, see :class:`HistoryReader`.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ DYNAMO = {"skip_fwd_side_effects_in_bwd_under_checkpoint": True, "recompile_limi
 class HistoryReader(nn.Module):
     r"""Hidden states of a decoder that reads item tokens under a prefix.
 
-    There are three passes, which agree wherever several of them apply:
+    There are three passes:
 
     - :meth:`read_last`: one row per history under the history's own prefix, read at the last
       token. This is the paper's pass, and the only one for a graph prefix with a response segment,
@@ -44,6 +44,10 @@ class HistoryReader(nn.Module):
     - :meth:`read_every`: full sequences, read at every item, with a prefix per position.
     - :meth:`read_targets`: full sequences with a response segment for each target, which sees the
       items before it; for prefixes that are equal for all users.
+
+    They agree without a graph prefix. With one, :meth:`read_every` agrees with :meth:`read_last` in
+    the first layer alone: there, earlier items see the prefix of the items up to them, in the paper
+    that of the whole history, so what the second layer reads of them differs.
 
     The latter two read the instruction once for all rows. In training, all rows then share one
     dropout mask for it, which does not change the expected loss of a target.

@@ -210,6 +210,28 @@ def test_every_row_of_a_stream_equals_a_call_with_the_history_cut_there(
                 torch.testing.assert_close(stream[row, t], beside[1])
 
 
+@pytest.mark.parametrize(
+    ("options", "equal"),
+    [
+        ({"backbone_layers": 1}, True),
+        ({"backbone_layers": 2}, False),
+        ({"backbone_layers": 2, "prefix": "static"}, True),
+        ({"backbone_layers": 2, "prefix": "none"}, True),
+    ],
+    ids=str,
+)
+def test_a_growing_graph_prefix_is_the_papers_in_one_layer_alone(
+    options: dict[str, Any], equal: bool
+) -> None:
+    every, last = (build(**options, targets=t, prompt="none") for t in ("every", "last"))
+    last.load_state_dict(every.state_dict())
+    ids, lengths = padded(HISTORIES)
+    with torch.no_grad():
+        growing, whole = every.hidden_states(ids, lengths), last.hidden_states(ids, lengths)
+    several = lengths > 1
+    assert torch.allclose(growing[several], whole[several]) == equal
+
+
 def test_later_items_do_not_leak_into_earlier_read_outs() -> None:
     network = build()
     ids, lengths = padded([[3, 1, 4, 1, 5]])
