@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import multiprocessing
 import os
@@ -23,8 +24,10 @@ from typing import Any
 
 from recbole_hellm.config.logs import configure_logging
 from recbole_hellm.config.resolution import HellmConfig
+from recbole_hellm.data.preparation.versions import finished_runs
 from recbole_hellm.errors import HellmError, RunError
-from recbole_hellm.runs.identity import recipe
+from recbole_hellm.runs.directory import RunDirectory
+from recbole_hellm.runs.identity import recipe, recipe_of
 from recbole_hellm.runs.results import RunResult, load_run
 from recbole_hellm.runs.running import execute
 from recbole_hellm.storage.checksums import content_hash
@@ -78,7 +81,8 @@ def carry_out(
 ) -> None:
     """Carry out `jobs`, at most `parallel` at a time, in their order where possible.
 
-    A job waits for another one that trains the same run or the same stage.
+    A job waits for another one that trains the same run or the same stage. Finished stages keep
+    nobody waiting.
 
     Parameters
     ----------
@@ -89,20 +93,25 @@ def carry_out(
         Called with a job and its run, or the error that ended it. The other jobs continue after
         an error.
     """
+    jobs = list(jobs)
     waiting = [(job, _claims(job.config())) for job in jobs]
+    finished = _finished(jobs)
     running: dict[Any, _Worker] = {}
     try:
         while waiting or running:
             for job, claims in list(waiting):
                 taken = set().union(*(worker.claims for worker in running.values()))
-                if len(running) >= parallel or claims & taken:
+                if len(running) >= parallel or (claims & taken) - finished:
                     continue
                 waiting.remove((job, claims))
                 worker = _Worker(job, claims, parallel)
                 running[worker.process.sentinel] = worker
             for sentinel in wait(list(running)):
                 worker = running.pop(sentinel)
-                on_done(worker.job, worker.outcome())
+                outcome = worker.outcome()
+                if isinstance(outcome, RunResult):
+                    finished |= worker.claims
+                on_done(worker.job, outcome)
     finally:
         for worker in running.values():
             worker.process.terminate()
@@ -112,6 +121,19 @@ def _claims(config: HellmConfig) -> frozenset[str]:
     """Recipe hashes of the runs that a job may write: its own and its stages'."""
     claims = {content_hash(recipe(config))}
     return frozenset(claims.union(*(_claims(stage) for stage in config.stages().values())))
+
+
+def _finished(jobs: Iterable[Job]) -> set[str]:
+    """Recipe hashes of the finished runs in the folders of the jobs' runs.
+
+    A damaged run counts as not finished, so that one job alone meets it.
+    """
+    folders = {(Path(job.config()["runs_dir"]), job.dataset) for job in jobs}
+    recipes = set()
+    for runs in itertools.chain(*itertools.starmap(finished_runs, folders)):
+        with contextlib.suppress(RunError):
+            recipes.add(content_hash(recipe_of(RunDirectory(runs).identity())))
+    return recipes
 
 
 class _Worker:

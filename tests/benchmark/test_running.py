@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 
+from recbole_hellm import run
 from recbole_hellm.benchmark import running
 from recbole_hellm.benchmark.running import Job, carry_out
 from recbole_hellm.errors import HellmError, RunError
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.results import RunResult
+from recbole_hellm.runs.running import execute
 
 Outcomes = dict[str, RunResult | HellmError]
 
@@ -71,15 +73,45 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeProcess]:
     return FakeProcess
 
 
-def test_jobs_that_share_a_stage_wait_for_each_other(fake: type[FakeProcess]) -> None:
+def test_jobs_that_share_a_stage_wait_for_each_other(
+    fake: type[FakeProcess], tmp_path: Path
+) -> None:
     models = ("HeLLM", "LLaRA", "VBPR", "SASRec", "HeLLMPre", "CoLLM")
-    assert set(carried_out([Job(name, "sample", {}) for name in models], 3)) == set(models)
+    jobs = [Job(name, "sample", {"runs_dir": str(tmp_path)}) for name in models]
+    assert set(carried_out(jobs, 3)) == set(models)
     for group in fake.together:
         # HeLLM stands on SASRec and HeLLMPre, LLaRA on SASRec.
         assert len({"HeLLM", "LLaRA", "SASRec"} & set(group)) <= 1
         assert not {"HeLLM", "HeLLMPre"} <= set(group)
     assert ("HeLLM", "VBPR") in fake.together  # a later job goes ahead of one that waits
     assert 1 < fake.most <= 3
+
+
+def test_jobs_do_not_wait_for_a_stage_that_is_finished(
+    quick: dict[str, Any], fake: type[FakeProcess]
+) -> None:
+    settings = {**quick, "SASRec.epochs": 1}
+    jobs = [Job("LLaRA", "tiny", {**settings, "train_users": share}) for share in (0.5, 1.0)]
+    carry_out(jobs, 2)
+    assert fake.most == 1
+    execute(jobs[0].config().stages()["sequence"])
+    carry_out(jobs, 2)
+    assert fake.most == 2
+
+
+def test_a_job_that_has_trained_a_stage_frees_it(
+    quick: dict[str, Any], fake: type[FakeProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = run("Pop", "tiny", **quick)
+
+    def outcome(self: FakeProcess) -> RunResult:
+        FakeProcess.alive.remove(self.job.model)
+        return some
+
+    monkeypatch.setattr(FakeProcess, "outcome", outcome)
+    shares = (0.25, 0.5, 1.0)
+    carry_out([Job("LLaRA", "tiny", {**quick, "train_users": share}) for share in shares], 3)
+    assert [len(group) for group in fake.together] == [1, 1, 2]
 
 
 def test_seeds_do_not_wait_for_each_other(fake: type[FakeProcess]) -> None:
