@@ -23,6 +23,7 @@ from recbole_hellm.data.interactions.batches import (
 )
 from recbole_hellm.data.preparation.datasets.families import family_of
 from recbole_hellm.data.preparation.prepare import SAMPLE, prepare_dataset
+from recbole_hellm.models.averaging import kept_copies
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
 from recbole_hellm.models.llm.requirements import outline, requirements
 from recbole_hellm.models.llm.settings import LLMSettings
@@ -171,7 +172,8 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
     if training.max_tokens and rows * longest > training.max_tokens:
         fitting = max(1, training.max_tokens // longest)
         rows, targets = fitting, -(-targets * fitting // rows)
-    need = requirements(network, rows, longest, targets, device)
+    averages = kept_copies(training)
+    need = requirements(network, rows, longest, targets, device, averages)
     shared = instruction if packed else 0  # read once for all rows of a batch
     tokens = int(epoch.tokens.sum()) + shared * len(batches)
     operations = need.training / (rows * longest + shared) * tokens
@@ -184,9 +186,10 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
         ("tokens", f"{tokens:,} an epoch, padding not counted"),
         (
             "memory",
-            f"{_gib(need.memory)}: weights {_gib(need.weights)}, gradients and optimiser "
-            f"{_gib(need.optimiser)}, kept for the backward pass {_gib(need.activations)} "
-            f"({rows} rows of {longest} tokens, the most at once)",
+            f"{_gib(need.memory)}: weights {_gib(need.weights)}, gradients"
+            f"{', averages' if averages else ''} and optimiser {_gib(need.optimiser)}, kept for "
+            f"the backward pass {_gib(need.activations)} ({rows} rows of {longest} tokens, the "
+            "most at once)",
         ),
         ("operations", f"{operations / 1e12:,.3g} T an epoch"),
         (

@@ -81,6 +81,20 @@ def test_the_command_line_tells_of_each_model_and_trains_none(
     assert torch.is_grad_enabled()
 
 
+def test_averages_of_weights_are_counted(
+    make_config: Callable[..., HellmConfig], small_model: dict[str, Any]
+) -> None:
+    options = {"weight_averaging": "last", "averaged_epochs": 40}
+    plain, averaged = (
+        figures(describe_needs(make_config("HeLLM", **small_model, **more)))["memory"]
+        for more in ({}, options)
+    )
+    assert ", gradients and optimiser" in plain
+    assert ", gradients, averages and optimiser" in averaged
+    sizes = [float(text.split("optimiser ")[1].split()[0]) for text in (plain, averaged)]
+    assert sizes[1] == pytest.approx(sizes[0] * 43 / 3, abs=1)
+
+
 @pytest.mark.parametrize("first", [False, True])
 def test_rows_of_models_without_a_language_model_are_counted(
     make_config: Callable[..., HellmConfig], first: bool
