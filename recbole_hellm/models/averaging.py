@@ -172,7 +172,9 @@ def kept_copies(settings: TrainingSettings) -> int:
 
 def averaged_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of a model that are averaged, by name: see :class:`WeightAverage`."""
-    tensors = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    tensors: dict[str, Tensor] = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(path, recurse=False):
             saved = name.rpartition(".")[2] not in module._non_persistent_buffers_set
