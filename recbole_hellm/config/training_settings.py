@@ -45,8 +45,8 @@ class TrainingSettings(Settings):
     )
     ema_decay: float = setting(
         0.999,
-        "Share of the moving average that stays in each step; it is over about 1 / (1 - ema_decay) "
-        "steps.",
+        "Share of the moving average that stays in each step, less in the first steps; it is over "
+        "about 1 / (1 - ema_decay) steps.",
         gt=0,
         lt=1,
         hash_neutral=True,

@@ -69,7 +69,14 @@ class WeightAverage:
 class MovingAverage(WeightAverage):
     r"""Exponential moving average of the weights :math:`\theta_t` after each step.
 
-    .. math:: a_1 = \theta_1, \qquad a_t = \delta a_{t-1} + (1 - \delta) \theta_t
+    .. math::
+
+        a_1 = \theta_1, \qquad a_{t+1} = \delta_t a_t + (1 - \delta_t) \theta_{t+1}, \qquad
+        \delta_t = \min\left(\delta, \frac{1 + t}{10 + t}\right)
+
+    The smaller decays of the first steps are those of TensorFlow's ``ExponentialMovingAverage``.
+    Without them an average over a thousand steps and more would hold much of the first, random
+    weights at the end of a short training.
 
     Parameters
     ----------
@@ -109,7 +116,11 @@ class MovingAverage(WeightAverage):
             self._average.n_averaged.fill_(state["steps"])
 
     def _built(self, weights: nn.ParameterList) -> AveragedModel:
-        return AveragedModel(weights, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
+        def average(averages: Any, tensors: Any, steps: Tensor | int) -> None:
+            decay = min(self.decay, (1 + int(steps)) / (10 + int(steps)))
+            get_ema_multi_avg_fn(decay)(averages, tensors, steps)
+
+        return AveragedModel(weights, multi_avg_fn=average)
 
     def _averages(self) -> list[Tensor] | None:
         average = self._average

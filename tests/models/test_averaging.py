@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -73,8 +74,8 @@ def follow(average: WeightAverage, values: list[dict[str, Tensor]]) -> None:
 
 def moving(values: list[dict[str, Tensor]], decay: float) -> dict[str, Tensor]:
     """Every step with its share of the whole, written out."""
-    last = len(values) - 1
-    shares = [decay**last] + [(1 - decay) * decay ** (last - t) for t in range(1, last + 1)]
+    decays = [0.0] + [min(decay, (1 + t) / (10 + t)) for t in range(1, len(values))]
+    shares = [(1 - decays[t]) * math.prod(decays[t + 1 :]) for t in range(len(values))]
     assert sum(shares) == pytest.approx(1)
     return {
         name: sum(share * step[name] for share, step in zip(shares, values, strict=True))
@@ -89,7 +90,7 @@ def uniform(values: list[dict[str, Tensor]], epochs: int) -> dict[str, Tensor]:
 
 KINDS: list[tuple[Callable[[nn.Module], WeightAverage], Callable[[Any], dict[str, Tensor]]]] = [
     (lambda model: MovingAverage(model, 0.9), lambda values: moving(values, 0.9)),
-    (lambda model: MovingAverage(model, 0.5), lambda values: moving(values, 0.5)),
+    (lambda model: MovingAverage(model, 0.2), lambda values: moving(values, 0.2)),
     (lambda model: EpochAverage(model, 2), lambda values: uniform(values, 2)),
     (lambda model: EpochAverage(model, 1), lambda values: uniform(values, 1)),
     (lambda model: EpochAverage(model, 9), lambda values: uniform(values, 9)),
@@ -172,6 +173,22 @@ def test_another_models_average_is_refused(
         build(nn.Linear(2, 3)).load_state_dict(average.state_dict())
 
 
+def test_a_long_training_reaches_the_decay_and_a_short_one_forgets_its_first_weights() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    average = MovingAverage(model, 0.999)
+    for step in range(1, 401):
+        nn.init.constant_(model.weight, 1.0 if step == 1 else 0.0)
+        average.after_step()
+    with average.in_place():
+        assert float(model.weight.detach()) < 1e-9  # a share of .67 without the smaller decays
+    for _ in range(20_000):
+        average.after_step()
+    nn.init.constant_(model.weight, 1.0)
+    average.after_step()
+    with average.in_place():
+        assert float(model.weight.detach()) == pytest.approx(0.001, rel=1e-3)
+
+
 def test_before_the_first_weights_there_is_no_average() -> None:
     model = Model()
     for average in (MovingAverage(model, 0.9), EpochAverage(model, 2), WeightAverage(model)):
@@ -195,7 +212,7 @@ def test_a_model_without_weights_has_no_average(kind: str) -> None:
     ("options", "kind", "copies"),
     [
         ({}, WeightAverage, 0),
-        ({"weight_averaging": "ema", "ema_decay": 0.5}, MovingAverage, 1),
+        ({"weight_averaging": "ema", "ema_decay": 0.2}, MovingAverage, 1),
         ({"weight_averaging": "last", "averaged_epochs": 3}, EpochAverage, 3),
     ],
 )
@@ -212,4 +229,4 @@ def test_the_settings_name_the_average(
     assert len(kept) == copies
     assert all(weights.keys() == NAMES for weights in kept)
     if kind is MovingAverage:
-        torch.testing.assert_close(_value(average), moving(steps(), 0.5)["w"])
+        torch.testing.assert_close(_value(average), moving(steps(), 0.2)["w"])

@@ -76,7 +76,7 @@ def test_training_stops_and_the_best_weights_stay(
 
 
 AVERAGES: list[dict[str, Any]] = [
-    {"weight_averaging": "ema", "ema_decay": 0.8},
+    {"weight_averaging": "ema", "ema_decay": 0.3},
     {"weight_averaging": "last", "averaged_epochs": 2},
 ]
 
@@ -111,7 +111,8 @@ def test_averages_are_validated_and_saved_while_training_goes_on_from_the_weight
     else:
         moving, wanted = steps[0], []
         for number, step in enumerate(steps[1:], start=2):
-            moving = 0.8 * moving + 0.2 * step
+            decay = min(0.3, number / (9 + number))
+            moving = decay * moving + (1 - decay) * step
             wanted += [moving] if number % 4 == 0 else []
     for found, expected in zip(seen, wanted, strict=True):
         torch.testing.assert_close(found, expected)
