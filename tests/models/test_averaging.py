@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from recbole_hellm import run
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.models.averaging import (
     EpochAverage,
@@ -230,3 +232,28 @@ def test_the_settings_name_the_average(
     assert all(weights.keys() == NAMES for weights in kept)
     if kind is MovingAverage:
         torch.testing.assert_close(_value(average), moving(steps(), 0.2)["w"])
+
+
+@pytest.mark.parametrize(
+    "averaging",
+    [{"weight_averaging": "last", "averaged_epochs": 2}, {"weight_averaging": "ema"}],
+    ids=["last", "ema"],
+)
+def test_a_run_is_scored_saved_and_restored_with_the_average(
+    quick: dict[str, Any], averaging: dict[str, Any]
+) -> None:
+    sizes = {"hidden_size": 8, "inner_size": 8, "MAX_ITEM_LIST_LENGTH": 6}
+    options = quick | sizes | averaging | {"epochs": 3, "first_item_target": True}
+    result = run("SASRec", "tiny", **options)
+    best, last = (
+        torch.load(result.path / f"{name}.pt", weights_only=True) for name in ("best", "last")
+    )
+    table = best["model"]["item_embedding.weight"]
+    assert not torch.equal(table, last["model"]["item_embedding.weight"])
+    if "averaged_epochs" in averaging and result.record["best_epoch"] == 3:
+        ends = [end["item_embedding.weight"] for end in last["average"]["epochs"]]
+        torch.testing.assert_close(table, (ends[0] + ends[1]) / 2)
+    stored = load_file(result.path / "embeddings.safetensors")["item"]
+    assert torch.equal(stored, table[1:])
+    for masking, metrics in result.evaluate("test").items():
+        assert metrics == pytest.approx(result.record["test"][masking], abs=1e-12)

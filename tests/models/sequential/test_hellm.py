@@ -181,6 +181,13 @@ def test_the_pad_bug_wants_batches_with_padding(make: Make) -> None:
     assert make(**options, bucket_by_length=False)[0].settings.gram_pad_bug
 
 
+def test_an_empty_history_needs_something_to_read(make: Make) -> None:
+    vectors = {"item_inputs": [], "item_vectors": True, "first_item_target": True}
+    with pytest.raises(ConfigError, match=r"item_inputs=\[\] with prefix=none and prompt=none lea"):
+        make(**vectors, prefix="none", prompt="none", targets="last")
+    assert make(**vectors, prefix="static", prompt="none")[0].settings.prefix == "static"
+
+
 def test_tokens_are_counted_as_they_are_read(make: Make) -> None:
     for options in ({"targets": "last", "prompt": "alpaca"}, ONE_PASS):
         model, config, dataset, parts = make(**options, train_batch_size=20)
