@@ -68,6 +68,29 @@ def count_every_interaction() -> None:
     Pop.calculate_loss = calculate_loss
 
 
+def see_padding_at_the_first_place() -> None:
+    """Let an item of padding at the first place see itself in RecBole's SASRec.
+
+    Answers abstract_recommender.py:175-184, where a history of padding alone is masked evenly, so
+    that its first place sees all places of the batch, later ones included, and its state depends on
+    the batch's longest history. All other histories begin with an item. Can be removed once
+    RecBole has rows for first items.
+    """
+    with anomaly_mode_kept():
+        from recbole.model.sequential_recommender import SASRec
+    if "get_attention_mask" in vars(SASRec):
+        return
+    original = SASRec.get_attention_mask
+
+    def get_attention_mask(self: Any, item_seq: Any, bidirectional: bool = False) -> Any:
+        mask = original(self, item_seq, bidirectional)
+        empty = (item_seq[:, 0] == 0)[:, None, None]
+        mask[..., 0] = mask[..., 0].masked_fill(empty, 0.0)
+        return mask
+
+    SASRec.get_attention_mask = get_attention_mask
+
+
 @contextlib.contextmanager
 def anomaly_mode_kept() -> Iterator[None]:
     """Preserve autograd's anomaly mode while RecBole's models are imported.

@@ -11,7 +11,9 @@ import pytest
 import torch
 from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.model.general_recommender.pop import Pop
+from recbole.model.sequential_recommender import SASRec
 from recbole.trainer import trainer as recbole_trainer
 from scipy.sparse import dok_matrix
 
@@ -158,3 +160,31 @@ def test_a_number_that_is_none_is_told_with_its_line(load: Callable[[str], Any])
 def test_columns_that_are_not_wanted_are_not_read(load: Callable[..., Any]) -> None:
     dataset = load(INTER, load_col={"inter": ["user_id", "item_id", "timestamp"]})
     assert list(dataset.inter_feat) == ["user_id", "item_id", "timestamp"]
+
+
+@pytest.mark.parametrize("loss_type", ["CE", "BPR"])
+def test_sasrec_reads_an_empty_history_as_one_item_of_padding(
+    make_parts: Callable[..., Any], loss_type: str
+) -> None:
+    compat.see_padding_at_the_first_place()
+    compat.see_padding_at_the_first_place()
+    config, _, parts = make_parts("SASRec", MAX_ITEM_LIST_LENGTH=6, loss_type=loss_type)
+    torch.manual_seed(1)
+    model = SASRec(config, parts[0]).double().eval()
+    alone = model(torch.zeros(1, 1, dtype=torch.long), torch.tensor([1]))
+    # One place, whose attention is on itself: the value, projected.
+    x = model.LayerNorm(model.item_embedding.weight[0] + model.position_embedding.weight[0])
+    for layer in model.trm_encoder.layer:
+        attention = layer.multi_head_attention
+        x = attention.LayerNorm(attention.dense(attention.value(x)) + x)
+        x = layer.feed_forward(x)
+    torch.testing.assert_close(alone[0], x)
+    histories = torch.tensor([[0, 0, 0, 0, 0, 0], [3, 1, 4, 0, 0, 0]])
+    torch.testing.assert_close(model(histories, torch.tensor([1, 3]))[0], x)
+    # As RecBole has it, the state depends on how far the batch is padded.
+    mask = SequentialRecommender.get_attention_mask(model, histories)
+    assert mask[0].unique().tolist() == [-10000.0]
+    changed = model.get_attention_mask(histories)
+    assert torch.equal(changed[1], mask[1])
+    assert torch.equal(changed[0, ..., 1:], mask[0, ..., 1:])
+    assert not changed[0, ..., 0].any()

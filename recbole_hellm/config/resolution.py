@@ -20,6 +20,7 @@ from recbole.utils import ModelType
 from recbole_hellm import registry
 from recbole_hellm.compat import recbole_metrics
 from recbole_hellm.config.devices import AUTO, choose_device
+from recbole_hellm.config.history_checks import check_histories
 from recbole_hellm.config.recbole_keys import PASSED_ON, RECBOLE_KEYS
 from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.config.settings import Facts, Settings
@@ -334,11 +335,7 @@ class HellmConfig(Config):
                     "full ranking); remove it."
                 )
         final["eval_args"] = dict(LEAVE_ONE_OUT)
-        if final["bucket_by_length"] and not registry.trimmable(self.entry):
-            raise ConfigError(
-                f"bucket_by_length=True would change the results of {self.model}; remove it, or "
-                f"use it with {', '.join(registry.TRIMMABLE)}."
-            )
+        check_histories(self.entry, final)
         final["repeatable"] = final["MODEL_TYPE"] == ModelType.SEQUENTIAL
         # A cross-entropy over all items needs no sampled negatives (configurator.py:336).
         if final.get("loss_type") == "CE" and final["MODEL_TYPE"] == ModelType.SEQUENTIAL:

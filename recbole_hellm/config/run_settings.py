@@ -91,6 +91,13 @@ class RunSettings(Settings):
         "Sequential models: batch histories of similar length and trim their padding.",
         shown=True,
     )
+    first_item_target: bool = setting(
+        False,
+        "Sequential models: learn every user's first item, too, from an empty history; RecBole's "
+        "rows begin with the second.",
+        shown=True,
+        hash_neutral=True,
+    )
 
     runs_dir: str = setting("runs", "Folder of run directories.", facts=_HERE, group="Runs")
     resume: bool = setting(False, "Go on from the last finished epoch.", facts=_HERE)

@@ -37,6 +37,26 @@ class TrainingSettings(Settings):
     scheduler_every: float = setting(50.0, "Epochs in which that factor applies once.", gt=0)
     warmup_epochs: float = setting(1.0, "Epochs of the cosine schedule's warm-up.", ge=0)
     learning_rate_min: float = setting(0.0, "Last rate of the cosine schedule.", ge=0)
+    weight_averaging: Literal["none", "ema", "last"] = setting(
+        "none",
+        "Weights that are validated, tested and saved, while training goes on from its own: ema, a "
+        "moving average over all steps, or last, the mean at the ends of the last epochs.",
+        hash_neutral=True,
+    )
+    ema_decay: float = setting(
+        0.999,
+        "Share of the moving average that stays in each step, less in the first steps; it is over "
+        "about 1 / (1 - ema_decay) steps.",
+        gt=0,
+        lt=1,
+        hash_neutral=True,
+    )
+    averaged_epochs: int = setting(
+        5,
+        "Epochs whose last weights weight_averaging=last averages; all of them until then.",
+        ge=1,
+        hash_neutral=True,
+    )
     max_tokens: int | None = setting(
         None,
         "Most tokens, padding included, that go through a language model at once; larger batches "

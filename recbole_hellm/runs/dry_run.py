@@ -15,9 +15,15 @@ from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.data.features.encoding import ensure_features
 from recbole_hellm.data.features.store import list_features
-from recbole_hellm.data.interactions.batches import BucketedBatches, target_rows
+from recbole_hellm.data.interactions.batches import (
+    BucketedBatches,
+    mixed_lengths,
+    sequence_rows,
+    target_rows,
+)
 from recbole_hellm.data.preparation.datasets.families import family_of
 from recbole_hellm.data.preparation.prepare import SAMPLE, prepare_dataset
+from recbole_hellm.models.averaging import kept_copies
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
 from recbole_hellm.models.llm.requirements import outline, requirements
 from recbole_hellm.models.llm.settings import LLMSettings
@@ -37,7 +43,7 @@ UNKNOWN = "known when the features are there"
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """The rows of one epoch: items, tokens and targets of each, shape [R].
+    """The rows of one epoch: lengths to sort by, tokens and targets of each, shape [R].
 
     Tokens leave out an instruction that is read once for all rows of a micro-batch.
     """
@@ -133,10 +139,13 @@ def _state(config: Any, dataset: Any) -> str:
 
 
 def _other(config: Any, dataset: Any) -> list[tuple[str, str]]:
-    model = build_model(config, dataset.build()[0])
+    split = dataset.build()[0]
+    model = build_model(config, split)
     settings = TrainingSettings.from_config(config)
+    rows = split.with_first_items() if config["first_item_target"] else split
     return [
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
+        ("training rows", f"{len(rows.inter_feat):,}"),
         ("epochs", f"{settings.epochs} at most"),
         ("memory, time", "not estimated for models without a language model"),
     ]
@@ -163,7 +172,8 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
     if training.max_tokens and rows * longest > training.max_tokens:
         fitting = max(1, training.max_tokens // longest)
         rows, targets = fitting, -(-targets * fitting // rows)
-    need = requirements(network, rows, longest, targets, device)
+    averages = kept_copies(training)
+    need = requirements(network, rows, longest, targets, device, averages)
     shared = instruction if packed else 0  # read once for all rows of a batch
     tokens = int(epoch.tokens.sum()) + shared * len(batches)
     operations = need.training / (rows * longest + shared) * tokens
@@ -176,9 +186,10 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
         ("tokens", f"{tokens:,} an epoch, padding not counted"),
         (
             "memory",
-            f"{_gib(need.memory)}: weights {_gib(need.weights)}, gradients and optimiser "
-            f"{_gib(need.optimiser)}, kept for the backward pass {_gib(need.activations)} "
-            f"({rows} rows of {longest} tokens, the most at once)",
+            f"{_gib(need.memory)}: weights {_gib(need.weights)}, gradients"
+            f"{', averages' if averages else ''} and optimiser {_gib(need.optimiser)}, kept for "
+            f"the backward pass {_gib(need.activations)} ({rows} rows of {longest} tokens, the "
+            "most at once)",
         ),
         ("operations", f"{operations / 1e12:,.3g} T an epoch"),
         (
@@ -192,25 +203,24 @@ def _llm(config: Any, dataset: Any) -> list[tuple[str, str]]:
 
 def _epoch(config: Any, dataset: Any, network: HeLLMNetwork) -> Epoch:
     histories, limit = dataset.histories, int(config["MAX_ITEM_LIST_LENGTH"])
-    settings, response = network.settings, len(network.prompt.response)
+    settings, prompt = network.settings, network.prompt
+    instruction, response = len(prompt.instruction), len(prompt.response)
     sums = running_tokens(network, histories)
-    users = histories.learning_users(config["train_users"], config["seed"])
-    if settings.multi_target:
-        size = int(config["train_batch_size"])
-        _, starts, lengths, targets = target_rows(histories, limit, size, users)
-        tokens = sums[starts + lengths - 1] - sums[starts] + network.lead
-        return Epoch(lengths, tokens + response * targets, targets)
-    counts = histories.training_lengths[users] - 1
-    begins = histories.offsets[users]
+    first = config["first_item_target"]
+    users = histories.learning_users(config["train_users"], config["seed"], first)
     if settings.targets == "every":
-        read = np.minimum(counts, limit)
-        tokens = sums[begins + counts] - sums[begins + counts - read] + network.lead
-        return Epoch(read + 1, tokens, read)
-    places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    read = np.minimum(places + 1, limit)
-    ends = np.repeat(begins, counts) + places + 1
-    words = len(network.prompt.instruction) + response + network.lead
-    return Epoch(read, sums[ends] - sums[ends - read] + words, np.ones_like(read))
+        rows = sequence_rows(histories, limit, users, first)
+    else:
+        size = int(config["train_batch_size"]) if settings.multi_target else 1
+        rows = target_rows(histories, limit, size, users, first)
+    owners, starts, lengths, targets = rows
+    begins = histories.offsets[owners]
+    empty = starts < begins  # where one item of padding is read
+    tokens = sums[starts + lengths - 1] - sums[np.maximum(starts, begins)] + empty + network.lead
+    if settings.targets == "last":
+        tokens += response * targets + (0 if settings.multi_target else instruction)
+    sorting = mixed_lengths(lengths, empty, config["seed"])
+    return Epoch(sorting, tokens, targets)
 
 
 def _rows(tokens: np.ndarray, packed: bool) -> tuple[int, int]:

@@ -59,6 +59,8 @@ def open_dataset(config: Any, features: bool, prepare: bool = True) -> Any:
     """
     compat.supply_dok_update()
     compat.count_every_interaction()
+    if config["first_item_target"]:
+        compat.see_padding_at_the_first_place()
     if config["threads"]:
         torch.set_num_threads(int(config["threads"]))
     if prepare:

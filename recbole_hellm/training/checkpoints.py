@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.errors import RunError, reason
+from recbole_hellm.models.averaging import WeightAverage
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.training import random_state
 from recbole_hellm.training.batching import TokenCount
@@ -33,6 +35,7 @@ class Checkpoints:
     """Saving and restoring of a trainer; a base class of ``RunTrainer``."""
 
     config: Any
+    settings: TrainingSettings
     model: Any
     run: RunDirectory
     device: torch.device
@@ -41,6 +44,7 @@ class Checkpoints:
     train_cpu_seconds: float
     seen_tokens: TokenCount
     loose_state: LooseState
+    average: WeightAverage
     best_valid_score: float
     start_epoch: int
     best_epoch: int
@@ -74,6 +78,7 @@ class Checkpoints:
             "epoch": epoch,
             "other": pack_other(self.model),
             "loose_values": self.loose_state.save(),
+            "average": self.average.state_dict(),
             **{name: getattr(self, name) for name in COUNTERS},
             "best_valid_score": float(self.best_valid_score),
             "train_cpu_seconds": self.train_cpu_seconds,
@@ -111,6 +116,8 @@ class Checkpoints:
             self.parallel.load(self.run, state, self._optimizers())
             self.model.load_other_parameter(unpack(state["other"]))
             restore_loose_values(self.model, state["loose_values"])
+            if self.settings.weight_averaging != "none":
+                self.average.load_state_dict(state["average"])
             for name in COUNTERS:
                 setattr(self, name, state[name])
             # Checkpoints of earlier versions lack these values.

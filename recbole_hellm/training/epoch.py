@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.errors import DivergenceError
+from recbole_hellm.models.averaging import WeightAverage
 from recbole_hellm.training.batching import MicroBatcher
 from recbole_hellm.training.parallel import SingleProcess
 
@@ -28,6 +29,7 @@ class TrainingPass(Trainer):
     parallel: SingleProcess
     micro_batcher: MicroBatcher
     scaler: torch.amp.GradScaler
+    average: WeightAverage
     step: int
     seen_samples: int
     loss_parts: dict[str, float]
@@ -101,6 +103,7 @@ class TrainingPass(Trainer):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.average.after_step()
         self.step += 1
 
     def _progress(self, train_data: Any, epoch: int, show: bool) -> Iterable[Interaction]:

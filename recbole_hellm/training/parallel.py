@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from recbole_hellm.config.settings import require
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.training.distributed import Processes, current
@@ -220,7 +221,13 @@ def check_shareable(config: Any, model: Any) -> None:
     Raises
     ------
     ConfigError
-        If the model's ``blocks`` raises it.
+        If its weights are to be averaged, or its ``blocks`` raises it.
     """
     if parallel_kind(config) is FSDP:
+        averaging = TrainingSettings.from_config(config).weight_averaging
+        require(
+            averaging == "none",
+            f"weight_averaging={averaging} averages whole weights, of which parallel=fsdp leaves "
+            "each process a shard; use --parallel=ddp, or leave weight_averaging out.",
+        )
         _ = model.blocks

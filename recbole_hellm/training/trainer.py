@@ -15,6 +15,7 @@ from recbole_hellm.compat import recbole_metrics, tensorboard_writer
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.errors import DivergenceError
 from recbole_hellm.evaluation.evaluator import Evaluation, Evaluator
+from recbole_hellm.models.averaging import weight_average
 from recbole_hellm.runs.directory import RunDirectory, SilentWriter
 from recbole_hellm.training.batching import MicroBatcher, TokenCount
 from recbole_hellm.training.checkpoints import Checkpoints
@@ -90,6 +91,7 @@ class RunTrainer(Checkpoints, Trainer):
         self.seen_tokens = TokenCount()
         self.loss_parts: dict[str, float] = {}
         self.loose_state = LooseState(model)
+        self.average = weight_average(self.settings, model)
         self.parallel = SingleProcess(model, Processes())
         self.micro_batcher = MicroBatcher(model, config, self.settings.max_tokens)
         # Half-precision gradients would vanish unscaled; in other precisions it does nothing.
@@ -168,6 +170,7 @@ class RunTrainer(Checkpoints, Trainer):
             self.micro_batcher.tokens = TokenCount()
             with self._naming_good_state():
                 loss = self._train_epoch(train_data, epoch, show_progress=show_progress)
+            self.average.after_epoch()
             # RecBole's special trainers with two passes per epoch return both losses.
             total = sum(loss) if isinstance(loss, tuple) else loss
             losses = {"total": float(total), **self.loss_parts}
@@ -177,7 +180,8 @@ class RunTrainer(Checkpoints, Trainer):
             self.seen_tokens += self.micro_batcher.tokens
             self._log_epoch(epoch, losses, seconds, train_data)
             if (epoch + 1) % self.eval_step == 0 or epoch + 1 == self.epochs:
-                self._validate(epoch, losses, seconds, show_progress)
+                with self.average.in_place():
+                    self._validate(epoch, losses, seconds, show_progress)
                 if callback_fn:
                     callback_fn(epoch, self.history[-1]["score"])
             self._save_checkpoint(epoch, train_data=train_data)

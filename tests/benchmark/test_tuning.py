@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from recbole_hellm.benchmark.plans import GENERAL
 from recbole_hellm.benchmark.studies import Journal
 from recbole_hellm.benchmark.tuning import TuningSettings, search_space, tune
 from recbole_hellm.config.resolution import HellmConfig
-from recbole_hellm.config.yaml_files import PROPERTIES
+from recbole_hellm.config.yaml_files import PROPERTIES, read_yaml
 from recbole_hellm.errors import BusyError, ConfigError, RunError, StorageError
 from recbole_hellm.evaluation.evaluator import Evaluator
 from recbole_hellm.runs.running import Validation, execute
@@ -238,7 +239,7 @@ PAPER_GRIDS = sorted(Path(str(importlib.resources.files(PROPERTIES) / "search/pa
 
 def test_every_method_of_table_1_with_a_known_grid_has_one() -> None:
     names = {file.stem for file in PAPER_GRIDS}
-    assert names == set(GENERAL)
+    assert names == {*GENERAL, "BSARec", "WEARec"}
     for file in PAPER_GRIDS:
         for key, values in search_space(file.stem, "paper").items():
             for value in values:
@@ -246,6 +247,36 @@ def test_every_method_of_table_1_with_a_known_grid_has_one() -> None:
     assert search_space("HeLLMPre-wo-CL", "paper") == search_space("HeLLMPre", "paper")
     with pytest.raises(ConfigError, match="no packaged grid of the paper for 'SASRec'"):
         search_space("SASRec", "paper")
+
+
+SEQUENTIAL = ("SASRec", "BSARec", "WEARec")
+
+
+def test_sequential_models_are_searched_over_the_same_space() -> None:
+    common = search_space("SASRec")
+    assert common["first_item_target"] == [False, True]
+    assert common["weight_averaging"] == ["none", "ema", "last"]
+    own = {"BSARec": {"alpha", "cutoff"}, "WEARec": {"alpha", "n_heads"}}
+    for model, keys in own.items():
+        space = search_space(model)
+        assert {key: space[key] for key in common} == common
+        assert space.keys() - common.keys() == keys
+        grid = search_space(model, "paper")
+        assert {key: space[key] for key in keys} == {key: grid[key] for key in keys}
+    assert math.prod(map(len, search_space("WEARec", "paper").values())) == 72
+
+
+@pytest.mark.parametrize("model", SEQUENTIAL)
+def test_the_authors_recipe_is_one_file(model: str) -> None:
+    file = Path(str(importlib.resources.files(PROPERTIES) / "recipes/sequential.yaml"))
+    recipe = read_yaml(file)
+    config = HellmConfig(model, "Beauty", {}, [file])
+    assert {key: config[key] for key in recipe} == recipe
+    searched = {key: config[key] for key in search_space(model)}  # the first trial
+    assert all(value in search_space(model)[key] for key, value in searched.items())
+    if model != "SASRec":
+        plain = HellmConfig(model, "Beauty").identifying_settings()
+        assert config.identifying_settings() == plain | {"first_item_target": True}
 
 
 def test_a_database_holds_the_studies_of_several_models(

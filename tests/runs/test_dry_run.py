@@ -21,6 +21,7 @@ def figures(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, value in rows}
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["", "first"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -34,9 +35,12 @@ def figures(text: str) -> dict[str, str]:
     ids=["every", "last", "several", "some-every", "some-last", "some-several"],
 )
 def test_counts_are_those_of_the_run(
-    make_config: Callable[..., HellmConfig], small_model: dict[str, Any], options: dict[str, Any]
+    make_config: Callable[..., HellmConfig],
+    small_model: dict[str, Any],
+    options: dict[str, Any],
+    first: bool,
 ) -> None:
-    config = make_config("HeLLM", **small_model, **options)
+    config = make_config("HeLLM", **small_model, **options, first_item_target=first)
     needs = figures(describe_needs(config))
     dataset = create_dataset(config)
     parts = dataset.build()
@@ -75,6 +79,32 @@ def test_the_command_line_tells_of_each_model_and_trains_none(
     assert "not estimated" in output
     assert not Path(quick["runs_dir"]).exists()
     assert torch.is_grad_enabled()
+
+
+def test_averages_of_weights_are_counted(
+    make_config: Callable[..., HellmConfig], small_model: dict[str, Any]
+) -> None:
+    options = {"weight_averaging": "last", "averaged_epochs": 40}
+    plain, averaged = (
+        figures(describe_needs(make_config("HeLLM", **small_model, **more)))["memory"]
+        for more in ({}, options)
+    )
+    assert ", gradients and optimiser" in plain
+    assert ", gradients, averages and optimiser" in averaged
+    sizes = [float(text.split("optimiser ")[1].split()[0]) for text in (plain, averaged)]
+    assert sizes[1] == pytest.approx(sizes[0] * 43 / 3, abs=1)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_rows_of_models_without_a_language_model_are_counted(
+    make_config: Callable[..., HellmConfig], first: bool
+) -> None:
+    config = make_config("BSARec", first_item_target=first)
+    dataset = create_dataset(config)
+    parts = dataset.build()
+    loader = training_loader(config, dataset, parts, build_model(config, parts[0]))
+    count = sum(len(batch) for batch in loader)
+    assert figures(describe_needs(config))["training rows"] == f"{count:,}"
 
 
 def files(folder: Path) -> dict[Path, int]:

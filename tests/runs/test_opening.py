@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 from support.runs import outcome
 
-from recbole_hellm import run
+from recbole_hellm import compat, run
 from recbole_hellm.errors import BackboneError, FeatureError
+from recbole_hellm.runs import opening
 from recbole_hellm.runs.results import RunResult
 
 
@@ -87,3 +88,14 @@ def test_a_backbone_that_is_not_there_is_told_before_texts_are_encoded(
     with pytest.raises(BackboneError, match="is not a folder; name a local folder"):
         train("HeLLM", **options, backbone=str(tmp_path / "absent"))
     assert not (folder / "features").exists()
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_recboles_mask_is_mended_where_first_items_are_targets(
+    make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    mended: list[bool] = []
+    monkeypatch.setattr(compat, "see_padding_at_the_first_place", lambda: mended.append(True))
+    config = make_config("SASRec", first_item_target=first)
+    opening.open_dataset(config, features=False, prepare=False)
+    assert mended == [True] * first

@@ -119,6 +119,10 @@ SEVERAL = ADAPTED | {"prefix": "static"}
 
 LIVELY = {"epochs": 3, "learning_rate": 0.01}
 
+EMA = {"weight_averaging": "ema", "ema_decay": 0.8}
+
+LAST = {"weight_averaging": "last", "averaged_epochs": 2}
+
 FAMILIES = {
     "qwen3": (Qwen3Config, {"num_key_value_heads": 2, "head_dim": 8}),
     "gemma3": (Gemma3TextConfig, {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 3}),

@@ -10,9 +10,11 @@ import pytest
 import torch
 from support.processes import (
     ADAPTED,
+    EMA,
     FAMILIES,
     HALF,
     HAS_FSDP,
+    LAST,
     LIVELY,
     SEVERAL,
     STILL,
@@ -59,6 +61,10 @@ def shared(
     shared.plan("killed", **LIVELY, dies_in=1)
     shared.steps.append({"copy": [str(root / "killed"), str(root / "killed-copy")]})
     shared.plan("killed", **LIVELY, resume=True)
+    shared.plan("ddp-ema", **STILL, **EMA)
+    shared.plan("averaged", **LIVELY, **LAST)
+    shared.plan("averaged-killed", **LIVELY, **LAST, dies_in=1)
+    shared.plan("averaged-killed", **LIVELY, **LAST, resume=True)
     arguments = {"data_path": str(tiny_data), "runs_dir": str(root / "cli"), "use_gpu": "False"}
     arguments |= {"threads": "1", "epochs": "1", "dataset": "tiny"}
     words = [f"--{key}={value}" for key, value in arguments.items()]

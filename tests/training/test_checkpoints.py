@@ -33,10 +33,17 @@ def test_checkpoints_are_safe_and_complete(make_trainer: Any) -> None:
     }
 
 
-@pytest.mark.parametrize("learner", ["adam", "sgd", "adagrad"])
-def test_a_resumed_trainer_goes_on_where_it_was(make_trainer: Any, learner: str) -> None:
-    scores = [0.1, 0.5, 0.3, 0.4, 0.45, 0.2]
+@pytest.mark.parametrize(
+    ("learner", "averaging"),
+    [("adam", "none"), ("sgd", "none"), ("adagrad", "none"), ("adam", "ema"), ("adam", "last")],
+)
+@pytest.mark.parametrize("best", [1, 4])
+def test_a_resumed_trainer_goes_on_where_it_was(
+    make_trainer: Any, learner: str, averaging: str, best: int
+) -> None:
+    scores = [0.1, 0.5, 0.3, 0.4, 0.6 if best == 4 else 0.45, 0.2]
     options = {"learner": learner, "epochs": 6, "scheduler": "cosine", "stopping_step": 2}
+    options |= {"weight_averaging": averaging, "ema_decay": 0.9, "averaged_epochs": 3}
     whole = make_trainer(scores, **options)
     whole.fit(Batches())
     first = make_trainer(scores, folder="cut", **options)
@@ -56,9 +63,25 @@ def test_a_resumed_trainer_goes_on_where_it_was(make_trainer: Any, learner: str)
     assert second.history == whole.history
     for name in ("best_epoch", "cur_step", "step", "seen_samples", "finished_training"):
         assert getattr(second, name) == getattr(whole, name), name
+    assert whole.best_epoch == best
     whole.load_best()
+    trained = second.model.w.detach().clone()
     second.load_best()
     assert torch.equal(second.model.w, whole.model.w)
+    assert not torch.equal(second.model.w, trained)
+
+
+def test_checkpoints_hold_the_weights_and_their_average(make_trainer: Any) -> None:
+    trainer = make_trainer(epochs=3, weight_averaging="last", averaged_epochs=2)
+    trainer.fit(Batches())
+    last = torch.load(trainer.run.last_checkpoint, weights_only=True)
+    ends = last["average"]["epochs"]
+    assert [end.keys() for end in ends] == [{"w", "b"}] * 2  # the frozen one has no copies
+    assert torch.equal(ends[1]["w"], last["model"]["w"])
+    assert not torch.equal(ends[0]["w"], ends[1]["w"])
+    plain = make_trainer(epochs=1, folder="plain")
+    plain.fit(Batches())
+    assert torch.load(plain.run.last_checkpoint, weights_only=True)["average"] == {}
 
 
 def test_other_code_of_the_model_cannot_resume(make_trainer: Any) -> None:
@@ -85,7 +108,11 @@ def test_a_finished_trainer_trains_no_more(make_trainer: Any) -> None:
 @needs_gloo
 @pytest.mark.parametrize(
     ("whole", "killed"),
-    [("whole", "killed"), pytest.param("fsdp-whole", "fsdp-killed", marks=needs_fsdp)],
+    [
+        ("whole", "killed"),
+        ("averaged", "averaged-killed"),
+        pytest.param("fsdp-whole", "fsdp-killed", marks=needs_fsdp),
+    ],
 )
 def test_a_kill_changes_nothing(shared: Shared, whole: str, killed: str) -> None:
     first, second = shared.result(whole), shared.result(killed)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.processes import (
     ADAPTED,
+    EMA,
     FAMILIES,
     HALF,
     MASKINGS,
@@ -70,7 +71,9 @@ def assert_scored_like_one_process(result: RunResult, options: dict[str, Any]) -
 
 
 @needs_gloo
-@pytest.mark.parametrize(("folder", "more"), [("ddp", {}), ("ddp-cut", {"max_tokens": 6})])
+@pytest.mark.parametrize(
+    ("folder", "more"), [("ddp", {}), ("ddp-cut", {"max_tokens": 6}), ("ddp-ema", EMA)]
+)
 def test_two_copies_train_like_one(shared: Shared, folder: str, more: dict[str, Any]) -> None:
     copies = shared.result(folder)
     assert copies.record["cost"]["processes"] == 2
@@ -158,6 +161,16 @@ def test_only_shards_need_blocks(
     parallel.check_shareable(make_config("BPR"), WithoutBlocks())
     with pytest.raises(ConfigError, match="has no blocks"):
         parallel.check_shareable(make_config("BPR", parallel="fsdp"), WithoutBlocks())
+
+
+def test_shards_are_not_averaged(
+    make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "current", lambda: Processes(0, 2))
+    parallel.check_shareable(make_config("BPR", weight_averaging="ema"), torch.nn.Module())
+    config = make_config("BPR", weight_averaging="ema", parallel="fsdp")
+    with pytest.raises(ConfigError, match="parallel=fsdp leaves each process a shard; use --para"):
+        parallel.check_shareable(config, torch.nn.Module())
 
 
 def test_one_process_holds_the_full_state(tmp_path: Path) -> None:

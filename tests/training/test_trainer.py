@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from support.trainers import Batches, Line
 from torch import nn
 
@@ -72,6 +73,53 @@ def test_training_stops_and_the_best_weights_stay(
     trainer.load_best()
     assert trainer.model.w.tolist() == weights[best]
     assert {phase for phase, _ in trainer.ranking.asked} == {"valid"}
+
+
+AVERAGES: list[dict[str, Any]] = [
+    {"weight_averaging": "ema", "ema_decay": 0.3},
+    {"weight_averaging": "last", "averaged_epochs": 2},
+]
+
+
+@pytest.mark.parametrize("averaging", AVERAGES, ids=["ema", "last"])
+def test_averages_are_validated_and_saved_while_training_goes_on_from_the_weights(
+    make_trainer: Any, averaging: dict[str, Any]
+) -> None:
+    options = {"epochs": 3, "learner": "adam"}
+    plain = make_trainer(folder="plain", **options)
+    ends, steps = [], []
+    update = plain._update
+
+    def updating() -> None:
+        update()
+        steps.append(plain.model.w.detach().clone())
+
+    plain._update = updating
+    plain.fit(Batches(), callback_fn=lambda epoch, score: ends.append(steps[-1]))
+    trainer = make_trainer([0.1, 0.2, 0.3], folder="averaged", **options, **averaging)
+    evaluate, seen = trainer.ranking.evaluate, []
+
+    def evaluating(model: Any, *given: Any, **more: Any) -> Any:
+        seen.append(model.w.detach().clone())
+        return evaluate(model, *given, **more)
+
+    trainer.ranking.evaluate = evaluating
+    trainer.fit(Batches())
+    assert torch.equal(trainer.model.w, ends[-1])  # the same steps as without an average
+    if averaging["weight_averaging"] == "last":
+        wanted = [ends[0], (ends[0] + ends[1]) / 2, (ends[1] + ends[2]) / 2]
+    else:
+        moving, wanted = steps[0], []
+        for number, step in enumerate(steps[1:], start=2):
+            decay = min(0.3, number / (9 + number))
+            moving = decay * moving + (1 - decay) * step
+            wanted += [moving] if number % 4 == 0 else []
+    for found, expected in zip(seen, wanted, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert trainer.best_epoch == 2
+    trainer.load_best()
+    assert torch.equal(trainer.model.w, seen[-1])
+    assert float(trainer.model.frozen) == 1
 
 
 def test_divergence_names_the_epoch_and_the_last_good_state(make_trainer: Any) -> None:

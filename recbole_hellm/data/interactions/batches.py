@@ -11,6 +11,8 @@ import torch
 from recbole_hellm.data.interactions.histories import Histories
 from recbole_hellm.errors import DataError
 
+Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
 POOL_BATCHES = 32
 """Batches that are shuffled together before rows are sorted by length."""
 
@@ -87,9 +89,29 @@ class BucketedBatches:
         self.generator.set_state(state["generator"])
 
 
+def mixed_lengths(lengths: np.ndarray, empty: np.ndarray, seed: int) -> np.ndarray:
+    """Lengths to sort by that spread rows without a history over all batches.
+
+    By their own length these rows, which all read the same, would make up whole batches.
+
+    Parameters
+    ----------
+    lengths : ndarray of int64, shape [R]
+    empty : ndarray of bool, shape [R]
+        Rows without a history; each gets the length of another row, drawn with `seed`.
+    seed : int
+    """
+    others = lengths[~empty]
+    if not empty.any() or not len(others):
+        return lengths
+    mixed = lengths.copy()
+    mixed[empty] = np.random.default_rng(seed).choice(others, int(empty.sum()))
+    return mixed
+
+
 def sequence_rows(
-    histories: Histories, limit: int, users: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    histories: Histories, limit: int, users: np.ndarray | None = None, first_items: bool = False
+) -> Rows:
     """Whole training sequences, one user a row, for models that predict at every position.
 
     A sequence longer than the model's history keeps its last `limit` items and the one before them
@@ -101,22 +123,28 @@ def sequence_rows(
     limit : int
         Longest history.
     users : ndarray of int64, optional
-        Some of the users with a next item to learn; all of them by default.
+        Some of the users with an item to learn; all of them by default.
+    first_items : bool
+        Whether first items are targets, too, in rows of their own.
 
     Returns
     -------
     users, starts, lengths, targets : ndarray of int64, shape [R]
         As those of :func:`target_rows`.
     """
-    users = histories.learning_users() if users is None else users
+    users, first = _learning(histories, users, first_items)
     lengths = np.minimum(histories.training_lengths[users], limit + 1)
     starts = histories.offsets[users] + histories.training_lengths[users] - lengths
-    return users, starts, lengths, lengths - 1
+    return _joined((users, starts, lengths, lengths - 1), first)
 
 
 def target_rows(
-    histories: Histories, limit: int, size: int, users: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    histories: Histories,
+    limit: int,
+    size: int,
+    users: np.ndarray | None = None,
+    first_items: bool = False,
+) -> Rows:
     """Stretches of training sequences that hold every sample (history, next item) once.
 
     Histories that begin with a user's first item lie in one stretch, cut where it holds `size`
@@ -130,16 +158,17 @@ def target_rows(
         Longest history.
     size : int
         Most targets in a stretch.
-    users : ndarray of int64, optional
+    users, first_items
         As in :func:`sequence_rows`.
 
     Returns
     -------
     users, starts, lengths, targets : ndarray of int64, shape [R]
         Owner of each stretch, place of its first item in ``histories.items``, numbers of its items
-        and of its targets, which are the last of them.
+        and of its targets, which are the last of them. The row of a user's first item begins one
+        place before it, where an item of padding is to be read.
     """
-    users = histories.learning_users() if users is None else users
+    users, first = _learning(histories, users, first_items)
     targets = histories.training_lengths[users] - 1
     whole = np.minimum(targets, limit)
     owner, rank = _runs(-(-whole // size))
@@ -150,7 +179,24 @@ def target_rows(
     starts[len(owner) :] += shift + 1
     lengths = np.concatenate([last + 1, np.full(len(cut), limit + 1)])
     held = np.concatenate([last - rank * size, np.ones(len(cut), dtype=np.int64)])
-    return users[owners], starts, lengths, held
+    return _joined((users[owners], starts, lengths, held), first)
+
+
+def _learning(
+    histories: Histories, users: np.ndarray | None, first_items: bool
+) -> tuple[np.ndarray, Rows]:
+    """Users with a next item to learn, and the rows of first items."""
+    users = histories.learning_users(first_items=first_items) if users is None else users
+    first = users if first_items else users[:0]
+    ones = np.ones_like(first)
+    rows = first, histories.offsets[first] - 1, 2 * ones, ones
+    return users[histories.training_lengths[users] >= 2], rows
+
+
+def _joined(rows: Rows, others: Rows) -> Rows:
+    """Two sets of rows as one."""
+    a, b, c, d = (np.concatenate(pair) for pair in zip(rows, others, strict=True))
+    return a, b, c, d
 
 
 def _runs(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -274,7 +274,15 @@ class GraphDataset(CanonicalMixin, KnowledgeBasedDataset):
 
 
 class HistoryDataset(CanonicalMixin, SequentialDataset):
-    """Histories with the item that follows, for sequential recommenders."""
+    """Histories with the item that follows, for sequential recommenders.
+
+    Attributes
+    ----------
+    first_rows : Interaction
+        Every user's first interaction, which RecBole's rows lack, without a history.
+    """
+
+    first_rows: Interaction
 
     def data_augmentation(self) -> None:
         """RecBole's augmentation, row for row, vectorised.
@@ -289,6 +297,7 @@ class HistoryDataset(CanonicalMixin, SequentialDataset):
         first = np.r_[True, users[1:] != users[:-1]]
         starts = np.flatnonzero(first)[np.cumsum(first) - 1]
         targets = np.flatnonzero(~first)
+        self.first_rows = self.inter_feat[np.flatnonzero(first)]
         begins = np.maximum(starts[targets], targets - limit)
         lengths = torch.from_numpy(targets - begins)
         columns = torch.arange(limit)
@@ -306,6 +315,24 @@ class HistoryDataset(CanonicalMixin, SequentialDataset):
                 )
         rows.update(Interaction(lists))
         self.inter_feat = rows
+
+    def with_first_items(self) -> HistoryDataset:
+        """This training split with a row for every user's first item, too.
+
+        The history of such a row is one item of padding: its lists hold zeros alone, and its
+        length is 1. A first item is never held out.
+        """
+        rows = self.inter_feat.interaction
+        count = len(self.first_rows)
+        added = {
+            name: torch.zeros(count, *values.shape[1:], dtype=values.dtype)
+            for name, values in rows.items()
+        }
+        added[self.item_list_length_field] += 1
+        added |= self.first_rows.interaction
+        columns = {name: torch.cat([values, added[name]]) for name, values in rows.items()}
+        extended: HistoryDataset = self.copy(Interaction(columns))
+        return extended
 
 
 def create_dataset(config: Any) -> Any:

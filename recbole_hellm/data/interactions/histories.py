@@ -46,12 +46,21 @@ class Histories:
         """Ids of the users that have a validation and a test item, ascending."""
         return np.flatnonzero(self.lengths >= MIN_INTERACTIONS)
 
-    def learning_users(self, share: float = 1.0, seed: int = 0) -> np.ndarray:
-        """Ids of users with a next item to learn, ascending; all, or a share drawn at random.
+    def learning_users(
+        self, share: float = 1.0, seed: int = 0, first_items: bool = False
+    ) -> np.ndarray:
+        """Ids of users with an item to learn, ascending; all, or a share drawn at random.
 
         With one seed, the users of a smaller share are among those of a larger one.
+
+        Parameters
+        ----------
+        share : float
+        seed : int
+        first_items : bool
+            Whether a user's first item is to be learned, too, rather than those after it alone.
         """
-        users = np.flatnonzero(self.training_lengths >= 2)
+        users = np.flatnonzero(self.training_lengths >= (1 if first_items else 2))
         if share == 1:
             return users
         order = np.random.default_rng(seed).permutation(users)

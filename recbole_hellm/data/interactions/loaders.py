@@ -14,7 +14,12 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.data.utils import create_samplers, get_dataloader
 
-from recbole_hellm.data.interactions.batches import BucketedBatches, sequence_rows, target_rows
+from recbole_hellm.data.interactions.batches import (
+    BucketedBatches,
+    mixed_lengths,
+    sequence_rows,
+    target_rows,
+)
 from recbole_hellm.data.interactions.histories import Histories
 from recbole_hellm.data.interactions.sampler import UserUniformSampler
 from recbole_hellm.errors import DataError
@@ -83,6 +88,8 @@ class HistoryLoader(_Loader):
         self.length_field = config["ITEM_LIST_LENGTH_FIELD"]
         self.suffix = config["LIST_SUFFIX"]
         lengths = self.rows[self.length_field].numpy()
+        empty = self.rows[config["ITEM_ID_FIELD"] + self.suffix][:, 0].numpy() == 0
+        lengths = mixed_lengths(lengths, empty, config["seed"])
         size, similar = config["train_batch_size"], config["bucket_by_length"]
         super().__init__(BucketedBatches(lengths, size, config["seed"], similar=similar))
 
@@ -101,7 +108,7 @@ class _Stretches(_Loader):
     histories : Histories
     users, starts, lengths, targets : ndarray of int64, shape [R]
         Owner of each row, place of its first item in ``histories.items``, numbers of its items
-        and of its targets, which are the last of them.
+        and of its targets, which are the last of them. Places before the owner's are padding.
     """
 
     def __init__(
@@ -114,16 +121,18 @@ class _Stretches(_Loader):
         targets: np.ndarray,
     ) -> None:
         self.config = config
-        self.items = histories.items
+        self.items, self.begins = histories.items, histories.offsets[users]
         self.users, self.starts, self.lengths, self.targets = users, starts, lengths, targets
         size, similar = config["train_batch_size"], config["bucket_by_length"]
-        super().__init__(BucketedBatches(lengths, size, config["seed"], targets, similar))
+        sorting = mixed_lengths(lengths, starts < self.begins, config["seed"])
+        super().__init__(BucketedBatches(sorting, size, config["seed"], targets, similar))
 
     def collate(self, batch: np.ndarray) -> Interaction:
         lengths = self.lengths[batch]
         columns = np.arange(lengths.max())
-        valid = columns < lengths[:, None]
-        positions = np.where(valid, self.starts[batch][:, None] + columns, 0)
+        positions = self.starts[batch][:, None] + columns
+        valid = (columns < lengths[:, None]) & (positions >= self.begins[batch][:, None])
+        positions = np.where(valid, positions, 0)
         items = np.where(valid, self.items[positions], 0)
         item_list = self.config["ITEM_ID_FIELD"] + self.config["LIST_SUFFIX"]
         return Interaction(
@@ -139,7 +148,8 @@ class SequenceLoader(_Stretches):
     """Whole training sequences, see :func:`batches.sequence_rows`."""
 
     def __init__(self, config: Any, dataset: Any, users: np.ndarray | None = None) -> None:
-        rows = sequence_rows(dataset.histories, config["MAX_ITEM_LIST_LENGTH"], users)
+        limit, first = config["MAX_ITEM_LIST_LENGTH"], config["first_item_target"]
+        rows = sequence_rows(dataset.histories, limit, users, first)
         super().__init__(config, dataset.histories, *rows)
 
 
@@ -152,7 +162,8 @@ class TargetLoader(_Stretches):
     def __init__(self, config: Any, dataset: Any, users: np.ndarray | None = None) -> None:
         histories = dataset.histories
         limit, size = config["MAX_ITEM_LIST_LENGTH"], config["train_batch_size"]
-        super().__init__(config, histories, *target_rows(histories, limit, size, users))
+        rows = target_rows(histories, limit, size, users, config["first_item_target"])
+        super().__init__(config, histories, *rows)
 
     def collate(self, batch: np.ndarray) -> Interaction:
         rows = super().collate(batch)
@@ -219,23 +230,29 @@ def training_loader(config: Any, dataset: Any, parts: list[Any], model: Any) -> 
     A model of this package names its batches in the attribute ``batches``: ``user_uniform``,
     ``sequences``, ``targets`` or ``histories``. For the last three, the attribute ``train_users``
     may restrict training to a share of the users. Every other model gets RecBole's loader, or
-    length-bucketed histories where ``bucket_by_length`` is set and no negatives are drawn.
+    length-bucketed histories where ``bucket_by_length`` is set and no negatives are drawn. With
+    ``first_item_target``, the rows of histories include one for every user's first item.
 
     Raises
     ------
     DataError
-        If no user has a next item to learn, or RecBole cannot draw negatives from this dataset.
+        If no user has an item to learn, or RecBole cannot draw negatives from this dataset.
     """
     name = config["dataset"]
     sequential = config["MODEL_TYPE"].name == "SEQUENTIAL"
-    if sequential and dataset.histories.training_lengths.max() < 2:
+    first_items = config["first_item_target"]
+    if first_items:
+        parts = [parts[0].with_first_items(), *parts[1:]]
+    elif sequential and dataset.histories.training_lengths.max() < 2:
         raise DataError(
             f"No user of '{name}' has two interactions beside the two that are held out, so there "
             "is no next item to learn; use a larger dataset, or a general model such as BPR."
         )
     kind = getattr(model, "batches", None)
     share = getattr(model, "train_users", 1.0)
-    users = None if share == 1 else dataset.histories.learning_users(share, config["seed"])
+    users = None
+    if share != 1:
+        users = dataset.histories.learning_users(share, config["seed"], first_items)
     arguments = config["train_neg_sample_args"]
     if kind == "user_uniform":
         return UserUniformLoader(config, dataset)

@@ -218,7 +218,7 @@ class HeLLMNetwork(HistoryReader):
         DataError
             If no sequence holds a target.
         """
-        n_targets = (sequences > 0).sum(1) - 1
+        n_targets = (sequences[:, 1:] > 0).sum(1)
         held = n_targets > 0
         sequences, n_targets = sequences[held], n_targets[held]
         users = None if users is None else users[held]

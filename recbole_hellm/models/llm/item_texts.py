@@ -47,9 +47,9 @@ class ItemTexts(nn.Module):
     def widths(self, item_ids: Tensor) -> Tensor:
         """Tokens that items take up, title and item token, on the device of `item_ids`.
 
-        Padding, id 0, takes up none.
+        Padding, id 0, has no title; as the one item of an empty history it takes up one.
         """
-        return self.lengths.to(item_ids.device)[item_ids] + (item_ids > 0)
+        return self.lengths.to(item_ids.device)[item_ids] + 1
 
     def placed(self, items: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Words of items, and their places.

@@ -30,8 +30,8 @@ class Requirements:
     parameters, trained : int
         All numbers in the network, and those that are trained.
     weights, optimiser, activations : int
-        Bytes of the weights; of gradients and AdamW's two moments; and of what the forward pass
-        of one micro-batch keeps for the backward pass.
+        Bytes of the weights; of gradients, AdamW's two moments and averages; and of what the
+        forward pass of one micro-batch keeps for the backward pass.
     forward, training : int
         Operations of the matrix products of one micro-batch in the forward pass, and in the
         forward and backward pass together.
@@ -93,7 +93,12 @@ def outline(
 
 
 def requirements(
-    network: HeLLMNetwork, rows: int, columns: int, targets: int, device: torch.device
+    network: HeLLMNetwork,
+    rows: int,
+    columns: int,
+    targets: int,
+    device: torch.device,
+    averages: int = 0,
 ) -> Requirements:
     """Needs of training on one micro-batch.
 
@@ -108,6 +113,8 @@ def requirements(
         Rows of the micro-batch, tokens in each, and targets in all of them.
     device : torch.device
         Where the network is to run.
+    averages : int
+        Copies of the trained weights that averaging keeps.
     """
     settings = network.settings
     sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
@@ -118,7 +125,7 @@ def requirements(
         parameters=sum(size for size, _ in sizes),
         trained=trained,
         weights=weights,
-        optimiser=3 * 4 * trained,
+        optimiser=(3 + averages) * 4 * trained,
         activations=activations,
         forward=forward,
         training=training,

@@ -48,7 +48,8 @@ class NextItemRecommender(SequentialRecommender):
 
     Histories are padded on the left to ``MAX_ITEM_LIST_LENGTH`` places L, so the last item always
     stands at place L, where filters over all places expect it. Padding has an embedding, too, which
-    is drawn and not trained, as in the authors' codes.
+    is drawn and not trained, as in the authors' codes. An empty history is padding at all places;
+    attention, which is masked evenly there, sees all of them (``first_item_target``).
 
     Subclasses set :attr:`settings_classes` to their settings and implement :meth:`encoder`.
 
@@ -61,6 +62,7 @@ class NextItemRecommender(SequentialRecommender):
 
     input_type = InputType.POINTWISE
     batches = "histories"
+    reads_empty = True
     settings_classes: tuple[type[SequentialSettings], ...] = (SequentialSettings,)
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -251,7 +251,7 @@ class HeLLM(SequentialRecommender):
     def target_counts(self, interaction: Any) -> Tensor:
         """Number of targets in each row of a training batch, shape [B]."""
         if self.settings.targets == "every":
-            return ((interaction[self.ITEM_SEQ] > 0).sum(1) - 1).clamp_min(0)
+            return (interaction[self.ITEM_SEQ][:, 1:] > 0).sum(1)
         if self.settings.multi_target:
             return interaction[self.ITEM_SEQ_LEN] - interaction[FIRST_TARGET]
         return torch.ones_like(interaction[self.ITEM_SEQ_LEN])
@@ -341,6 +341,12 @@ def longest_history(config: Any, dataset: Any, network: HeLLMNetwork) -> int:
 
 def _settings(config: Any) -> LLMSettings:
     resolved = LLMSettings.from_config(config).resolved()
+    read = resolved.item_inputs or resolved.prefix != "none" or resolved.prompt != "none"
+    require(
+        bool(read) or not config["first_item_target"],
+        "first_item_target=True needs something to read of an empty history, and item_inputs=[] "
+        "with prefix=none and prompt=none leaves zeros; name an item input, or leave it out.",
+    )
     require(
         not (resolved.gram_pad_bug and config["bucket_by_length"]),
         "gram_pad_bug=True pools the padding of batches, of which bucket_by_length=True leaves "

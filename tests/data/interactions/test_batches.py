@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from recbole_hellm.data.interactions import batches as batches_module
-from recbole_hellm.data.interactions.batches import BucketedBatches, sequence_rows
+from recbole_hellm.data.interactions.batches import (
+    BucketedBatches,
+    mixed_lengths,
+    sequence_rows,
+    target_rows,
+)
 from recbole_hellm.data.interactions.histories import Histories
 from recbole_hellm.errors import DataError
 
@@ -74,3 +79,37 @@ def test_sequences_are_the_last_items_of_each_users_training_part() -> None:
     ]
     assert [row.tolist() for row in rows] == [[100, 101], [105, 106], [111, 112, 113, 114, 115]]
     assert targets.tolist() == [1, 1, 4]
+
+
+def test_first_items_have_rows_that_begin_one_place_before_them() -> None:
+    lengths = [2, 3, 4, 9]
+    users = np.repeat(np.arange(1, 5), lengths)
+    histories = Histories.from_pairs(users, np.arange(100, 100 + len(users)), 5)
+    first = [(1, -1, 2, 1), (2, 1, 2, 1), (3, 4, 2, 1), (4, 8, 2, 1)]
+    for rows in (
+        lambda *more: sequence_rows(histories, 4, *more),
+        lambda *more: target_rows(histories, 4, 2, *more),
+    ):
+        without = list(zip(*rows(), strict=True))
+        assert list(zip(*rows(None, True), strict=True)) == without + first
+        some = np.array([2, 4])
+        chosen = [row for row in without if row[0] == 4]
+        assert list(zip(*rows(some, True), strict=True)) == [*chosen, first[1], first[3]]
+        assert list(zip(*rows(some), strict=True)) == chosen
+
+
+def test_rows_without_a_history_are_spread_over_all_batches() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 50, 6400)
+    empty = rng.random(6400) < 0.25
+    lengths[empty] = 1
+    mixed = mixed_lengths(lengths, empty, seed=3)
+    assert mixed[~empty].tolist() == lengths[~empty].tolist()
+    assert set(mixed[empty]) <= set(lengths[~empty])
+    assert mixed.tolist() == mixed_lengths(lengths, empty, seed=3).tolist()
+    shares = [empty[batch].mean() for batch in BucketedBatches(mixed, 100, seed=1)]
+    assert 0.05 < min(shares) < max(shares) < 0.45
+    assert max(empty[batch].mean() for batch in BucketedBatches(lengths, 100, seed=1)) == 1
+    none, every = np.zeros(3, dtype=bool), np.ones(3, dtype=bool)
+    for rows in (none, every):
+        assert mixed_lengths(lengths[:3], rows, seed=3).tolist() == lengths[:3].tolist()

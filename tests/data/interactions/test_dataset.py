@@ -87,6 +87,31 @@ def test_training_rows_of_a_sequential_model(make_parts: Parts, interactions: pd
     assert sorted(found) == sorted(wanted)
 
 
+def test_first_items_are_rows_whose_history_is_one_item_of_padding(
+    make_parts: Parts, interactions: pd.DataFrame
+) -> None:
+    _, dataset, parts = make_parts("SASRec", MAX_ITEM_LIST_LENGTH=4)
+    before = len(parts[0].inter_feat)
+    rows = parts[0].with_first_items().inter_feat
+    assert len(parts[0].inter_feat) == before
+    assert len(rows) == int(dataset.histories.training_lengths.sum())
+    assert rows.columns == parts[0].inter_feat.columns
+    for name in rows.columns:
+        assert torch.equal(rows[name][:before], parts[0].inter_feat[name])
+        assert rows[name].dtype == parts[0].inter_feat[name].dtype
+    new = rows[before:]
+    users = dataset.id2token("user_id", new["user_id"].numpy())
+    items = dataset.id2token("item_id", new["item_id"].numpy())
+    firsts = {user: items[0] for user, items in canonical(interactions).items()}
+    assert dict(zip(users, items, strict=True)) == firsts
+    assert len(users) == len(firsts)
+    assert new["item_length"].tolist() == [1] * len(firsts)
+    for name in ("item_id_list", "timestamp_list"):
+        assert new[name].shape == (len(firsts), 4)
+        assert not new[name].any()
+    assert new["timestamp"].all()
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_short_users_are_trained_on_and_never_evaluated(
     make_parts: Parts, interactions: pd.DataFrame, model: str, caplog: pytest.LogCaptureFixture
@@ -315,7 +340,10 @@ def test_beauty_is_the_published_dataset_in_both_families(
     for model in MODELS:
         config = HellmConfig(model, "Beauty", quick | {"data_path": str(tmp_path)})
         dataset = create_dataset(config)
-        dataset.build()
+        training = dataset.build()[0]
+        if model == "SASRec":
+            assert len(training.inter_feat) == 131_413
+            assert len(training.with_first_items().inter_feat) == 153_776
         assert len(dataset.histories.evaluated_users) == 22_363
         assert len(dataset.item_tokens) == 12_101
         assert len(dataset.histories.items) == 198_502

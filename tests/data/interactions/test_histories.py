@@ -67,3 +67,10 @@ def test_a_share_of_the_learning_users_is_drawn_with_the_seed() -> None:
     assert set(tenth) < set(half) < set(everybody)
     assert tenth.tolist() != histories.learning_users(0.1, seed=2).tolist()
     assert len(histories.learning_users(1e-6)) == 1
+
+
+def test_users_with_one_training_item_learn_only_if_first_items_are_targets(
+    histories: Histories,
+) -> None:
+    assert histories.learning_users().tolist() == [1, 3]
+    assert histories.learning_users(first_items=True).tolist() == [1, 2, 3, 5]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_hellm import compat
 from recbole_hellm.data.interactions.loaders import (
     FIRST_TARGET,
     HistoryLoader,
@@ -156,6 +157,65 @@ def test_rows_of_several_targets_hold_the_samples_of_single_histories(
     assert len(loader.users) < len(wanted)
 
 
+def samples_of(kind: str, batch: Any) -> list[tuple[int, list[int], int]]:
+    """Every (user, history, target) of a batch; an empty history is one item of padding."""
+    found = []
+    for row, user in enumerate(batch["user_id"].tolist()):
+        length = int(batch["item_length"][row])
+        items = batch["item_id_list"][row, :length].tolist()
+        if kind == "histories":
+            found.append((user, items, int(batch["item_id"][row])))
+        else:
+            first = int(batch[FIRST_TARGET][row]) if kind == "targets" else 1
+            found += [(user, items[:place], items[place]) for place in range(first, length)]
+    return found
+
+
+@pytest.mark.parametrize("share", [1.0, 0.4])
+@pytest.mark.parametrize("kind", ["sequences", "targets", "histories"])
+def test_first_items_are_targets_once_in_every_kind_of_batches(
+    make_parts: Parts, kind: str, share: float
+) -> None:
+    options = {"train_batch_size": 8, "bucket_by_length": True}
+    found = {}
+    for first in (False, True):
+        config, dataset, parts = make_parts("HeLLM", first_item_target=first, **options)
+        loader = training_loader(config, dataset, parts, Wants(kind, share))
+        found[first] = [sample for batch in loader for sample in samples_of(kind, batch)]
+    histories = dataset.histories
+    users = histories.learning_users(share, config["seed"], first_items=True)
+    firsts = [(user, [0], int(histories.items[histories.offsets[user]])) for user in users]
+    assert sorted(sample for sample in found[True] if sample[1] == [0]) == sorted(firsts)
+    rest = sorted(sample for sample in found[True] if sample[1] != [0])
+    if share == 1:
+        assert rest == sorted(found[False])
+        assert len(found[True]) == histories.training_lengths.sum()
+    else:
+        assert {user for user, *_ in rest} <= set(users.tolist())
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "loader"),
+    [
+        ("SASRec", {}, HistoryLoader),
+        ("SASRec", {"loss_type": "BPR"}, RecBoleLoader),
+        ("GRU4Rec", {}, RecBoleLoader),
+        ("BSARec", {}, HistoryLoader),
+    ],
+)
+def test_first_items_are_in_the_batches_of_models_that_read_histories(
+    make_parts: Parts, model: str, options: dict[str, Any], loader: type
+) -> None:
+    config, dataset, parts = make_parts(model, first_item_target=True, **options)
+    built = model_class(model)(config, parts[0])
+    batches = training_loader(config, dataset, parts, built)
+    assert isinstance(batches, loader)
+    found = [sample for batch in batches for sample in samples_of("histories", batch)]
+    assert len(found) == dataset.histories.training_lengths.sum()
+    losses = [built.calculate_loss(batch) for batch in batches]
+    assert all(torch.isfinite(loss) for loss in losses)
+
+
 def test_uniform_triples_use_training_items_only(make_parts: Parts) -> None:
     config, dataset, parts = make_parts("HeLLMPre", train_batch_size=16)
     loader = training_loader(config, dataset, parts, Wants("user_uniform"))
@@ -220,10 +280,12 @@ def test_users_without_a_next_item_to_learn_are_told(
 def test_trimming_changes_neither_loss_nor_scores(make_parts: Parts, name: str) -> None:
     dropout = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
     options = dropout if name == "SASRec" else {"dropout_prob": 0.0}
+    compat.see_padding_at_the_first_place()
     config, _, parts = make_parts(name, MAX_ITEM_LIST_LENGTH=20, **options)
     torch.manual_seed(3)
     model = model_class(name)(config, parts[0]).double()
-    full = parts[0].inter_feat[:40]
+    rows = parts[0].with_first_items().inter_feat
+    full = rows[[*range(30), *range(len(rows) - 10, len(rows))]]
     trimmed = trim_histories(full, "item_length", "_list")
     assert trimmed["item_id_list"].shape[1] < full["item_id_list"].shape[1]
     losses, gradients = [], []

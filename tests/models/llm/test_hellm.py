@@ -192,6 +192,27 @@ def test_network_equals_the_equations_written_out(
             torch.testing.assert_close(hidden[row], literal(network, history), rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.parametrize("place", PLACES, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_an_empty_history_is_one_item_of_padding_under_the_prefix_of_no_items(
+    variant: dict[str, Any], place: dict[str, Any]
+) -> None:
+    network = build(**variant, **place)
+    hidden = network.hidden_states(*padded([[0], *HISTORIES]))
+    torch.testing.assert_close(hidden[0], literal(network, [0]), rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(hidden[1:], network.hidden_states(*padded(HISTORIES)))
+    if network.prefix is not None:
+        nobody, lonely = network._static_prefix(), network._prefix(*padded([[0]]))
+        for side in ("keys", "values"):
+            one, other = getattr(nobody, side), getattr(lonely, side)
+            assert one.dynamic is None or torch.equal(one.dynamic, other.dynamic)
+    loss = network.train().loss(*padded([[0], [3, 1]]), torch.tensor([4, 2]))
+    loss.backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    assert any(bool(gradient.any()) for gradient in gradients)
+
+
 @pytest.mark.parametrize("prompt", ["none", "alpaca"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_every_row_of_a_stream_equals_a_call_with_the_history_cut_there(
@@ -352,7 +373,7 @@ def test_dropout_is_drawn_in_the_order_of_published_runs(
 
 def test_sequence_loss_averages_over_all_targets_and_skips_single_items() -> None:
     network = build()
-    sequences = [[3, 1, 4, 1], [5], [9, 2, 6], [7, 8]]
+    sequences = [[3, 1, 4, 1], [5], [9, 2, 6], [0, 8], [7, 8]]
     losses = []
     for sequence in sequences:
         for t in range(1, len(sequence)):
@@ -596,8 +617,8 @@ def test_all_targets_in_one_pass_give_the_loss_and_gradients_of_separate_samples
     prefix: str, prompt: str, head: str
 ) -> None:
     network = build(prefix=prefix, prompt=prompt, head=head, targets="last", multi_target=True)
-    sequences, lengths = padded([[3, 1, 4, 1, 2], [5, 8], [9, 2, 6, 7]])
-    first = torch.tensor([2, 1, 1])
+    sequences, lengths = padded([[3, 1, 4, 1, 2], [5, 8], [9, 2, 6, 7], [0, 9]])
+    first = torch.tensor([2, 1, 1, 1])
     samples = [
         (sequences[row, :read].tolist(), int(sequences[row, read]))
         for row, length in enumerate(lengths.tolist())

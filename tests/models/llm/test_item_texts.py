@@ -317,12 +317,12 @@ def test_titles_become_words_within_the_budget() -> None:
     assert found.words[1].tolist() == [1, 2]
     assert found.words[4].tolist() == [3, 1]
     assert found.highest == 3
-    assert found.widths(torch.tensor([[1, 2, 0], [3, 4, 4]])).tolist() == [[3, 1, 0], [2, 3, 3]]
+    assert found.widths(torch.tensor([[1, 2, 0], [3, 4, 4]])).tolist() == [[3, 1, 1], [2, 3, 3]]
     words, places = found.placed(torch.tensor([4, 2, 3]), torch.tensor([2, 3, 5]))
     assert (words.tolist(), places.tolist()) == ([3, 1, 3], [0, 1, 4])
     nothing = title_texts(["", ""], tokenizer(), 2)
     assert nothing.highest == -1
-    assert nothing.widths(torch.tensor([1, 0])).tolist() == [1, 0]
+    assert nothing.widths(torch.tensor([1, 0])).tolist() == [1, 1]
 
 
 def test_checkpoints_hold_the_words() -> None:

@@ -61,6 +61,18 @@ def test_states_are_those_of_histories_padded_on_the_left(make: Callable[..., An
     torch.testing.assert_close(model(rows[1:, :2], lengths[1:]), states[1:])
 
 
+def test_an_empty_history_is_padding_at_all_places(make: Callable[..., Any]) -> None:
+    model, config, dataset, parts = make(first_item_target=True)
+    expected = literal(model, [])
+    rows = torch.tensor([[0, 0, 0], [2, 6, 0]])
+    torch.testing.assert_close(model(rows, torch.tensor([1, 2]))[0], expected)
+    loader = training_loader(config, dataset, parts, model)
+    batch = next(batch for batch in loader if not batch["item_id_list"][:, 0].all())
+    row = int(batch["item_id_list"][:, 0].argmin())
+    scores = expected @ model.item_embedding.weight.T
+    torch.testing.assert_close(model.full_sort_predict(batch)[row], scores.detach())
+
+
 def test_loss_and_scores_are_of_products_with_all_items(make: Callable[..., Any]) -> None:
     model, config, dataset, parts = make()
     loader = training_loader(config, dataset, parts, model)

@@ -49,20 +49,22 @@ LOADERS = {"sequences": SequenceLoader, "targets": TargetLoader, "histories": Hi
 ONE_PASS = {"targets": "last", "prefix": "none", "prompt": "alpaca", "multi_target": True}
 
 
+@pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize(
     ("options", "kind"),
     [({}, "sequences"), ({"targets": "last"}, "histories"), (ONE_PASS, "targets")],
     ids=["every", "last", "one pass"],
 )
 def test_the_loss_is_a_mean_cross_entropy_over_all_items(
-    make: Make, options: dict[str, Any], kind: str
+    make: Make, options: dict[str, Any], kind: str, first: bool
 ) -> None:
     """Recomputed from the scores that the model gives to each history alone."""
-    model, config, dataset, parts = make(**options, train_batch_size=20)
+    options = options | {"first_item_target": first, "train_batch_size": 20}
+    model, config, dataset, parts = make(**options)
     loader = training_loader(config, dataset, parts, model)
     assert model.batches == kind
     assert isinstance(loader, LOADERS[kind])
-    batch = next(iter(loader))
+    batch = next(batch for batch in loader if first != bool(batch["item_id_list"][:, 0].all()))
     model.eval()
     if kind == "sequences":
         pairs = targets_of(batch["item_id_list"], batch["item_length"])
@@ -177,6 +179,13 @@ def test_the_pad_bug_wants_batches_with_padding(make: Make) -> None:
     with pytest.raises(ConfigError, match="set bucket_by_length=False"):
         make(**options)
     assert make(**options, bucket_by_length=False)[0].settings.gram_pad_bug
+
+
+def test_an_empty_history_needs_something_to_read(make: Make) -> None:
+    vectors = {"item_inputs": [], "item_vectors": True, "first_item_target": True}
+    with pytest.raises(ConfigError, match=r"item_inputs=\[\] with prefix=none and prompt=none lea"):
+        make(**vectors, prefix="none", prompt="none", targets="last")
+    assert make(**vectors, prefix="static", prompt="none")[0].settings.prefix == "static"
 
 
 def test_tokens_are_counted_as_they_are_read(make: Make) -> None:

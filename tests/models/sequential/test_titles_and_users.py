@@ -145,6 +145,9 @@ def test_a_run_with_users_is_saved_with_them(options: Any) -> None:
         {"targets": "last", "multi_target": True},
         {"targets": "every"},
         {"targets": "every", "prompt": "none", "max_tokens": 90},
+        {"targets": "last", "first_item_target": True},
+        {"targets": "last", "multi_target": True, "first_item_target": True},
+        {"targets": "every", "first_item_target": True},
     ],
     ids=str,
 )

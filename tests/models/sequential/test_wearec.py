@@ -91,10 +91,10 @@ def test_states_are_those_of_the_equations(
     make: Callable[..., WEARec], options: dict[str, Any], places: int
 ) -> None:
     model = make(**options, MAX_ITEM_LIST_LENGTH=places)
-    histories = [[3, 1, 4, 1, 5], [9], [2, 6]]
+    histories = [[3, 1, 4, 1, 5], [9], [2, 6], []]
     rows = torch.tensor([history + [0] * (5 - len(history)) for history in histories])
     with torch.no_grad():
-        states = model(rows, torch.tensor([5, 1, 2]))
+        states = model(rows, torch.tensor([5, 1, 2, 1]))  # an empty one is one item of padding
         expected = torch.stack([literal(model, history) for history in histories])
     torch.testing.assert_close(states, expected)
 
