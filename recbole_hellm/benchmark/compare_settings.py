@@ -11,6 +11,9 @@ from recbole_hellm.benchmark.plans import Benchmark, Figure, ad_hoc, find_benchm
 from recbole_hellm.config.settings import Settings, names, require, setting
 from recbole_hellm.errors import ConfigError
 
+MOST_SEEDS = 100
+"""A larger number of seeds is taken for a seed that lacks its brackets."""
+
 
 class CompareSettings(Settings):
     """What is compared, and where its records are."""
@@ -49,6 +52,11 @@ class CompareSettings(Settings):
             _are_seeds(value),
             f"seeds={value!r} must be a number from 1 upwards, or a list of different seeds like "
             "'[2025, 2026]'.",
+        )
+        require(
+            isinstance(value, list | tuple) or value <= MOST_SEEDS,
+            f"seeds={value!r} asks for {value} seeds; write seeds='[{value}]' for the seed "
+            f"{value}, or a number up to {MOST_SEEDS}.",
         )
         return value
 

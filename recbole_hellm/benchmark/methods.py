@@ -49,8 +49,13 @@ class Method:
         return np.array([run.metric(metric, masking) for run in self.runs])
 
     def cost(self, key: str, of: str = "cost") -> float | None:
-        """Mean over the runs of an entry of their cost; None where a run does not tell."""
-        costs = [run.record.get(of, {}).get(key) for run in self.runs]
+        """Mean over runs of an entry of their cost; None where a run does not tell.
+
+        Costs of different hardware have no mean, so the runs are those on the first run's.
+        """
+        hardware = self.runs[0].hardware
+        alike = [run for run in self.runs if run.hardware == hardware]
+        costs = [run.record.get(of, {}).get(key) for run in alike]
         return None if None in costs else float(np.mean([float(cost) for cost in costs]))  # type: ignore[arg-type]
 
     @functools.cached_property

@@ -194,8 +194,8 @@ _ABLATIONS = {
 _PATIENT = {"stopping_step": 29}
 # The rows of `pretrained` that are not a registered model with its defaults on SmolLM2.
 _TENTH = {"train_users": 0.1}
-# So few users make 16 steps an epoch. Titles make histories ten times as long, so they are cut short
-# and validated twice, and so are the rows that they are compared with.
+# So few users make 16 steps an epoch. Titles make histories ten times as long, so they are cut
+# short and validated twice, and so are the rows that they are compared with.
 _LONGER = {"epochs": 12, "eval_step": 6}
 _TITLES = {"item_text_tokens": 8, **_LONGER}
 _PAPERS_RECIPE = {

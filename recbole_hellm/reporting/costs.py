@@ -89,4 +89,10 @@ def cost_notes(methods: Sequence[Method]) -> list[str]:
     ]
     if len(hardware) > 1:
         notes.append("Costs of different hardware do not compare.")
+    mixed = [method.name for method in methods if len(_hardware([method])) > 1]
+    if mixed:
+        notes.append(
+            f"Costs of {', '.join(mixed)} are means over the runs on the hardware of the first "
+            "seed."
+        )
     return notes + last

@@ -129,11 +129,17 @@ def add_lists(
     """
     masking = directory.record()["masking"]
     name = lists_file(masking)
-    there = directory.file(name).is_file() and directory.holds(name)
-    if there and directory.read_table(name, ["place"])["place"].max() >= length:
+
+    def there() -> bool:
+        held = directory.file(name).is_file() and directory.holds(name)
+        return held and bool(directory.read_table(name, ["place"])["place"].max() >= length)
+
+    if there():
         return
     logger.info("%s has no lists of %d items; writing them now.", directory.path, length)
-    with directory.locked():
+    with directory.locked(wait=True):
+        if there():  # by the process that was waited for
+            return
         restored = reopen(directory, data_path, save_topk=length)
         test = restored.evaluator.evaluate(restored.model, "test", (masking,), show_progress)
         with directory.adding(name):

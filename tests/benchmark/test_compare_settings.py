@@ -18,6 +18,7 @@ SEEDS = r"must be a number from 1 upwards, or a list of different seeds like '\[
             ({"seeds": seeds}, SEEDS)
             for seeds in ("2025,2026", 3.5, True, None, -1, 0, (), (1, 1), (1, 2.5), [1, "2"])
         ),
+        ({"seeds": 2024}, r"^seeds=2024 asks for 2024 seeds; write seeds='\[2024\]' for the seed"),
         ({"minutes": -5}, r"^minutes=-5 must not be negative\.$"),
         ({"minutes": float("nan")}, "minutes=nan must be a finite number"),
         *(({"datasets": none}, "names no dataset; write") for none in ("", ",", (), ("",))),

@@ -90,3 +90,14 @@ def test_costs_of_gpus_are_by_the_clock_and_hardware_is_named(
     assert second == "Costs of different hardware do not compare."
     (only,) = cost_notes(compared[:1])
     assert only.endswith("Trained on: H100.")
+
+
+def test_costs_of_a_method_are_of_one_kind_of_hardware(make_kept: Make, good: list[int]) -> None:
+    slow = {"cost": {"train_seconds": 600.0, "test_seconds": 9.0, "peak_memory_mb": 1.0}}
+    kept = [make_kept("A", good), make_kept("A", good, seed=9999, **slow)]
+    (kept[0].path / "environment.json").write_text('{"gpu": "H100"}')
+    (method,) = methods({"A": kept})
+    assert row(method, [method])["training, s"] == "120 (220)"
+    assert cost_notes([method])[-1] == (
+        "Costs of A are means over the runs on the hardware of the first seed."
+    )

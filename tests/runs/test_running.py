@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,23 @@ def test_finished_runs_get_the_lists_that_they_lack(
     (first.path / "best.pt").unlink()
     with pytest.raises(RunError, match=r"best.pt is damaged \(it is missing"):
         train("BPR", save_topk=3)
+
+
+def test_lists_that_another_process_writes_are_waited_for(
+    train: Callable[..., RunResult], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = train("BPR").path
+    held, lists = RunDirectory(path), path / "topk-seen.parquet"
+    waiting = threading.Thread(target=train, args=["BPR"], kwargs={"save_topk": 3})
+    with caplog.at_level("INFO"), held.locked():
+        waiting.start()
+        while "Waiting for another process" not in caplog.text:
+            assert waiting.is_alive()
+            time.sleep(0.01)
+    waiting.join()
+    written = lists.stat().st_mtime_ns
+    train("BPR", save_topk=3)
+    assert lists.stat().st_mtime_ns == written
 
 
 def test_stages_are_trained_once_and_change_nothing(
