@@ -22,7 +22,7 @@ from recbole_hellm.models.llm.backbone import (
     omit_frozen_from_checkpoints,
 )
 from recbole_hellm.models.llm.item_texts import ItemTexts
-from recbole_hellm.models.llm.item_tokens import ItemHead, ItemTokens
+from recbole_hellm.models.llm.item_tokens import ItemHead, build_item_tokens
 from recbole_hellm.models.llm.packing import branch
 from recbole_hellm.models.llm.prefix import build_prefix
 from recbole_hellm.models.llm.prompt import (
@@ -98,17 +98,7 @@ class HeLLMNetwork(HistoryReader):
                 "prefix=graph needs the graph embeddings of HeLLM_pre, and there are none; run "
                 "that stage or use --prefix=static or --prefix=none."
             )
-        self.tokens = ItemTokens(
-            backbone.hidden_size,
-            self.n_items,
-            {name: tables[name] for name in settings.item_tables if name in tables},
-            inputs=settings.item_inputs,
-            mlp_hidden=settings.item_mlp_hidden or backbone.hidden_size,
-            activation=settings.item_mlp_activation,
-            vectors=bool(settings.item_vectors),
-            train_tables=bool(settings.train_item_tables),
-            normalise=bool(settings.normalise_tables),
-        )
+        self.tokens = build_item_tokens(settings, backbone.hidden_size, self.n_items, tables)
         self.head = ItemHead(
             settings.head or "linear",
             backbone.hidden_size,

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from recbole_hellm.errors import DataError
 from recbole_hellm.models.llm.inference_cache import InferenceCache
+from recbole_hellm.models.llm.item_roles import drop_roles
+from recbole_hellm.models.llm.settings import LLMSettings
 
 
 class ItemTokens(InferenceCache):
@@ -43,6 +45,8 @@ class ItemTokens(InferenceCache):
         Fine-tune the tables.
     normalise : bool
         Divide each table by its root mean square, so that all tables have one scale.
+    role_dropout : float
+        Share of table rows that training leaves out, see :func:`drop_roles`.
 
     Raises
     ------
@@ -62,11 +66,13 @@ class ItemTokens(InferenceCache):
         vectors: bool = False,
         train_tables: bool = False,
         normalise: bool = False,
+        role_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.inputs = inputs
         self.names = tuple(tables)
         self.normalise = normalise
+        self.role_dropout = role_dropout
         self.tables = nn.ModuleDict()
         for name in inputs:
             if name not in tables:
@@ -166,10 +172,42 @@ class ItemTokens(InferenceCache):
         return tokens
 
     def _combine(self, rows: list[Tensor], vectors: Tensor | None) -> Tensor:
+        if self.training and self.role_dropout:
+            rows = drop_roles(rows, self.role_dropout)
         terms = [] if self.mlp is None else [self.mlp(torch.cat(rows, dim=-1))]
         terms += [] if vectors is None else [vectors]
         tokens: Tensor = terms[0] if len(terms) == 1 else terms[0] + terms[1]
         return tokens
+
+
+def build_item_tokens(
+    settings: LLMSettings, hidden_size: int, n_items: int, tables: Mapping[str, Tensor]
+) -> ItemTokens:
+    """Item tokens as resolved settings ask for them; tables that they do not name are left out.
+
+    Parameters
+    ----------
+    settings : LLMSettings
+    hidden_size, n_items, tables
+        As of :class:`ItemTokens`.
+
+    Raises
+    ------
+    DataError
+        As :class:`ItemTokens`.
+    """
+    return ItemTokens(
+        hidden_size,
+        n_items,
+        {name: tables[name] for name in settings.item_tables if name in tables},
+        inputs=settings.item_inputs,
+        mlp_hidden=settings.item_mlp_hidden or hidden_size,
+        activation=settings.item_mlp_activation,
+        vectors=bool(settings.item_vectors),
+        train_tables=bool(settings.train_item_tables),
+        normalise=bool(settings.normalise_tables),
+        role_dropout=settings.role_dropout,
+    )
 
 
 def table_key(name: str) -> str:

@@ -167,6 +167,14 @@ class LLMSettings(Settings):
         lt=1,
         hash_neutral=True,
     )
+    role_dropout: float = setting(
+        0.0,
+        "Share of an item's rows of the tables of item_inputs that training leaves out of its "
+        "token, drawn for each table and item.",
+        ge=0,
+        lt=1,
+        hash_neutral=True,
+    )
     item_mlp_hidden: int | None = setting(
         None, "Hidden width of the item MLP; the backbone's by default.", ge=1
     )
@@ -271,6 +279,11 @@ class LLMSettings(Settings):
             bool(self.item_inputs) or bool(resolved.item_vectors),
             "item_inputs=[] leaves item tokens empty; name graph, sequence or text, for "
             "example, or set item_vectors=True.",
+        )
+        require(
+            not self.role_dropout or bool(self.item_inputs),
+            f"role_dropout={self.role_dropout} drops tables of item_inputs, which names none; name "
+            "graph or sequence, for example, or leave out role_dropout.",
         )
         require(
             not self.user_token or self.item_inputs == ("graph",),

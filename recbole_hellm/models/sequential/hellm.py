@@ -170,7 +170,7 @@ class HeLLM(SequentialRecommender):
             if key.startswith(prefix)
         }
         ids = torch.arange(self.n_items, device=next(iter(state.values())).device)
-        tokens: Tensor = functional_call(self.network.tokens, state, (ids,))
+        tokens: Tensor = functional_call(self.network.tokens.eval(), state, (ids,))
         return tokens
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
