@@ -209,6 +209,7 @@ def load_artefacts(
             backbone=trunk,
             texts=artefact_rows.texts(parts.get("item_texts", {}), folder),
             n_users=len(users),
+            item_counts=torch.zeros(len(items) + 1),
         )
     except (ConfigError, DataError) as error:
         raise damaged(folder / "item_tokens.safetensors", error) from error

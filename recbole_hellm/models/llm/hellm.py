@@ -67,6 +67,8 @@ class HeLLMNetwork(HistoryReader):
         Titles, where ``item_text=title`` asks for them.
     n_users : int, optional
         M, where ``user_token=True`` asks for users.
+    item_counts : Tensor of int64, optional
+        [N+1] training interactions of each item, where ``item_gate=True`` asks for them.
 
     Raises
     ------
@@ -86,6 +88,7 @@ class HeLLMNetwork(HistoryReader):
         device: torch.device | str | None = None,
         texts: ItemTexts | None = None,
         n_users: int | None = None,
+        item_counts: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings = settings.resolved()
@@ -98,7 +101,9 @@ class HeLLMNetwork(HistoryReader):
                 "prefix=graph needs the graph embeddings of HeLLM_pre, and there are none; run "
                 "that stage or use --prefix=static or --prefix=none."
             )
-        self.tokens = build_item_tokens(settings, backbone.hidden_size, self.n_items, tables)
+        self.tokens = build_item_tokens(
+            settings, backbone.hidden_size, self.n_items, tables, item_counts
+        )
         self.head = ItemHead(
             settings.head or "linear",
             backbone.hidden_size,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recbole_hellm.errors import DataError
 from recbole_hellm.models.llm.inference_cache import InferenceCache
-from recbole_hellm.models.llm.item_roles import drop_roles
+from recbole_hellm.models.llm.item_roles import ItemGates, drop_roles
 from recbole_hellm.models.llm.settings import LLMSettings
 
 
@@ -47,11 +47,17 @@ class ItemTokens(InferenceCache):
         Divide each table by its root mean square, so that all tables have one scale.
     role_dropout : float
         Share of table rows that training leaves out, see :func:`drop_roles`.
+    gated : bool
+        Multiply the rows t and the vector e by gates of the item, see :class:`ItemGates`.
+    counts : Tensor of int64, optional
+        [N+1] training interactions of each item, which gates need.
 
     Raises
     ------
     DataError
         If a table that `inputs` names is missing, or a table has the wrong number of rows.
+    ConfigError
+        If gates have no counts.
     """
 
     def __init__(
@@ -67,6 +73,8 @@ class ItemTokens(InferenceCache):
         train_tables: bool = False,
         normalise: bool = False,
         role_dropout: float = 0.0,
+        gated: bool = False,
+        counts: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.inputs = inputs
@@ -98,6 +106,9 @@ class ItemTokens(InferenceCache):
             weight = torch.randn(n_items + 1, hidden_size) * 0.02
             weight[0] = 0
             self.vectors = nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
+        self.gates: ItemGates | None = None
+        if gated:
+            self.gates = ItemGates(counts, n_items, len(inputs) + bool(vectors))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -149,6 +160,7 @@ class ItemTokens(InferenceCache):
         return self._combine(
             [self.table(name)(ids) for name in self.inputs],
             None if self.vectors is None else self.vectors(ids),
+            ids,
         )
 
     def mapped(self, vectors: Tensor) -> Tensor:
@@ -171,7 +183,13 @@ class ItemTokens(InferenceCache):
             kept["all"] = tokens
         return tokens
 
-    def _combine(self, rows: list[Tensor], vectors: Tensor | None) -> Tensor:
+    def _combine(
+        self, rows: list[Tensor], vectors: Tensor | None, ids: Tensor | None = None
+    ) -> Tensor:
+        if self.gates is not None:
+            gates = self.gates(ids)
+            rows = [row * gate for row, gate in zip(rows, gates, strict=False)]
+            vectors = None if vectors is None else vectors * gates[-1]
         if self.training and self.role_dropout:
             rows = drop_roles(rows, self.role_dropout)
         terms = [] if self.mlp is None else [self.mlp(torch.cat(rows, dim=-1))]
@@ -181,19 +199,23 @@ class ItemTokens(InferenceCache):
 
 
 def build_item_tokens(
-    settings: LLMSettings, hidden_size: int, n_items: int, tables: Mapping[str, Tensor]
+    settings: LLMSettings,
+    hidden_size: int,
+    n_items: int,
+    tables: Mapping[str, Tensor],
+    counts: Tensor | None,
 ) -> ItemTokens:
     """Item tokens as resolved settings ask for them; tables that they do not name are left out.
 
     Parameters
     ----------
     settings : LLMSettings
-    hidden_size, n_items, tables
+    hidden_size, n_items, tables, counts
         As of :class:`ItemTokens`.
 
     Raises
     ------
-    DataError
+    ConfigError, DataError
         As :class:`ItemTokens`.
     """
     return ItemTokens(
@@ -207,6 +229,8 @@ def build_item_tokens(
         train_tables=bool(settings.train_item_tables),
         normalise=bool(settings.normalise_tables),
         role_dropout=settings.role_dropout,
+        gated=settings.item_gate,
+        counts=counts,
     )
 
 

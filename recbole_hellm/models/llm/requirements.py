@@ -88,7 +88,13 @@ def outline(
             texts = read_texts(backbone)
         tables = {name: torch.zeros(n_items + 1, width) for name, width in widths.items()}
         return HeLLMNetwork(
-            settings, tables, n_items=n_items, backbone=backbone, texts=texts, n_users=n_users
+            settings,
+            tables,
+            n_items=n_items,
+            backbone=backbone,
+            texts=texts,
+            n_users=n_users,
+            item_counts=torch.zeros(n_items + 1),
         )
 
 

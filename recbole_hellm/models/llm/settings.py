@@ -175,6 +175,12 @@ class LLMSettings(Settings):
         lt=1,
         hash_neutral=True,
     )
+    item_gate: bool = setting(
+        False,
+        "Multiply each table of item_inputs and the learned vector by a gate of the item, which is "
+        "learned from its number of training interactions.",
+        hash_neutral=True,
+    )
     item_mlp_hidden: int | None = setting(
         None, "Hidden width of the item MLP; the backbone's by default.", ge=1
     )

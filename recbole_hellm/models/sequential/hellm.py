@@ -94,6 +94,7 @@ class HeLLM(SequentialRecommender):
                 backbone=backbone,
                 texts=read_texts(self.settings, dataset, backbone),
                 n_users=dataset.user_num - 1,
+                item_counts=torch.from_numpy(dataset.training_counts),
             )
             network.check_training(longest_history(config, dataset, network))
         self.network = network

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_hellm.errors import ConfigError
+from recbole_hellm.errors import ConfigError, DataError
 from recbole_hellm.models.llm.hellm import HeLLMNetwork
-from recbole_hellm.models.llm.item_roles import drop_roles
+from recbole_hellm.models.llm.item_roles import ItemGates, drop_roles
 from recbole_hellm.models.llm.item_tokens import ItemTokens
 from recbole_hellm.models.llm.settings import LLMSettings
 
@@ -133,3 +135,83 @@ def test_role_dropout_without_roles_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"role_dropout=0.1 drops .* or leave out role_dropout"):
         LLMSettings(role_dropout=0.1, item_inputs=(), item_vectors=True, prefix="none")
     LLMSettings(role_dropout=0.1)
+
+
+# --------------------------------------------------------------- gates
+
+COUNTS = torch.tensor([0, 0, 1, 2, 5, 8, 20, 100, 3, 1])
+
+
+def test_gates_follow_the_formula_item_by_item(tokens: Callable[..., ItemTokens]) -> None:
+    module, given = tokens(gated=True, counts=COUNTS), tables()
+    assert module.gates is not None
+    assert module.mlp is not None
+    assert module.vectors is not None
+    for parameter in module.gates.parameters():
+        torch.nn.init.normal_(parameter)
+    first, second = module.mlp[0], module.mlp[2]
+    got = module.all()
+    for item in range(N + 1):
+        gates = []
+        pairs = zip(module.gates.slopes.tolist(), module.gates.offsets.tolist(), strict=True)
+        for slope, offset in pairs:
+            x = slope * math.log(1 + int(COUNTS[item])) + offset
+            gates.append(2 / (1 + math.exp(-x)))
+        rows = [given[name][item].float().double() for name in ("graph", "sequence")]
+        joined = torch.cat([gate * row for gate, row in zip(gates[:2], rows, strict=True)])
+        hidden = F.gelu(first.weight @ joined + first.bias)
+        expected = second.weight @ hidden + second.bias + gates[2] * module.vectors.weight[item]
+        torch.testing.assert_close(got[item], expected)
+    ids = torch.tensor([[3, 0], [7, 9]])
+    torch.testing.assert_close(module(ids), got[ids])
+
+
+def test_gates_start_at_one_and_learn_from_the_items_that_are_read(
+    tokens: Callable[..., ItemTokens],
+) -> None:
+    plain, gated = tokens(), tokens(gated=True, counts=COUNTS)
+    state = torch.get_rng_state()
+    assert torch.equal(gated.all(), plain.all())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert gated.gates is not None
+    gated(torch.tensor([6])).square().sum().backward()
+    slopes, offsets = gated.gates.slopes.grad, gated.gates.offsets.grad
+    assert slopes is not None
+    assert offsets is not None
+    assert (offsets != 0).all()
+    torch.testing.assert_close(slopes, math.log(21) * offsets)
+
+
+def test_a_gate_alone_stands_before_vectors_alone() -> None:
+    module = ItemTokens(
+        5, N, {}, inputs=(), mlp_hidden=6, vectors=True, gated=True, counts=COUNTS
+    ).double()
+    assert module.gates is not None
+    assert module.vectors is not None
+    module.gates.offsets.data.fill_(1)
+    expected = 2 * torch.sigmoid(torch.tensor(1.0, dtype=torch.float64)) * module.vectors.weight
+    torch.testing.assert_close(module.all(), expected)
+
+
+@torch.no_grad()
+def test_scores_follow_the_gates_from_one_batch_to_the_next() -> None:
+    torch.manual_seed(1)
+    net = HeLLMNetwork(LLMSettings(item_gate=True, **SMALL), tables(), item_counts=COUNTS)
+    net = net.double().eval()
+    lengths = torch.tensor([4, 3])
+    before = net.logits(net.hidden_states(SEQUENCES, lengths))
+    assert torch.equal(net.logits(net.hidden_states(SEQUENCES, lengths)), before)
+    assert net.tokens.gates is not None
+    net.tokens.gates.slopes.fill_(-0.5)
+    after = net.logits(net.hidden_states(SEQUENCES, lengths))
+    assert not torch.allclose(after[:, 1:], before[:, 1:])
+    table = net.tokens(torch.arange(N + 1))
+    read = net.hidden_states(SEQUENCES, lengths)
+    torch.testing.assert_close(after[:, 1:], read @ table[1:].T)
+
+
+def test_gates_without_fitting_counts_are_refused() -> None:
+    with pytest.raises(ConfigError, match="give them as item_counts"):
+        HeLLMNetwork(LLMSettings(item_gate=True, **SMALL), tables())
+    with pytest.raises(DataError, match=r"shape \(9,\), but 9 items need 10 numbers"):
+        ItemGates(COUNTS[1:], N, 3)
