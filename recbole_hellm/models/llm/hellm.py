@@ -21,8 +21,9 @@ from recbole_hellm.models.llm.backbone import (
     build_backbone,
     omit_frozen_from_checkpoints,
 )
+from recbole_hellm.models.llm.item_head import build_item_head
 from recbole_hellm.models.llm.item_texts import ItemTexts
-from recbole_hellm.models.llm.item_tokens import ItemHead, build_item_tokens
+from recbole_hellm.models.llm.item_tokens import build_item_tokens
 from recbole_hellm.models.llm.packing import branch
 from recbole_hellm.models.llm.prefix import build_prefix
 from recbole_hellm.models.llm.prompt import (
@@ -104,12 +105,7 @@ class HeLLMNetwork(HistoryReader):
         self.tokens = build_item_tokens(
             settings, backbone.hidden_size, self.n_items, tables, item_counts
         )
-        self.head = ItemHead(
-            settings.head or "linear",
-            backbone.hidden_size,
-            self.n_items,
-            bool(settings.train_head),
-        )
+        self.head = build_item_head(settings, backbone.hidden_size, self.n_items)
         graph = self.tokens.table("graph").weight if settings.prefix == "graph" else None
         self.pooling, self.prefix = build_prefix(settings, backbone, graph)
         self.prompt = PromptTokens([], [])

@@ -191,6 +191,11 @@ class LLMSettings(Settings):
     head: Literal["linear", "tied"] | None = setting(
         None, "A weight row per item, or a linear read-out scored against the item tokens."
     )
+    head_scale: Literal["none", "cosine"] = setting(
+        "none",
+        "cosine scores a tied head by the cosine of read-out and item token times a learned scale.",
+        hash_neutral=True,
+    )
     # Training
     train_head: bool | None = setting(None, "Train the item head.")
     targets: Literal["last", "every"] | None = setting(
@@ -290,6 +295,11 @@ class LLMSettings(Settings):
             not self.role_dropout or bool(self.item_inputs),
             f"role_dropout={self.role_dropout} drops tables of item_inputs, which names none; name "
             "graph or sequence, for example, or leave out role_dropout.",
+        )
+        require(
+            self.head_scale == "none" or resolved.head == "tied",
+            f"head_scale={self.head_scale} compares a read-out with item tokens, which needs "
+            "head=tied; set --head=tied or leave out head_scale.",
         )
         require(
             not self.user_token or self.item_inputs == ("graph",),

@@ -94,6 +94,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tiny, four inputs": {"item_inputs": ("text", "graph", "my.module:Given", "sequence")},
     "tiny, no input of the paper": {"prefix": "none", "item_inputs": ("my.module:Given",)},
     "tiny, gated": {"item_gate": True, "role_dropout": 0.5},
+    "tiny, cosine head": {"head_scale": "cosine"},
     "frozen": {"backbone": "llama"},
     "frozen, released": {"backbone": "llama", "variant": "released"},
     "frozen without adapters": {"backbone": "llama", "lora_r": 0, "prompt": "none"},
