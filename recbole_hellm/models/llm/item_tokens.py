@@ -11,7 +11,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from recbole_hellm.errors import DataError
+from recbole_hellm.errors import ConfigError, DataError
 from recbole_hellm.models.llm.inference_cache import InferenceCache
 from recbole_hellm.models.llm.item_roles import ItemGates, drop_roles
 from recbole_hellm.models.llm.settings import LLMSettings
@@ -95,7 +95,7 @@ class ItemTokens(InferenceCache):
             )
         self.mlp: nn.Sequential | None = None
         if inputs:
-            width = sum(self.table(name).weight.shape[1] for name in inputs)
+            width = sum(table.embedding_dim for table in self.input_tables)
             self.mlp = nn.Sequential(
                 nn.Linear(width, mlp_hidden),
                 nn.GELU() if activation == "gelu" else nn.ReLU(),
@@ -118,6 +118,11 @@ class ItemTokens(InferenceCache):
     def table(self, name: str) -> nn.Embedding:
         """The embedding table `name`."""
         return cast(nn.Embedding, self.tables[table_key(name)])
+
+    @property
+    def input_tables(self) -> list[nn.Embedding]:
+        """The tables that a token is made of, in order."""
+        return [self.table(name) for name in self.inputs]
 
     @torch.no_grad()
     def load_table(self, name: str, table: Tensor) -> None:
@@ -158,7 +163,7 @@ class ItemTokens(InferenceCache):
             [..., hidden_size].
         """
         return self._combine(
-            [self.table(name)(ids) for name in self.inputs],
+            [table(ids) for table in self.input_tables],
             None if self.vectors is None else self.vectors(ids),
             ids,
         )
@@ -176,7 +181,7 @@ class ItemTokens(InferenceCache):
         if kept is not None and "all" in kept:
             return kept["all"]
         tokens = self._combine(
-            [self.table(name).weight for name in self.inputs],
+            [table.weight for table in self.input_tables],
             None if self.vectors is None else self.vectors.weight,
         )
         if kept is not None:
@@ -232,6 +237,15 @@ def build_item_tokens(
         gated=settings.item_gate,
         counts=counts,
     )
+
+
+def number_of_items(n_items: int | None, tables: Mapping[str, Tensor]) -> int:
+    """N, as given or as the tables' rows tell it; :class:`ConfigError` where neither does."""
+    if n_items is not None:
+        return n_items
+    if not tables:
+        raise ConfigError("Without item tables the network needs the number of items (n_items).")
+    return len(next(iter(tables.values()))) - 1
 
 
 def table_key(name: str) -> str:

@@ -196,6 +196,12 @@ class LLMSettings(Settings):
         "cosine scores a tied head by the cosine of read-out and item token times a learned scale.",
         hash_neutral=True,
     )
+    stage_scores: bool = setting(
+        False,
+        "Add products of the history's rows of the tables of item_inputs, the last one and their "
+        "mean, with every item's row to the head's scores, with learned weights.",
+        hash_neutral=True,
+    )
     # Training
     train_head: bool | None = setting(None, "Train the item head.")
     targets: Literal["last", "every"] | None = setting(
@@ -295,6 +301,11 @@ class LLMSettings(Settings):
             not self.role_dropout or bool(self.item_inputs),
             f"role_dropout={self.role_dropout} drops tables of item_inputs, which names none; name "
             "graph or sequence, for example, or leave out role_dropout.",
+        )
+        require(
+            not self.stage_scores or bool(self.item_inputs),
+            "stage_scores=True scores by tables of item_inputs, which names none; name graph or "
+            "sequence, for example, or leave out stage_scores.",
         )
         require(
             self.head_scale == "none" or resolved.head == "tied",

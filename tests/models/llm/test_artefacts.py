@@ -95,6 +95,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tiny, no input of the paper": {"prefix": "none", "item_inputs": ("my.module:Given",)},
     "tiny, gated": {"item_gate": True, "role_dropout": 0.5},
     "tiny, cosine head": {"head_scale": "cosine"},
+    "tiny, stages' scores": {"stage_scores": True},
     "frozen": {"backbone": "llama"},
     "frozen, released": {"backbone": "llama", "variant": "released"},
     "frozen without adapters": {"backbone": "llama", "lora_r": 0, "prompt": "none"},
