@@ -20,7 +20,7 @@ from recbole_hellm.models.llm.settings import LLMSettings
 
 def _by_item(name: str, settings: LLMSettings) -> int | None:
     """Rows before the first item's in a tensor with a row per item; ``None`` for any other."""
-    if name.startswith(("tokens.tables.", "tokens.vectors.", "texts.")):
+    if name.startswith(("tokens.tables.", "tokens.vectors.", "tokens.gates.counts", "texts.")):
         return 1
     return 0 if name == "head.linear.weight" and settings.head == "linear" else None
 

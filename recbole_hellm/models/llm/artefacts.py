@@ -6,11 +6,12 @@
 ``backbone/``                a backbone with weights of its own (tiny, or trained whole), as
                              ``save_pretrained`` lays it out
 ``prefix.safetensors``       pooling and prefix parameters
-``item_tokens.safetensors``  embedding tables, MLP and item vectors
+``item_tokens.safetensors``  embedding tables, MLP, item vectors, and gates with the numbers of
+                             training interactions that they read
 ``item_head.safetensors``    the item head, trained or not (docs/method.md, Item head)
 ``item_texts.safetensors``   word ids of the titles, where ``item_text`` puts them into the prompt
 ``user_tokens.safetensors``  vectors of the users, under ``user_token``; the first is their mean
-``items.json``               item tokens; row i of tables, vectors and a linear head is item i's
+``items.json``               item tokens; row i of all tensors with a row per item is item i's
 ``users.json``               user tokens in the order of the other vectors, under ``user_token``
 ``settings.json``            resolved settings, a fingerprint of a frozen backbone, and name and
                              checksum of its GGUF file
@@ -209,6 +210,7 @@ def load_artefacts(
             backbone=trunk,
             texts=artefact_rows.texts(parts.get("item_texts", {}), folder),
             n_users=len(users),
+            item_counts=torch.zeros(len(items) + 1),
         )
     except (ConfigError, DataError) as error:
         raise damaged(folder / "item_tokens.safetensors", error) from error

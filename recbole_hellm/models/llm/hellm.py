@@ -21,8 +21,9 @@ from recbole_hellm.models.llm.backbone import (
     build_backbone,
     omit_frozen_from_checkpoints,
 )
+from recbole_hellm.models.llm.item_head import build_item_head
 from recbole_hellm.models.llm.item_texts import ItemTexts
-from recbole_hellm.models.llm.item_tokens import ItemHead, ItemTokens
+from recbole_hellm.models.llm.item_tokens import build_item_tokens, number_of_items
 from recbole_hellm.models.llm.packing import branch
 from recbole_hellm.models.llm.prefix import build_prefix
 from recbole_hellm.models.llm.prompt import (
@@ -67,6 +68,8 @@ class HeLLMNetwork(HistoryReader):
         Titles, where ``item_text=title`` asks for them.
     n_users : int, optional
         M, where ``user_token=True`` asks for users.
+    item_counts : Tensor of int64, optional
+        [N+1] training interactions of each item, where ``item_gate=True`` asks for them.
 
     Raises
     ------
@@ -86,35 +89,23 @@ class HeLLMNetwork(HistoryReader):
         device: torch.device | str | None = None,
         texts: ItemTexts | None = None,
         n_users: int | None = None,
+        item_counts: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings = settings.resolved()
         self.backbone = backbone = backbone or build_backbone(settings, device)
         self.model = backbone.model
         tables = tables or {}
-        self.n_items = _n_items(n_items, tables)
+        self.n_items = number_of_items(n_items, tables)
         if settings.prefix == "graph" and "graph" not in tables:
             raise ConfigError(
                 "prefix=graph needs the graph embeddings of HeLLM_pre, and there are none; run "
                 "that stage or use --prefix=static or --prefix=none."
             )
-        self.tokens = ItemTokens(
-            backbone.hidden_size,
-            self.n_items,
-            {name: tables[name] for name in settings.item_tables if name in tables},
-            inputs=settings.item_inputs,
-            mlp_hidden=settings.item_mlp_hidden or backbone.hidden_size,
-            activation=settings.item_mlp_activation,
-            vectors=bool(settings.item_vectors),
-            train_tables=bool(settings.train_item_tables),
-            normalise=bool(settings.normalise_tables),
+        self.tokens = build_item_tokens(
+            settings, backbone.hidden_size, self.n_items, tables, item_counts
         )
-        self.head = ItemHead(
-            settings.head or "linear",
-            backbone.hidden_size,
-            self.n_items,
-            bool(settings.train_head),
-        )
+        self.head = build_item_head(settings, backbone.hidden_size, self.n_items)
         graph = self.tokens.table("graph").weight if settings.prefix == "graph" else None
         self.pooling, self.prefix = build_prefix(settings, backbone, graph)
         self.prompt = PromptTokens([], [])
@@ -150,7 +141,7 @@ class HeLLMNetwork(HistoryReader):
         Returns
         -------
         Tensor
-            [B, hidden_size].
+            [B, hidden_size]; with ``stage_scores=True`` the tables' columns follow.
         """
         return self.head.read_out(self._states(item_ids, lengths, None, users))
 
@@ -159,15 +150,16 @@ class HeLLMNetwork(HistoryReader):
     ) -> Tensor:
         """Read-out after every item of each history, [B, T, hidden_size]; ``targets=every``."""
         width = item_ids.shape[1]
-        hidden = self.head.read_out(self.read_every(item_ids, lengths, users=users)[0])
         mask = torch.arange(width, device=item_ids.device) < lengths.unsqueeze(1)
+        hidden = self.read_every(item_ids, lengths, users=users)[0]
+        hidden = self.head.read_out(self._beside(hidden, item_ids, mask))
         output = hidden.new_zeros(*item_ids.shape, hidden.shape[-1])
         output[mask] = hidden
         return output
 
     def item_weights(self) -> Tensor:
         """Weights [N, hidden_size] that score the items; row j belongs to item j + 1."""
-        return self.head.weights(self._table())
+        return self.head.weights(self._table(), self.tokens.input_tables)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores [B, N+1] of read-outs [B, hidden_size]; column 0, padding, is -inf."""
@@ -226,7 +218,8 @@ class HeLLMNetwork(HistoryReader):
             raise DataError("No sequence of this batch has two items, so there is no target.")
         table = self._table()
         hidden, lengths = self.read_every(sequences[:, :-1], n_targets, table, users)
-        targets = sequences[:, 1 : max(lengths) + 1]
+        targets, read = sequences[:, 1 : max(lengths) + 1], sequences[:, : max(lengths)]
+        hidden = self._beside(hidden, read, targets > 0)
         return self._cross_entropy(hidden, targets[targets > 0], table)
 
     def targets_loss(
@@ -266,6 +259,8 @@ class HeLLMNetwork(HistoryReader):
         branches = branch(read, first.cpu(), response, sequences.device, layout)
         width = branches.item_mask.shape[1]
         hidden = self.read_targets(sequences[:, :width], branches, table, users)
+        rows, columns = branches.targets
+        hidden = self._beside(hidden, sequences, (rows, columns - 1))
         return self._cross_entropy(hidden, sequences[branches.targets], table)
 
     def _states(
@@ -273,8 +268,16 @@ class HeLLMNetwork(HistoryReader):
     ) -> Tensor:
         if self.settings.targets == "every" and not self._reads_last_alone(lengths):
             hidden, sizes = self.read_every(item_ids, lengths, table, users)
-            return hidden[torch.tensor(sizes, device=hidden.device).cumsum(0) - 1]
-        return self.read_last(item_ids, lengths, table, users)
+            hidden = hidden[torch.tensor(sizes, device=hidden.device).cumsum(0) - 1]
+        else:
+            hidden = self.read_last(item_ids, lengths, table, users)
+        rows = torch.arange(len(lengths), device=lengths.device)
+        return self._beside(hidden, item_ids, (rows, lengths - 1))
+
+    def _beside(
+        self, hidden: Tensor, item_ids: Tensor, places: Tensor | tuple[Tensor, Tensor]
+    ) -> Tensor:
+        return self.head.beside(hidden, self.tokens.input_tables, item_ids, places)
 
     def _reads_last_alone(self, lengths: Tensor) -> bool:
         """Whether scores of ``targets=every`` need one position a row, which takes less work.
@@ -298,7 +301,8 @@ class HeLLMNetwork(HistoryReader):
     def _cross_entropy(self, hidden: Tensor, target: Tensor, table: Tensor | None) -> Tensor:
         from recbole_hellm.models.losses import CHUNK, linear_cross_entropy
 
-        weights, rows = self.head.weights(table), len(target)
+        weights = self.head.weights(table, self.tokens.input_tables)
+        rows = len(target)
         # In half precision each chunk's gradient of the weights is a sum in float32 of its own.
         chunk = -(-rows // -(-rows // HALF_CHUNK)) if self._halves_products else CHUNK
         with self._training_products():
@@ -390,11 +394,3 @@ class HeLLMNetwork(HistoryReader):
             "trainable_parameters": sum(count for count, trained in counts if trained),
             "total_parameters": sum(count for count, _ in counts),
         }
-
-
-def _n_items(n_items: int | None, tables: Mapping[str, Tensor]) -> int:
-    if n_items is not None:
-        return n_items
-    if not tables:
-        raise ConfigError("Without item tables the network needs the number of items (n_items).")
-    return len(next(iter(tables.values()))) - 1

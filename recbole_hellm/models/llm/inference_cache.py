@@ -33,7 +33,8 @@ class InferenceCache(nn.Module):
         parameters = list(self.parameters())
         if any(value.is_inference() for value in parameters):
             return None
-        stamp = [(value.data_ptr(), value._version) for value in parameters]
+        values = [*parameters, *self.buffers()]
+        stamp = [(value.data_ptr(), value._version) for value in values]
         if stamp != self._stamp:
             self._stamp, self._cache = stamp, {}
         return self._cache

@@ -11,8 +11,10 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from recbole_hellm.errors import DataError
+from recbole_hellm.errors import ConfigError, DataError
 from recbole_hellm.models.llm.inference_cache import InferenceCache
+from recbole_hellm.models.llm.item_roles import ItemGates, drop_roles
+from recbole_hellm.models.llm.settings import LLMSettings
 
 
 class ItemTokens(InferenceCache):
@@ -43,11 +45,19 @@ class ItemTokens(InferenceCache):
         Fine-tune the tables.
     normalise : bool
         Divide each table by its root mean square, so that all tables have one scale.
+    role_dropout : float
+        Share of table rows that training leaves out, see :func:`drop_roles`.
+    gated : bool
+        Multiply the rows t and the vector e by gates of the item, see :class:`ItemGates`.
+    counts : Tensor of int64, optional
+        [N+1] training interactions of each item, which gates need.
 
     Raises
     ------
     DataError
         If a table that `inputs` names is missing, or a table has the wrong number of rows.
+    ConfigError
+        If gates have no counts.
     """
 
     def __init__(
@@ -62,11 +72,15 @@ class ItemTokens(InferenceCache):
         vectors: bool = False,
         train_tables: bool = False,
         normalise: bool = False,
+        role_dropout: float = 0.0,
+        gated: bool = False,
+        counts: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.inputs = inputs
         self.names = tuple(tables)
         self.normalise = normalise
+        self.role_dropout = role_dropout
         self.tables = nn.ModuleDict()
         for name in inputs:
             if name not in tables:
@@ -81,7 +95,7 @@ class ItemTokens(InferenceCache):
             )
         self.mlp: nn.Sequential | None = None
         if inputs:
-            width = sum(self.table(name).weight.shape[1] for name in inputs)
+            width = sum(table.embedding_dim for table in self.input_tables)
             self.mlp = nn.Sequential(
                 nn.Linear(width, mlp_hidden),
                 nn.GELU() if activation == "gelu" else nn.ReLU(),
@@ -92,6 +106,9 @@ class ItemTokens(InferenceCache):
             weight = torch.randn(n_items + 1, hidden_size) * 0.02
             weight[0] = 0
             self.vectors = nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
+        self.gates: ItemGates | None = None
+        if gated:
+            self.gates = ItemGates(counts, n_items, len(inputs) + bool(vectors))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,6 +118,11 @@ class ItemTokens(InferenceCache):
     def table(self, name: str) -> nn.Embedding:
         """The embedding table `name`."""
         return cast(nn.Embedding, self.tables[table_key(name)])
+
+    @property
+    def input_tables(self) -> list[nn.Embedding]:
+        """The tables that a token is made of, in order."""
+        return [self.table(name) for name in self.inputs]
 
     @torch.no_grad()
     def load_table(self, name: str, table: Tensor) -> None:
@@ -141,8 +163,9 @@ class ItemTokens(InferenceCache):
             [..., hidden_size].
         """
         return self._combine(
-            [self.table(name)(ids) for name in self.inputs],
+            [table(ids) for table in self.input_tables],
             None if self.vectors is None else self.vectors(ids),
+            ids,
         )
 
     def mapped(self, vectors: Tensor) -> Tensor:
@@ -158,18 +181,71 @@ class ItemTokens(InferenceCache):
         if kept is not None and "all" in kept:
             return kept["all"]
         tokens = self._combine(
-            [self.table(name).weight for name in self.inputs],
+            [table.weight for table in self.input_tables],
             None if self.vectors is None else self.vectors.weight,
         )
         if kept is not None:
             kept["all"] = tokens
         return tokens
 
-    def _combine(self, rows: list[Tensor], vectors: Tensor | None) -> Tensor:
+    def _combine(
+        self, rows: list[Tensor], vectors: Tensor | None, ids: Tensor | None = None
+    ) -> Tensor:
+        if self.gates is not None:
+            gates = self.gates(ids)
+            rows = [row * gate for row, gate in zip(rows, gates, strict=False)]
+            vectors = None if vectors is None else vectors * gates[-1]
+        if self.training and self.role_dropout:
+            rows = drop_roles(rows, self.role_dropout)
         terms = [] if self.mlp is None else [self.mlp(torch.cat(rows, dim=-1))]
         terms += [] if vectors is None else [vectors]
         tokens: Tensor = terms[0] if len(terms) == 1 else terms[0] + terms[1]
         return tokens
+
+
+def build_item_tokens(
+    settings: LLMSettings,
+    hidden_size: int,
+    n_items: int,
+    tables: Mapping[str, Tensor],
+    counts: Tensor | None,
+) -> ItemTokens:
+    """Item tokens as resolved settings ask for them; tables that they do not name are left out.
+
+    Parameters
+    ----------
+    settings : LLMSettings
+    hidden_size, n_items, tables, counts
+        As of :class:`ItemTokens`.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As :class:`ItemTokens`.
+    """
+    return ItemTokens(
+        hidden_size,
+        n_items,
+        {name: tables[name] for name in settings.item_tables if name in tables},
+        inputs=settings.item_inputs,
+        mlp_hidden=settings.item_mlp_hidden or hidden_size,
+        activation=settings.item_mlp_activation,
+        vectors=bool(settings.item_vectors),
+        train_tables=bool(settings.train_item_tables),
+        normalise=bool(settings.normalise_tables),
+        role_dropout=settings.role_dropout,
+        gated=settings.item_gate,
+        counts=counts,
+    )
+
+
+def number_of_items(n_items: int | None, tables: Mapping[str, Tensor]) -> int:
+    """N, as given or as the tables' rows tell it; :class:`ConfigError` where neither does."""
+    if n_items is not None:
+        return n_items
+    if not tables:
+        raise ConfigError("Without item tables the network needs the number of items (n_items).")
+    return len(next(iter(tables.values()))) - 1
 
 
 def table_key(name: str) -> str:
@@ -189,41 +265,3 @@ def _prepared(name: str, table: Tensor, n_items: int, normalise: bool) -> Tensor
     if normalise:
         table = table / table[1:].square().mean().sqrt().clamp_min(1e-12)
     return table
-
-
-class ItemHead(nn.Module):
-    """Scores all items: logits = read_out(h) · weights.
-
-    Parameters
-    ----------
-    kind : {"linear", "tied"}
-        ``linear``: a weight row per item, drawn from U(±1/sqrt(hidden_size)); ``tied``: the item
-        tokens, scored by a linear read-out of the hidden state.
-    hidden_size, n_items : int
-        Shape.
-    trainable : bool
-        ``False`` keeps the head's weights as they were drawn (the released code's head).
-    """
-
-    def __init__(
-        self, kind: Literal["linear", "tied"], hidden_size: int, n_items: int, trainable: bool
-    ) -> None:
-        super().__init__()
-        outputs = n_items if kind == "linear" else hidden_size
-        self.tied = kind == "tied"
-        self.linear = nn.Linear(hidden_size, outputs, bias=False).requires_grad_(trainable)
-
-    def read_out(self, hidden: Tensor) -> Tensor:
-        """Queries that are multiplied with the item weights, [n, hidden_size]."""
-        queries: Tensor = self.linear(hidden) if self.tied else hidden
-        return queries
-
-    def weights(self, tokens: Tensor | None) -> Tensor:
-        """Item weights [N, hidden_size]; row j belongs to item j + 1.
-
-        Parameters
-        ----------
-        tokens : Tensor or None
-            [N+1, hidden_size], all item tokens, if the head is tied.
-        """
-        return self.linear.weight if tokens is None else tokens[1:]

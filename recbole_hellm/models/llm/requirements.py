@@ -88,7 +88,13 @@ def outline(
             texts = read_texts(backbone)
         tables = {name: torch.zeros(n_items + 1, width) for name, width in widths.items()}
         return HeLLMNetwork(
-            settings, tables, n_items=n_items, backbone=backbone, texts=texts, n_users=n_users
+            settings,
+            tables,
+            n_items=n_items,
+            backbone=backbone,
+            texts=texts,
+            n_users=n_users,
+            item_counts=torch.zeros(n_items + 1),
         )
 
 
@@ -172,6 +178,8 @@ def _passes(
                 states = network._run(inputs, visible, positions, context)
                 read = states[:, -1] if single else states.flatten(0, 1)[:targets]
                 target = torch.ones(len(read), dtype=torch.long, device=device)
+                first = (torch.arange(len(read), device=device), torch.zeros_like(target))
+                read = network._beside(read, target.unsqueeze(1), first)
                 loss = network._cross_entropy(read, target, network._table())
             forward = counter.get_total_flops()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -167,6 +167,20 @@ class LLMSettings(Settings):
         lt=1,
         hash_neutral=True,
     )
+    role_dropout: float = setting(
+        0.0,
+        "Share of an item's rows of the tables of item_inputs that training leaves out of its "
+        "token, drawn for each table and item.",
+        ge=0,
+        lt=1,
+        hash_neutral=True,
+    )
+    item_gate: bool = setting(
+        False,
+        "Multiply each table of item_inputs and the learned vector by a gate of the item, which is "
+        "learned from its number of training interactions.",
+        hash_neutral=True,
+    )
     item_mlp_hidden: int | None = setting(
         None, "Hidden width of the item MLP; the backbone's by default.", ge=1
     )
@@ -176,6 +190,17 @@ class LLMSettings(Settings):
     )
     head: Literal["linear", "tied"] | None = setting(
         None, "A weight row per item, or a linear read-out scored against the item tokens."
+    )
+    head_scale: Literal["none", "cosine"] = setting(
+        "none",
+        "cosine scores a tied head by the cosine of read-out and item token times a learned scale.",
+        hash_neutral=True,
+    )
+    stage_scores: bool = setting(
+        False,
+        "Add products of the history's rows of the tables of item_inputs, the last one and their "
+        "mean, with every item's row to the head's scores, with learned weights.",
+        hash_neutral=True,
     )
     # Training
     train_head: bool | None = setting(None, "Train the item head.")
@@ -271,6 +296,21 @@ class LLMSettings(Settings):
             bool(self.item_inputs) or bool(resolved.item_vectors),
             "item_inputs=[] leaves item tokens empty; name graph, sequence or text, for "
             "example, or set item_vectors=True.",
+        )
+        require(
+            not self.role_dropout or bool(self.item_inputs),
+            f"role_dropout={self.role_dropout} drops tables of item_inputs, which names none; name "
+            "graph or sequence, for example, or leave out role_dropout.",
+        )
+        require(
+            not self.stage_scores or bool(self.item_inputs),
+            "stage_scores=True scores by tables of item_inputs, which names none; name graph or "
+            "sequence, for example, or leave out stage_scores.",
+        )
+        require(
+            self.head_scale == "none" or resolved.head == "tied",
+            f"head_scale={self.head_scale} compares a read-out with item tokens, which needs "
+            "head=tied; set --head=tied or leave out head_scale.",
         )
         require(
             not self.user_token or self.item_inputs == ("graph",),

@@ -94,6 +94,7 @@ class HeLLM(SequentialRecommender):
                 backbone=backbone,
                 texts=read_texts(self.settings, dataset, backbone),
                 n_users=dataset.user_num - 1,
+                item_counts=torch.from_numpy(dataset.training_counts),
             )
             network.check_training(longest_history(config, dataset, network))
         self.network = network
@@ -170,7 +171,7 @@ class HeLLM(SequentialRecommender):
             if key.startswith(prefix)
         }
         ids = torch.arange(self.n_items, device=next(iter(state.values())).device)
-        tokens: Tensor = functional_call(self.network.tokens, state, (ids,))
+        tokens: Tensor = functional_call(self.network.tokens.eval(), state, (ids,))
         return tokens
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

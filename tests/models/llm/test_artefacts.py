@@ -68,7 +68,8 @@ def make(llama: str) -> Callable[..., HeLLMNetwork]:
             options = {"backbone_layers": None, **options, "backbone": llama}
         torch.manual_seed(1)
         tables = {name: torch.randn(N + 1, width) for name, width in WIDTHS.items()}
-        network = HeLLMNetwork(LLMSettings(**TINY | options), tables)
+        counts = torch.arange(N + 1) ** 2
+        network = HeLLMNetwork(LLMSettings(**TINY | options), tables, item_counts=counts)
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -92,6 +93,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tiny, linear head": {"head": "linear", "item_inputs": ("graph",)},
     "tiny, four inputs": {"item_inputs": ("text", "graph", "my.module:Given", "sequence")},
     "tiny, no input of the paper": {"prefix": "none", "item_inputs": ("my.module:Given",)},
+    "tiny, gated": {"item_gate": True, "role_dropout": 0.5},
+    "tiny, cosine head": {"head_scale": "cosine"},
+    "tiny, stages' scores": {"stage_scores": True},
     "frozen": {"backbone": "llama"},
     "frozen, released": {"backbone": "llama", "variant": "released"},
     "frozen without adapters": {"backbone": "llama", "lora_r": 0, "prompt": "none"},
@@ -186,11 +190,15 @@ def test_rows_are_those_of_the_items(make: Callable[..., HeLLMNetwork], tmp_path
         assert torch.equal(held[f"tokens.{name}.weight"], weight[1:])
 
 
-@pytest.mark.parametrize("head", ["linear", "tied"])
+@pytest.mark.parametrize(
+    "options",
+    [{"head": "linear"}, {"head": "tied"}, {"item_gate": True}],
+    ids=["linear", "tied", "gated"],
+)
 def test_items_in_another_order_keep_their_rows(
-    make: Callable[..., HeLLMNetwork], tmp_path: Path, head: str
+    make: Callable[..., HeLLMNetwork], tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    network = make(head=head)
+    network = make(**options)
     save_artefacts(network, tmp_path / "model", TOKENS)
     wanted = sorted(TOKENS)
     loaded = load_artefacts(tmp_path / "model", item_tokens=wanted)

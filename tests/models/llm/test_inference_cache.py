@@ -33,6 +33,16 @@ def test_a_value_is_computed_once_while_nothing_changes() -> None:
     assert module.computed == 1
 
 
+@torch.no_grad()
+def test_a_changed_buffer_empties_the_cache() -> None:
+    module = _Doubled().eval()
+    module.register_buffer("factor", torch.ones(2))
+    module.value()
+    module.get_buffer("factor").fill_(3)
+    module.value()
+    assert module.computed == 2
+
+
 @pytest.mark.parametrize(
     "change",
     [

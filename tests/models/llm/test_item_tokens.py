@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recbole_hellm.errors import DataError
-from recbole_hellm.models.llm.item_tokens import ItemHead, ItemTokens
+from recbole_hellm.models.llm.item_tokens import ItemTokens
 
 N = 7
 
@@ -137,24 +137,3 @@ def test_vectors_alone_make_a_token() -> None:
     assert torch.equal(tokens(torch.tensor([2])), tokens.all()[[2]])
     assert tokens.all()[0].abs().sum() == 0
     assert 0.01 < float(tokens.all().detach()[1:].std()) < 0.04
-
-
-def test_linear_head_starts_uniform_and_may_stay_as_drawn() -> None:
-    head = ItemHead("linear", 16, 400, trainable=False)
-    weights = head.weights(None)
-    assert weights.shape == (400, 16)
-    assert not weights.requires_grad
-    assert float(weights.detach().abs().max()) <= 1 / math.sqrt(16)
-    assert float(weights.detach().abs().max()) > 0.9 / math.sqrt(16)
-    hidden = torch.randn(3, 16)
-    assert head.read_out(hidden) is hidden
-
-
-def test_tied_head_scores_every_item_by_its_token() -> None:
-    head, all_tokens = ItemHead("tied", 4, N, trainable=True), torch.randn(N + 1, 4)
-    hidden = torch.randn(2, 4)
-    logits = head.read_out(hidden) @ head.weights(all_tokens).T
-    for row in range(2):
-        for item in range(1, N + 1):
-            expected = all_tokens[item] @ (head.linear.weight @ hidden[row])
-            torch.testing.assert_close(logits[row, item - 1], expected)

@@ -233,3 +233,23 @@ def _sequences(parts: list[Any]) -> Interaction:
     for row, (items, length) in enumerate(zip(lists, rows["item_length"][longest], strict=True)):
         packed[row, : int(length) + 1] = torch.cat([items[: int(length)], items[-1:]])
     return Interaction({"item_id_list": packed, "item_length": rows["item_length"][longest] + 1})
+
+
+def test_gates_know_the_training_interactions(make: Make) -> None:
+    model, _, dataset, _ = make(item_gate=True)
+    expected, histories = [0] * dataset.item_num, dataset.histories
+    for start, end in zip(histories.offsets[:-1], histories.offsets[1:], strict=True):
+        held_out = 2 if end - start >= 3 else 0
+        for item in histories.items[start : end - held_out]:
+            expected[item] += 1
+    assert model.network.tokens.gates is not None
+    assert model.network.tokens.gates.counts.tolist() == expected
+
+
+def test_exported_tokens_leave_no_role_out(make: Make) -> None:
+    model, _, _, _ = make(role_dropout=0.9)
+    expected = model.eval().network.tokens.all()
+    model.train()
+    with torch.no_grad():
+        exported = model.export_item_tokens(model.state_dict())
+    torch.testing.assert_close(exported, expected)
