@@ -78,7 +78,11 @@ class RunSettings(Settings):
     )
     metric_decimal_place: int = setting(12, "Decimals that RecBole's own reports keep.", ge=0)
     eval_users: int = setting(
-        256, "Users scored at a time; 256 fit into a processor's cache.", ge=1, facts=_PLACE
+        256,
+        "Users scored at a time; 256 fit into a processor's cache. Fewer where the titles of items "
+        "are read, by the tokens of the longest one.",
+        ge=1,
+        facts=_PLACE,
     )
 
     seed: int = setting(

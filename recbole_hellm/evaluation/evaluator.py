@@ -127,7 +127,7 @@ class Evaluator:
             disable=not show_progress,
             leave=False,
         )
-        for dealt in self._rounds(inputs, count, processes.size):
+        for dealt in self._rounds(inputs, users_at_once(self.config, model), processes.size):
             # Where none is left for this process it scores one with the others, for nothing.
             mine = processes.rank < len(dealt)
             chunk = dealt[processes.rank if mine else 0]
@@ -179,18 +179,17 @@ class Evaluator:
             return ranks, np.zeros((len(chunk), 0), dtype=np.int64)
         return ranks, mask_known(scores, targets, *known[0]).topk(length).indices.cpu().numpy()
 
-    def _rounds(self, inputs: Interaction, count: int, size: int) -> list[list[np.ndarray]]:
-        """Row numbers of each batch, so many batches at a time."""
-        chunks = self._chunks(inputs, count)
+    def _rounds(self, inputs: Interaction, users: int, size: int) -> list[list[np.ndarray]]:
+        """Row numbers of each batch of so many users, so many batches at a time."""
+        chunks = self._chunks(inputs, users)
         return [chunks[start : start + size] for start in range(0, len(chunks), size)]
 
-    def _chunks(self, inputs: Interaction, count: int) -> list[np.ndarray]:
+    def _chunks(self, inputs: Interaction, users: int) -> list[np.ndarray]:
         """Row numbers of each batch; histories of similar length together where trimmed."""
-        order = np.arange(count)
+        order = np.arange(len(inputs[self.dataset.uid_field]))
         if self.config["bucket_by_length"] and self._length_field in inputs:
             order = np.argsort(inputs[self._length_field].numpy(), kind="stable")
-        size = max(1, self.config["eval_users"])
-        return [order[start : start + size] for start in range(0, count, size)]
+        return [order[start : start + users] for start in range(0, len(order), users)]
 
     @property
     def _length_field(self) -> str:
@@ -236,3 +235,16 @@ class Evaluator:
             pairs.update(self._items)
             scores.append(model.predict(pairs))
         return torch.stack(scores)
+
+
+def users_at_once(config: Any, model: Any) -> int:
+    """Users to score at a time: ``eval_users``, fewer where an item is several tokens.
+
+    Parameters
+    ----------
+    config : HellmConfig
+    model : AbstractRecommender
+        May have ``tokens_per_item``, the most tokens that an item of a history takes up.
+    """
+    tokens: int = getattr(model, "tokens_per_item", 1)
+    return max(1, config["eval_users"] // tokens)

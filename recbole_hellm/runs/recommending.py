@@ -24,6 +24,7 @@ from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.data.interactions.atomic_files import atomic_settings
 from recbole_hellm.data.interactions.splits import POSITION
 from recbole_hellm.errors import ConfigError, DataError, RunError, nearest
+from recbole_hellm.evaluation.evaluator import users_at_once
 from recbole_hellm.runs.restoring import ReopenedRun
 from recbole_hellm.runs.results import RunResult, load_run
 
@@ -156,7 +157,7 @@ class Recommender:
     ) -> pd.DataFrame:
         """Recommendations for known users, each once; see :func:`recommend`."""
         users = self.ids("user", dict.fromkeys(tokens))
-        size = max(1, self.opened.config["eval_users"])
+        size = users_at_once(self.opened.config, self.opened.model)
         bar = tqdm(total=len(users), unit="user", disable=not show_progress, leave=False)
         parts = []
         for start in range(0, len(users), size):

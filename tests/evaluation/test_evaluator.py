@@ -33,6 +33,8 @@ def user_scores(token: str, items: list[str]) -> np.ndarray:
 class TableModel(torch.nn.Module):
     """Looks scores up and keeps what it was shown."""
 
+    tokens_per_item = 1
+
     def __init__(self, dataset: Any, full_sort: bool = True) -> None:
         super().__init__()
         items = sorted(dataset.item_tokens)
@@ -187,6 +189,18 @@ def test_a_model_sees_the_history_and_never_the_target(
             items = dataset.id2token("item_id", shown["item_id_list"][row, :length].numpy())
             assert list(items) == ordered[:until][-5:]
             assert not shown["item_id_list"][row, length:].any()
+
+
+def test_fewer_users_are_scored_at_once_where_an_item_is_several_tokens(make_parts: Parts) -> None:
+    config, dataset, parts = make_parts("SASRec", eval_users=7)
+    evaluator, model = make_evaluator(config, dataset, parts), TableModel(dataset)
+    found = []
+    for tokens, most in ((1, 7), (3, 2), (9, 1)):
+        model.tokens_per_item = tokens
+        model.shown.clear()
+        found.append(evaluator.evaluate(model, "test", ("seen",)).metrics)
+        assert max(map(len, model.shown)) == most
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_general_model_sees_the_user_and_its_features_only(

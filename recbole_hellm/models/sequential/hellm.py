@@ -228,6 +228,12 @@ class HeLLM(SequentialRecommender):
         words: int = len(prompt.instruction) + len(prompt.response)
         return self._history_tokens(interaction, lengths) + words
 
+    @property
+    def tokens_per_item(self) -> int:
+        """The most tokens that an item of a history takes up: one, and those of its title."""
+        texts = self.network.texts
+        return 1 if texts is None else 1 + int(texts.lengths.max())
+
     def _history_tokens(self, interaction: Any, lengths: Tensor) -> Tensor:
         """Tokens of the first `lengths` items of each row, with what is read before them."""
         if self.network.texts is None:

@@ -98,6 +98,7 @@ def test_a_run_with_titles_is_saved_with_them(options: Any, titled: Path, tmp_pa
     items = json.loads((result.path / "model/items.json").read_text())
     lengths = dict(zip(items, stored["texts.lengths"].tolist(), strict=True))
     assert [lengths[f"i{item:02d}"] for item in (0, 2, 3, 4, 6, 7)] == [2, 3, 0, 2, 3, 1]
+    assert result.restore().tokens_per_item == 1 + max(lengths.values())
     card = (result.path / "model/README.md").read_text()
     assert "as item tokens behind the words of their titles and scores" in card
     # Without the dataset, in another order of the items.
