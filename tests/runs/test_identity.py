@@ -18,6 +18,7 @@ import yaml
 
 from recbole_hellm import recbole_models, registry
 from recbole_hellm.config.resolution import HellmConfig, declared_facts
+from recbole_hellm.data.features import item_inputs, item_titles
 from recbole_hellm.data.interactions.dataset import create_dataset
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.models.llm import backbone_content
@@ -107,6 +108,10 @@ def test_kept_records_get_the_ids_and_recipes_that_they_have(
     # As if the backbone were the recorded one; its package may be missing here.
     content = {key: identity[key] for key in ("backbone",) if key in identity}
     monkeypatch.setattr(backbone_content, "backbone_content", lambda _settings: content)
+    # Nor are the titles here, which the language model has read.
+    monkeypatch.setattr(item_titles, "titles_hash", lambda _dataset: identity["titles"])
+    read = identity.get("item_inputs", {}).get("language")
+    monkeypatch.setattr(item_inputs.LanguageInput, "content", lambda _input, _dataset: read)
     for role, stage in identity["stages"].items():
         model = overrides[f"{role}_model"]
         overrides |= {f"{model}.{key}": value for key, value in settings_of(stage).items()}
