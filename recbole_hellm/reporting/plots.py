@@ -27,12 +27,17 @@ from recbole_hellm.storage.files import write_bytes, write_text
 # Texts stay texts, and the same data give the same file.
 _STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "recbole_hellm", "font.size": 9}
 _COLOURS = ("#1f5fa8", "#c2571a", "#2f7d4f", "#8a3f8f")
+_MARKS = ("o", "s", "^", "D")
+# Heights of names above their points, in points, nearest first.
+_STEPS = ((4, -12), (14, -22), (24, -32), (34, -42))
 
 
 def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path: Path) -> Path:
     """Quality over the time of training, stages included, a point a method.
 
-    Bars are one standard deviation over seeds, where there are several; a line says so.
+    Bars are one standard deviation over seeds, where there are several; a line says so. Where
+    methods were trained on several kinds of hardware, whose times do not compare, colours and
+    marks tell them apart.
     """
     rows, key = [], training_time(methods)
     for method in methods:
@@ -41,31 +46,45 @@ def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path:
             continue
         values = method.values(metric, masking)
         deviation = seed_deviation(values)
-        rows.append((method.name, seconds / 60, float(values.mean()), deviation))
-    data = pd.DataFrame(rows, columns=["method", "minutes", metric, "std"])
+        hardware = method.runs[0].hardware  # of which the costs are
+        rows.append((method.name, seconds / 60, float(values.mean()), deviation, hardware))
+    data = pd.DataFrame(rows, columns=["method", "minutes", metric, "std", "hardware"])
+    kinds = sorted(set(data["hardware"]))
     with matplotlib.rc_context(_STYLE):
         canvas = Canvas(figsize=(6.4, 4.2), layout="constrained")
         axes = canvas.add_subplot()
-        for _, minutes, value, deviation in rows:
+        for _, minutes, value, deviation, hardware in rows:
             bar = None if np.isnan(deviation) else deviation
-            axes.errorbar(minutes, value, yerr=bar, fmt="o", color=_COLOURS[0], capsize=2)
+            kind = kinds.index(hardware)
+            colour, mark = _COLOURS[kind % len(_COLOURS)], _MARKS[kind % len(_MARKS)]
+            axes.errorbar(
+                minutes, value, yerr=bar, fmt=mark, color=colour, capsize=2, label=hardware
+            )
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        kind = "processor minutes" if key == "train_cpu_seconds" else "minutes"
-        axes.set_xlabel(f"{kind} of training, stages included")
+        unit = "processor minutes" if key == "train_cpu_seconds" else "minutes"
+        axes.set_xlabel(f"{unit} of training, stages included")
         axes.set_ylabel(f"{named(metric)}, {masking} items masked")
         axes.grid(alpha=0.25)
-        axes.margins(x=0.15)
-        _name(axes, {name: (minutes, value) for name, minutes, value, _ in rows})
+        axes.margins(x=0.15, y=0.15)
+        if len(kinds) > 1:
+            handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+            axes.legend(handles.values(), handles.keys(), fontsize=8, loc="lower left")
+        else:
+            data = data.drop(columns="hardware")
+        _name(axes, {name: (minutes, value) for name, minutes, value, *_ in rows})
         if data["std"].notna().any():
             axes.set_title("bars: one standard deviation over seeds", fontsize=8, loc="right")
     return _write(canvas, data, path)
 
 
 def _name(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
-    """Names beside points, where there is room, in a place that no other name or point has."""
+    """Names beside points, where there is room, in a place that no other name or point has.
+
+    A line leads to a name that is not beside its point.
+    """
     places = {
         name: axes.transData.transform(point) * 72 / axes.figure.dpi
         for name, point in sorted(points.items(), key=lambda item: item[1])
@@ -73,14 +92,23 @@ def _name(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
     taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in places.values()]
     for name, (x, y) in places.items():
         width = 5.5 * len(name)  # about, in points
-        for right, up in itertools.product((5, -5 - width), (4, -12)):
+        sides = (5, -5 - width)
+        for right, up in itertools.chain(*(itertools.product(sides, step) for step in _STEPS)):
             place = Bbox.from_bounds(x + right, y + up, width, 9)
             if not any(place.overlaps(other) for other in taken):
                 break
         taken.append(place)
         side = "left" if right > 0 else "right"
         offset = (5 if right > 0 else -5, up)
-        axes.annotate(name, points[name], offset, textcoords="offset points", ha=side)
+        line = {"arrowstyle": "-", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 3}
+        axes.annotate(
+            name,
+            points[name],
+            offset,
+            textcoords="offset points",
+            ha=side,
+            arrowprops=line if abs(up) > 12 else None,
+        )
 
 
 def sweep(

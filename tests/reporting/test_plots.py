@@ -51,16 +51,27 @@ def test_quality_over_cost(
     np.testing.assert_allclose(data["minutes"], 190 / 60)
 
 
+def test_hardware_is_told_apart(
+    make_kept: Callable[..., Record], good: list[int], poor: list[int], tmp_path: Path
+) -> None:
+    runs = {"A": [make_kept("A", good)], "B": [make_kept("B", poor)], "C": [make_kept("C", poor)]}
+    (runs["A"][0].path / "environment.json").write_text('{"gpu": "H100"}')
+    path = quality_and_cost(methods(runs), "recall@10", "seen", tmp_path / "cost.svg")
+    assert [text for text in texts(path) if text in ("CPU", "H100")] == ["H100", "CPU"]
+    data = pd.read_csv(path.with_suffix(".csv"))
+    assert data["hardware"].tolist() == ["H100", "CPU", "CPU"]
+
+
 def test_names_of_equal_points_do_not_cover_one_another(
     make_kept: Callable[..., Record], good: list[int], tmp_path: Path
 ) -> None:
-    found = methods({name: [make_kept(name, good)] for name in ("First", "Second", "Third")})
+    found = methods({f"Method {n}": [make_kept(f"Method{n}", good)] for n in range(9)})
     path = quality_and_cost(found, "recall@10", "seen", tmp_path / "cost.svg")
     places = {
         "".join(node.itertext()).strip(): node.get("transform") or node.get("x")
         for node in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")  # noqa: S314
     }
-    assert len({places[method.name] for method in found}) == 3
+    assert len({places[method.name] for method in found}) == len(found)
 
 
 def test_names_do_not_cover_other_points() -> None:
