@@ -48,13 +48,17 @@ class Method:
         """The metric of each run, float64, shape [S]."""
         return np.array([run.metric(metric, masking) for run in self.runs])
 
-    def cost(self, key: str, of: str = "cost") -> float | None:
-        """Mean over runs of an entry of their cost; None where a run does not tell.
+    @property
+    def hardware(self) -> str:
+        """What the first run was trained on; the costs are those of the runs on it."""
+        return self.runs[0].hardware
 
-        Costs of different hardware have no mean, so the runs are those on the first run's.
+    def cost(self, key: str, of: str = "cost") -> float | None:
+        """Mean over the runs on :attr:`hardware` of an entry of their cost; costs of others differ.
+
+        None where a run does not tell.
         """
-        hardware = self.runs[0].hardware
-        alike = [run for run in self.runs if run.hardware == hardware]
+        alike = [run for run in self.runs if run.hardware == self.hardware]
         costs = [run.record.get(of, {}).get(key) for run in alike]
         return None if None in costs else float(np.mean([float(cost) for cost in costs]))  # type: ignore[arg-type]
 

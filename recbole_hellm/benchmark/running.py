@@ -93,9 +93,10 @@ def carry_out(
         Called with a job and its run, or the error that ended it. The other jobs continue after
         an error.
     """
-    jobs = list(jobs)
-    waiting = [(job, _claims(job.config())) for job in jobs]
-    finished = _finished(jobs)
+    configs = [(job, job.config()) for job in jobs]
+    waiting = [(job, _claims(config)) for job, config in configs]
+    # One at a time, no job waits for another.
+    finished = _finished(config for _, config in configs) if parallel > 1 else set()
     running: dict[Any, _Worker] = {}
     try:
         while waiting or running:
@@ -123,12 +124,12 @@ def _claims(config: HellmConfig) -> frozenset[str]:
     return frozenset(claims.union(*(_claims(stage) for stage in config.stages().values())))
 
 
-def _finished(jobs: Iterable[Job]) -> set[str]:
-    """Recipe hashes of the finished runs in the folders of the jobs' runs.
+def _finished(configs: Iterable[HellmConfig]) -> set[str]:
+    """Recipe hashes of the finished runs in the folders of these runs.
 
     A damaged run counts as not finished, so that one job alone meets it.
     """
-    folders = {(Path(job.config()["runs_dir"]), job.dataset) for job in jobs}
+    folders = {(Path(config["runs_dir"]), config["dataset"]) for config in configs}
     recipes = set()
     for runs in itertools.chain(*itertools.starmap(finished_runs, folders)):
         with contextlib.suppress(RunError):

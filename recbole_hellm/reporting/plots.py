@@ -46,8 +46,8 @@ def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path:
             continue
         values = method.values(metric, masking)
         deviation = seed_deviation(values)
-        hardware = method.runs[0].hardware  # of which the costs are
-        rows.append((method.name, seconds / 60, float(values.mean()), deviation, hardware))
+        mean = float(values.mean())
+        rows.append((method.name, seconds / 60, mean, deviation, method.hardware))
     data = pd.DataFrame(rows, columns=["method", "minutes", metric, "std", "hardware"])
     kinds = sorted(set(data["hardware"]))
     with matplotlib.rc_context(_STYLE):

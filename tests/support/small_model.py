@@ -1,4 +1,4 @@
-"""Settings of HeLLM and its stages in the smallest sensible size."""
+"""Settings of HeLLM and its stages in the smallest sensible size, and of its network alone."""
 
 from __future__ import annotations
 
@@ -24,4 +24,11 @@ SMALL_MODEL: dict[str, Any] = {
     "SASRec.n_layers": 1,
     "SASRec.train_batch_size": 32,
     "SASRec.epochs": 1,
+}
+
+SMALL_NETWORK: dict[str, Any] = {
+    "backbone_hidden_size": 16,
+    "backbone_intermediate_size": 20,
+    "bilinear_size": 3,
+    "prefix_length": 2,
 }

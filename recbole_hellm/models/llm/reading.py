@@ -89,6 +89,11 @@ class HistoryReader(nn.Module):
         """Whether a history is read as its item tokens and nothing else."""
         return self.texts is None and self.users is None
 
+    @property
+    def tokens_per_item(self) -> int:
+        """The most tokens that an item of a history takes up: one, and those of its title."""
+        return 1 if self.texts is None else 1 + int(self.texts.lengths.max())
+
     def check_length(self, tokens: int) -> None:
         """Check that the backbone has a position for each token of a history.
 
@@ -107,8 +112,7 @@ class HistoryReader(nn.Module):
         if limit is None or others + tokens <= limit:
             return
         # So many items fit, however long their titles are.
-        widest = 1 if self.texts is None else 1 + int(self.texts.lengths.max())
-        items = (limit - others - self.lead) // widest
+        items = (limit - others - self.lead) // self.tokens_per_item
         ways = [f"--MAX_ITEM_LIST_LENGTH={items}"] if items > 0 else []
         ways += ["--prompt=none"] if len(self.prompt.instruction) else []
         plain = self.items_alone

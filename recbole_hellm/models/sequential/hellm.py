@@ -230,9 +230,8 @@ class HeLLM(SequentialRecommender):
 
     @property
     def tokens_per_item(self) -> int:
-        """The most tokens that an item of a history takes up: one, and those of its title."""
-        texts = self.network.texts
-        return 1 if texts is None else 1 + int(texts.lengths.max())
+        """The most tokens that an item of a history takes up."""
+        return self.network.tokens_per_item
 
     def _history_tokens(self, interaction: Any, lengths: Tensor) -> Tensor:
         """Tokens of the first `lengths` items of each row, with what is read before them."""

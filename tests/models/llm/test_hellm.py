@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
+from support.small_model import SMALL_NETWORK
 from torch import Tensor
 from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
@@ -22,13 +23,7 @@ from recbole_hellm.models.llm.settings import LLMSettings
 
 N, D = 9, 6
 HISTORIES = [[3, 1, 4, 1], [5], [9, 2, 6]]
-SMALL: dict[str, Any] = {
-    "backbone_hidden_size": 16,
-    "backbone_heads": 2,
-    "backbone_intermediate_size": 20,
-    "bilinear_size": 3,
-    "prefix_length": 4,
-}
+SMALL: dict[str, Any] = {**SMALL_NETWORK, "backbone_heads": 2, "prefix_length": 4}
 
 
 def tables() -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.small_model import SMALL_NETWORK
 from torch import Tensor
 
 from recbole_hellm.errors import ConfigError
@@ -13,12 +14,6 @@ from recbole_hellm.models.llm.item_head import START, ItemHead
 from recbole_hellm.models.llm.settings import LLMSettings
 
 N = 7
-SMALL: dict[str, Any] = {
-    "backbone_hidden_size": 16,
-    "backbone_intermediate_size": 20,
-    "bilinear_size": 3,
-    "prefix_length": 2,
-}
 SEQUENCES = torch.tensor([[3, 1, 4, 1], [5, 2, 6, 0]])
 LENGTHS = torch.tensor([4, 3])
 
@@ -26,7 +21,7 @@ LENGTHS = torch.tensor([4, 3])
 def network(**options: Any) -> HeLLMNetwork:
     torch.manual_seed(1)
     tables = {name: torch.randn(N + 1, 4, dtype=torch.float64) for name in ("graph", "sequence")}
-    return HeLLMNetwork(LLMSettings(**{**SMALL, **options}), tables).double().eval()
+    return HeLLMNetwork(LLMSettings(**{**SMALL_NETWORK, **options}), tables).double().eval()
 
 
 def test_linear_head_starts_uniform_and_may_stay_as_drawn() -> None:

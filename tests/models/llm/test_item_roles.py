@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from support.small_model import SMALL_NETWORK
 from torch import Tensor
 
 from recbole_hellm.errors import ConfigError, DataError
@@ -16,12 +17,6 @@ from recbole_hellm.models.llm.item_tokens import ItemTokens
 from recbole_hellm.models.llm.settings import LLMSettings
 
 N = 9
-SMALL: dict[str, Any] = {
-    "backbone_hidden_size": 16,
-    "backbone_intermediate_size": 20,
-    "bilinear_size": 3,
-    "prefix_length": 2,
-}
 SEQUENCES = torch.tensor([[3, 1, 4, 1], [9, 2, 6, 0]])
 
 
@@ -50,7 +45,7 @@ def _tokens() -> Callable[..., ItemTokens]:
 def network(**options: Any) -> HeLLMNetwork:
     torch.manual_seed(1)
     quiet = {"backbone_dropout": 0.0, "prefix_dropout": 0.0, "pooling_dropout": 0.0}
-    return HeLLMNetwork(LLMSettings(**{**SMALL, **quiet, **options}), tables()).double()
+    return HeLLMNetwork(LLMSettings(**{**SMALL_NETWORK, **quiet, **options}), tables()).double()
 
 
 # --------------------------------------------------------------- dropout of roles
@@ -196,7 +191,7 @@ def test_a_gate_alone_stands_before_vectors_alone() -> None:
 @torch.no_grad()
 def test_scores_follow_the_gates_from_one_batch_to_the_next() -> None:
     torch.manual_seed(1)
-    net = HeLLMNetwork(LLMSettings(item_gate=True, **SMALL), tables(), item_counts=COUNTS)
+    net = HeLLMNetwork(LLMSettings(item_gate=True, **SMALL_NETWORK), tables(), item_counts=COUNTS)
     net = net.double().eval()
     lengths = torch.tensor([4, 3])
     before = net.logits(net.hidden_states(SEQUENCES, lengths))
@@ -212,6 +207,6 @@ def test_scores_follow_the_gates_from_one_batch_to_the_next() -> None:
 
 def test_gates_without_fitting_counts_are_refused() -> None:
     with pytest.raises(ConfigError, match="give them as item_counts"):
-        HeLLMNetwork(LLMSettings(item_gate=True, **SMALL), tables())
+        HeLLMNetwork(LLMSettings(item_gate=True, **SMALL_NETWORK), tables())
     with pytest.raises(DataError, match=r"shape \(9,\), but 9 items need 10 numbers"):
         ItemGates(COUNTS[1:], N, 3)

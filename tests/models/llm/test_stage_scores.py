@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.small_model import SMALL_NETWORK
 from torch import Tensor
 
 from recbole_hellm.errors import ConfigError
@@ -15,12 +16,6 @@ from recbole_hellm.models.llm.stage_scores import StageScores
 
 N = 7
 WIDTHS = {"graph": 4, "sequence": 3}
-SMALL: dict[str, Any] = {
-    "backbone_hidden_size": 16,
-    "backbone_intermediate_size": 20,
-    "bilinear_size": 3,
-    "prefix_length": 2,
-}
 ONE_PASS = {"targets": "last", "prefix": "none", "multi_target": True}
 SEQUENCES = torch.tensor([[3, 1, 4, 1, 7], [5, 2, 6, 0, 0], [6, 4, 0, 0, 0]])
 LENGTHS = torch.tensor([5, 3, 2])
@@ -30,7 +25,7 @@ def network(**options: Any) -> HeLLMNetwork:
     """A network whose weights of the stages' scores were drawn."""
     torch.manual_seed(1)
     tables = {name: torch.randn(N + 1, d, dtype=torch.float64) for name, d in WIDTHS.items()}
-    settings = LLMSettings(**{**SMALL, "stage_scores": True, **options})
+    settings = LLMSettings(**{**SMALL_NETWORK, "stage_scores": True, **options})
     net = HeLLMNetwork(settings, tables).double().eval()
     for parameter in () if net.head.stages is None else net.head.stages.parameters():
         torch.nn.init.normal_(parameter)
@@ -121,7 +116,7 @@ def test_the_weights_start_at_zero_draw_nothing_and_learn() -> None:
     state = torch.get_rng_state()
     torch.manual_seed(1)
     tables = {name: torch.randn(N + 1, d, dtype=torch.float64) for name, d in WIDTHS.items()}
-    net = HeLLMNetwork(LLMSettings(**SMALL, stage_scores=True), tables).double().eval()
+    net = HeLLMNetwork(LLMSettings(**SMALL_NETWORK, stage_scores=True), tables).double().eval()
     assert torch.equal(torch.get_rng_state(), state)
     assert plain.head.stages is None
     assert list(plain.head.state_dict()) == ["linear.weight"]
@@ -149,7 +144,7 @@ def test_an_empty_history_adds_nothing() -> None:
 
 def test_training_needs_are_known() -> None:
     device = torch.device("cpu")
-    settings = LLMSettings(**SMALL)
+    settings = LLMSettings(**SMALL_NETWORK)
     plain, scored = (
         requirements(outline(s, N, WIDTHS, device), 2, 4, 6, device)
         for s in (settings, settings.replace(stage_scores=True))
