@@ -77,7 +77,11 @@ class NextItemRecommender(SequentialRecommender):
         self.apply(self._initialise)
 
     def layer(self) -> nn.Module:
-        """One layer; its forward maps states [B, L, d] and a mask [B, 1, L, L] to states."""
+        """One layer.
+
+        Its forward maps states [B, L, d] and an additive mask [B, 1, L, L] to states, with
+        ``last`` to those of the last place alone, [B, 1, d].
+        """
         raise NotImplementedError
 
     def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
@@ -100,7 +104,8 @@ class NextItemRecommender(SequentialRecommender):
         )
         mask = self.get_attention_mask(items)
         for layer in self.layers:
-            states = layer(states, mask)
+            # Only the last place scores items, so the last layer need not compute the others.
+            states = layer(states, mask, last=layer is self.layers[-1])
         return states[:, -1]
 
     def calculate_loss(self, interaction: Any) -> Tensor:

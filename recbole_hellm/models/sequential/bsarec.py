@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from recbole.model.layers import FeedForward, MultiHeadAttention
 from torch import Tensor, nn
 
@@ -67,11 +68,29 @@ class FrequencyRescaler(nn.Module):
         self.dropout = nn.Dropout(settings.hidden_dropout_prob)
         self.norm = nn.LayerNorm(settings.hidden_size, settings.layer_norm_eps)
 
-    def forward(self, states: Tensor) -> Tensor:
-        """Filter [B, L, d] along L, with dropout, residual and norm."""
-        low = self.low_pass @ states
-        filtered: Tensor = low + self.root_beta.square() * (states - low)
-        return self.norm(self.dropout(filtered) + states)
+    def forward(self, states: Tensor, places: slice = slice(None)) -> Tensor:
+        """Filter [B, L, d] along L, with dropout, residual and norm, for some places."""
+        low = self.low_pass[places] @ states
+        own = states[:, places]
+        filtered: Tensor = low + self.root_beta.square() * (own - low)
+        return self.norm(self.dropout(filtered) + own)
+
+
+class Attention(MultiHeadAttention):
+    """RecBole's self-attention, with the queries of some places alone."""
+
+    def forward(self, states: Tensor, mask: Tensor, places: slice = slice(None)) -> Tensor:
+        """Attend from some places of [B, L, d] to all, with dropout, residual and norm."""
+        own = states[:, places]
+        queries, keys, values = (
+            self.transpose_for_scores(part).transpose(1, 2)
+            for part in (self.query(own), self.key(states), self.value(states))
+        )
+        rate = self.attn_dropout.p if self.training else 0.0
+        heads = F.scaled_dot_product_attention(queries, keys, values, mask[:, :, places], rate)
+        mixed = self.dense(heads.transpose(1, 2).flatten(2))
+        attended: Tensor = self.LayerNorm(self.out_dropout(mixed) + own)
+        return attended
 
 
 class BSARecLayer(nn.Module):
@@ -85,17 +104,18 @@ class BSARecLayer(nn.Module):
         s = settings
         self.alpha = s.alpha
         self.filter = FrequencyRescaler(places, s)
-        self.attention = MultiHeadAttention(
+        self.attention = Attention(
             s.n_heads, s.hidden_size, s.hidden_dropout_prob, s.attn_dropout_prob, s.layer_norm_eps
         )
         self.feed_forward = FeedForward(
             s.hidden_size, s.inner_size, s.hidden_dropout_prob, s.hidden_act, s.layer_norm_eps
         )
 
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Map states [B, L, d] under an additive mask [B, 1, L, L]."""
-        attended = self.attention(states, mask)
-        mixed = self.alpha * self.filter(states) + (1 - self.alpha) * attended
+    def forward(self, states: Tensor, mask: Tensor, last: bool = False) -> Tensor:
+        """See :meth:`NextItemRecommender.layer`."""
+        places = slice(-1, None) if last else slice(None)
+        attended = self.attention(states, mask, places)
+        mixed = self.alpha * self.filter(states, places) + (1 - self.alpha) * attended
         output: Tensor = self.feed_forward(mixed)
         return output
 

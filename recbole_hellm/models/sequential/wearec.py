@@ -68,13 +68,14 @@ class FilteredLayer(nn.Module):
             s.hidden_size, s.inner_size, s.hidden_dropout_prob, s.hidden_act, s.layer_norm_eps
         )
 
-    def forward(self, states: Tensor, _mask: Tensor) -> Tensor:
-        """Map states [B, L, d]; padding is a place like any other."""
+    def forward(self, states: Tensor, _mask: Tensor, last: bool = False) -> Tensor:
+        """See :meth:`NextItemRecommender.layer`; padding is a place like any other."""
+        places = slice(-1, None) if last else slice(None)
         heads = states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        mixed = self.alpha * self._filtered(heads, states.mean(1))
-        mixed = mixed + (1 - self.alpha) * self._wavelets(heads)
-        mixed = mixed.transpose(1, 2).flatten(2)
-        output: Tensor = self.feed_forward(self.norm(self.dropout(mixed) + states))
+        far = self._filtered(heads, states.mean(1))[:, :, places]
+        near = self._wavelets(heads)[:, :, places]
+        mixed = (self.alpha * far + (1 - self.alpha) * near).transpose(1, 2).flatten(2)
+        output: Tensor = self.feed_forward(self.norm(self.dropout(mixed) + states[:, places]))
         return output
 
     def _filtered(self, heads: Tensor, mean: Tensor) -> Tensor:
