@@ -86,6 +86,15 @@ class ModelEntry:
 
 _GENERAL = "recbole_hellm.models.general"
 _SEQUENTIAL = "recbole_hellm.models.sequential"
+_GENERAL_MODELS = (
+    ("VBPR", "vbpr", "He and McAuley, AAAI 2016", ("modalities",)),
+    ("GRCN", "grcn", "Wei et al., MM 2020", ("graph", "modalities")),
+    ("LATTICE", "lattice", "Zhang et al., MM 2021", ("graph", "modalities")),
+    ("SLMRec", "slmrec", "Tao et al., TMM 2022", ("graph", "modalities")),
+    ("BM3", "bm3", "Zhou et al., WWW 2023", ("graph", "modalities")),
+    ("FREEDOM", "freedom", "Zhou and Shen, MM 2023", ("graph", "modalities")),
+    ("HeLLMPre", "hellm_pre", "Guo et al., HeLLM, sections 3.2-3.4", ("graph", "modalities")),
+)
 _FILTERS = (
     ("BSARec", "bsarec", "Shin et al., AAAI 2024"),
     ("WEARec", "wearec", "Xu et al., AAAI 2026"),
@@ -94,47 +103,9 @@ _STAGED = "recbole_hellm.training.stages:StagedTrainer"
 OWN_MODELS: dict[str, ModelEntry] = {
     entry.name: entry
     for entry in (
-        ModelEntry(
-            "VBPR",
-            f"{_GENERAL}.vbpr",
-            "He and McAuley, AAAI 2016",
-            ("modalities",),
-        ),
-        ModelEntry(
-            "GRCN",
-            f"{_GENERAL}.grcn",
-            "Wei et al., MM 2020",
-            ("graph", "modalities"),
-        ),
-        ModelEntry(
-            "LATTICE",
-            f"{_GENERAL}.lattice",
-            "Zhang et al., MM 2021",
-            ("graph", "modalities"),
-        ),
-        ModelEntry(
-            "SLMRec",
-            f"{_GENERAL}.slmrec",
-            "Tao et al., TMM 2022",
-            ("graph", "modalities"),
-        ),
-        ModelEntry(
-            "BM3",
-            f"{_GENERAL}.bm3",
-            "Zhou et al., WWW 2023",
-            ("graph", "modalities"),
-        ),
-        ModelEntry(
-            "FREEDOM",
-            f"{_GENERAL}.freedom",
-            "Zhou and Shen, MM 2023",
-            ("graph", "modalities"),
-        ),
-        ModelEntry(
-            "HeLLMPre",
-            f"{_GENERAL}.hellm_pre",
-            "Guo et al., HeLLM, sections 3.2-3.4",
-            ("graph", "modalities"),
+        *(
+            ModelEntry(name, f"{_GENERAL}.{file}", paper, inputs)
+            for name, file, paper, inputs in _GENERAL_MODELS
         ),
         *(
             ModelEntry(name, f"{_SEQUENTIAL}.{file}", paper, ("histories",), kind="sequential")
@@ -148,6 +119,15 @@ OWN_MODELS: dict[str, ModelEntry] = {
             stages={"graph": "HeLLMPre", "sequence": "SASRec"},
             trainer=_STAGED,
             kind="LLM",
+        ),
+        ModelEntry(
+            "Ensemble",
+            f"{_SEQUENTIAL}.ensemble",
+            "Klakow, ICSLP 1998",
+            ("graph", "modalities", "histories"),
+            stages={"llm": "HeLLM", "sequence": "SASRec", "graph": "HeLLMPre"},
+            trainer="recbole_hellm.training.stages:EnsembleTrainer",
+            kind="sequential",
         ),
     )
 }
@@ -180,6 +160,7 @@ OWN_MODELS.update(
         _variant("HeLLM-wo-GNN_PEFT", "HeLLM", _TABLE_3),
         _variant("HeLLM-wo-GNN_ID", "HeLLM", _TABLE_3),
         _variant("HeLLM-wo-Seq_ID", "HeLLM", _TABLE_3),
+        _variant("HeLLM-plus", "Ensemble", "this package"),
     )
 )
 # RecBole models of the paper's comparison, declared for listings and for a class that replaces

@@ -22,7 +22,7 @@ from recbole_hellm.config.settings import names
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.errors import ConfigError, HellmError, RunError
 from recbole_hellm.evaluation.metrics import MetricSet
-from recbole_hellm.reporting import evidence, plots, points
+from recbole_hellm.reporting import evidence, plots, points, published
 from recbole_hellm.reporting.sheets import Sheet, as_latex, as_markdown, as_text, html_page
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.results import RunResult
@@ -264,7 +264,7 @@ class Comparison:
         tests, tested = evidence.tested(table, self.methods, masking)
         sheets = [
             evidence.results(table, self.methods, masking, tests, self._absent()),
-            evidence.beside_the_paper(table, self.methods),
+            *published.sheets(table, self.methods),
             *tested,
             *(
                 evidence.slices(table, self.methods, grouping, masking, metric)

@@ -1,6 +1,10 @@
-"""The results printed in the HeLLM paper, as data."""
+"""Printed results as data: those of the HeLLM paper, and of others on the same split."""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
 
 METRICS = ("recall@10", "ndcg@10", "recall@20", "ndcg@20")
 DATASETS = ("Sports", "Beauty", "Toys")
@@ -46,3 +50,68 @@ TABLE_1 = _parse(_TABLE_1, METRICS)
 
 TABLE_3 = _parse(_TABLE_3, METRICS[2:])
 """Variant -> dataset -> metric, under the names of this package."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A row that others published for leave-one-out on the same data, ranking all items.
+
+    Attributes
+    ----------
+    name : str
+        The method, and which of its rows.
+    masking : {"seen", "none"} or None
+        Whether a user's earlier items were left out of the ranking; None if it is not told.
+    selected : str
+        How the setting of the row was chosen.
+    figures : mapping
+        dataset -> metric -> figure.
+    """
+
+    name: str
+    masking: Literal["seen", "none"] | None
+    selected: str
+    figures: Mapping[str, Mapping[str, float]]
+
+
+# Masking, selection, and figures on Beauty, Toys and Sports; "-" where there is none.
+_OTHERS = """
+SASRec | none | ? | .0851/.0421/-/- .0922/.0448/-/- .0495/.0248/-/-
+HSTU | none | ? | .0859/.0441/-/- .0914/.0461/-/- .0439/.0232/-/-
+DIF-SR | none | ? | .0908/.0446/.1284/.0541 .1013/.0504/.1382/.0597 .0548/.0256/.0807/.0322
+OneRec-SFT 1.7B | ? | ? | .0925/.0501/-/- .0946/.0541/-/- .0596/.0325/-/-
+TIGER | ? | ? | .0648/.0384/-/- .0712/.0432/-/- .0400/.0225/-/-
+eSASRec | seen | ? | .0928/.0523/-/- .0939/.0538/-/- .0560/.0323/-/-
+ICSRec | seen | ? | .0959/.0578/.1298/.0663 .1055/.0657/.1368/.0736 .0565/.0335/.0794/.0393
+BSARec | seen | ? | .1008/.0611/.1373/.0703 - -
+WEARec, its row | seen | best of 72 on test | .1041/.0614/.1391/.0703 - .0631/.0367/.0895/.0433
+WEARec, mean of the 72 | seen | none | .0997/.0593/.1371/.0687 - .0611/.0355/.0865/.0419
+DIFF | none | ? | .0935/.0526/.1347/.0632 .1023/.0553/.1425/.0656 .0574/.0310/.0853/.0381
+"""
+
+
+_ORDER = ("Beauty", "Toys", "Sports")
+_MASKINGS: dict[str, Literal["seen", "none"] | None] = {"seen": "seen", "none": "none", "?": None}
+
+
+def _parse_others(text: str) -> tuple[Published, ...]:
+    rows = []
+    for line in text.split("\n")[1:-1]:
+        name, masking, selected, cells = (part.strip() for part in line.split("|"))
+        figures = {
+            dataset: {
+                metric: float(value)
+                for metric, value in zip(METRICS, cell.split("/"), strict=True)
+                if value != "-"
+            }
+            for dataset, cell in zip(_ORDER, cells.split(), strict=True)
+            if cell != "-"
+        }
+        masked = _MASKINGS[masking]
+        chosen = "not told" if selected == "?" else selected
+        rows.append(Published(name, masked, chosen, figures))
+    return tuple(rows)
+
+
+OTHERS = _parse_others(_OTHERS)
+"""Rows in the order in which they are shown."""

@@ -17,7 +17,7 @@ from recbole_hellm.evaluation.metrics import BUILT_IN
 from recbole_hellm.storage.checksums import content_hash
 
 GENERAL = ("LightGCN", "VBPR", "GRCN", "LATTICE", "SLMRec", "BM3", "FREEDOM", "HeLLMPre")
-SEQUENTIAL = ("SASRec", "CoLLM", "LLaRA", "HeLLM")
+SEQUENTIAL = ("SASRec", "BSARec", "WEARec", "CoLLM", "LLaRA", "HeLLM")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Table:
     paths : mapping of str to str
         What configurations call a method, by the name in the table, where these differ: the model
         of which a row is a setting, or the import path of a model outside this package.
+    others : bool
+        Whether to show what others published for the same split.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Table:
     notes: tuple[str, ...] = ()
     asked: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
     paths: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    others: bool = False
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -235,10 +238,19 @@ _SOME_USERS: dict[str, tuple[str, dict[str, Any]]] = {
     "HeLLM-tenth": ("HeLLM", _LONGER),
 }
 _PRETRAINED = _BACKBONES | {name: (m, s | _TENTH) for name, (m, s) in _SOME_USERS.items()}
+# HeLLM-plus without one kind of its members, and with LLaRA in HeLLM's place.
+_LEFT_OUT: dict[str, dict[str, Any]] = {
+    "HeLLM-plus-wo-LLM": {"llm_model": None},
+    "HeLLM-plus-wo-sequence": {"sequence_model": None},
+    "HeLLM-plus-wo-graph": {"graph_model": None},
+    "LLaRA-plus": {"llm_model": "LLaRA"},
+}
+_PLUS = registry.variant_settings(registry.OWN_MODELS["HeLLM-plus"])
+_WITHOUT = {name: _PLUS | settings for name, settings in _LEFT_OUT.items()}
 BENCHMARKS: dict[str, Benchmark] = {
     "table1": Table(
         "table1",
-        "Every method (the paper's Table 1, with SASRec and HeLLM's first stage)",
+        "Every method (the paper's Table 1, with sequential models and HeLLM's first stage)",
         (Family("HeLLM", (*GENERAL, *SEQUENTIAL)),),
         # The first stage has its row in the paper's Table 3.
         printed={"HeLLMPre": TABLE_3["HeLLMPre"], **TABLE_1},
@@ -255,6 +267,14 @@ BENCHMARKS: dict[str, Benchmark] = {
             "the authors' do, or for 100 epochs; HeLLM's stage is the default one, which waits "
             "for 6.",
         ),
+    ),
+    "ranking": Table(
+        "ranking",
+        "The best ranking: HeLLM-plus, its parts and every other method",
+        (Family("HeLLM-plus", (*GENERAL, *SEQUENTIAL, *_WITHOUT, "HeLLM-plus")),),
+        settings=_WITHOUT,
+        paths=dict.fromkeys(_WITHOUT, "Ensemble"),
+        others=True,
     ),
     "pretrained": Table(
         "pretrained",

@@ -32,7 +32,7 @@ def check_histories(entry: registry.ModelEntry, settings: Mapping[str, Any]) -> 
         )
     if settings["first_item_target"] and not (trimmable or _reads_empty(entry)):
         names = [*registry.TRIMMABLE]
-        names += [n for n, own in registry.OWN_MODELS.items() if own.kind == "sequential"]
+        names += [name for name, own in registry.OWN_MODELS.items() if _reads_empty(own)]
         raise ConfigError(
             f"first_item_target=True needs a model that learns from an empty history "
             f"({', '.join(sorted(names))}), which {entry.name} does not; remove it, or set it for "

@@ -97,10 +97,10 @@ class HellmConfig(Config):
         user = {key: value for file in files for key, value in file.items()}
         user.update(with_lists(dict(overrides or {})))
         self.stage_overrides = {key: value for key, value in user.items() if "." in key}
-        settings = {key: value for key, value in user.items() if "." not in key}
         self.entry = registry.describe(model)
         self._outside_settings = registry.own_settings(self.entry)
-        settings.update(self._addressed_to(self.entry.name))
+        settings = {key: value for key, value in user.items() if "." not in key}
+        settings |= self._addressed_to(self.entry.name)
         super().__init__(model=model, dataset=dataset, config_dict=settings)
         self.model_settings()
         self._check_token_limit()
@@ -149,11 +149,10 @@ class HellmConfig(Config):
 
     def needs_features(self) -> bool:
         """Whether the model, an item input of it or a stage it stands on reads item features."""
-        if self.item_inputs:
-            return any(source.needs_features for source in self.item_inputs.values()) or any(
-                stage.needs_features() for stage in self.stages().values()
-            )
-        return "modalities" in self.entry.inputs
+        sources, stages = self.item_inputs.values(), self.stages().values()
+        if not sources and not stages:
+            return "modalities" in self.entry.inputs
+        return any([s.needs_features for s in sources] + [s.needs_features() for s in stages])
 
     @functools.cached_property
     def item_inputs(self) -> dict[str, ItemInput]:
@@ -162,18 +161,23 @@ class HellmConfig(Config):
         Roles come first and in all cases, so that runs keep the stages that their ids name.
         """
         settings = self.final_config_dict | self.model_settings()
+        if "item_inputs" not in settings:
+            return {}
         roles = [name for name in ROLES if f"{name}_model" in settings]
-        names = dict.fromkeys([*roles, *settings["item_inputs"]]) if roles else ()
-        return find_item_inputs(names, settings)
+        return find_item_inputs(dict.fromkeys([*roles, *settings["item_inputs"]]), settings)
 
     def stages(self) -> dict[str, HellmConfig]:
-        """Configuration of each stage that the model stands on, by item input.
+        """Configuration of each stage that the model stands on, by item input; of an ensemble's
+        members by their names.
 
         The key ``<role>_model`` names another model for a role, or ``~`` to leave the stage out.
         ``<role>_embeddings`` names a file that replaces the stage.
         """
-        models = {name: source.stage for name, source in self.item_inputs.items()}
-        return {name: self.for_stage(model) for name, model in models.items() if model}
+        sources = self.item_inputs.items()
+        models = {name: (source.stage, None) for name, source in sources if source.stage}
+        for settings in self._typed():
+            models |= settings.members() if hasattr(settings, "members") else {}
+        return {name: self.for_stage(*chosen) for name, chosen in models.items()}
 
     @functools.cached_property
     def imported(self) -> dict[str, ItemTableFile]:
@@ -187,15 +191,15 @@ class HellmConfig(Config):
         files = {name: source.file for name, source in self.item_inputs.items()}
         return {name: file for name, file in files.items() if file is not None}
 
-    def for_stage(self, model: str) -> HellmConfig:
-        """The configuration of a stage: shared keys plus its ``Model.key`` overrides."""
+    def for_stage(self, model: str, seed: int | None = None) -> HellmConfig:
+        """The configuration of a stage: shared keys plus ``Model.key`` overrides, and a seed."""
         shared = {
             key: value
             for key, value in self.external_config_dict.items()
             if declared_facts(key).passed_on
         }
-        name = registry.describe(model).name
-        return HellmConfig(model, self.dataset, shared | self._addressed_to(name))
+        own = {} if seed is None else {"seed": seed}
+        return HellmConfig(model, self.dataset, shared | own | self.stage_overrides)
 
     def _addressed_to(self, model: str) -> dict[str, Any]:
         """Overrides written ``model.key``, without the prefix."""
@@ -380,8 +384,7 @@ def check_addressed(configs: Iterable[HellmConfig]) -> None:
         If there is such an override; it would have no effect.
     """
     configs = list(configs)
-    stages = [stage for config in configs for stage in config.stages().values()]
-    models = sorted({config.model for config in (*configs, *stages)})
+    models = sorted({model for config in configs for model in _models(config)})
     for key in (key for config in configs for key in config.stage_overrides):
         owner = registry.class_name(key.partition(".")[0])
         if owner not in models:
@@ -390,3 +393,8 @@ def check_addressed(configs: Iterable[HellmConfig]) -> None:
                 f"Option '{key}' is for a model that is not run here; {', '.join(models)} "
                 f"{'is' if len(models) == 1 else 'are'}."
             )
+
+
+def _models(config: HellmConfig) -> set[str]:
+    """The model of a configuration, of its stages, and of their stages."""
+    return {config.model}.union(*(_models(stage) for stage in config.stages().values()))

@@ -1,4 +1,4 @@
-"""What a benchmark's kept runs show: results, the paper's figures, significance, slices, lists.
+"""What a benchmark's kept runs show: results, significance, groups of users, lists.
 
 Every function makes one :class:`Sheet` of the methods of one dataset.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_hellm.benchmark.methods import Method
-from recbole_hellm.benchmark.plans import Family, Table, paper_masking
+from recbole_hellm.benchmark.plans import Family, Table
 from recbole_hellm.benchmark.records import SLICED
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.list_metrics import LIST_METRICS
@@ -86,51 +86,15 @@ def results(
             best, second = (method.name in group for group in places[metric])
             mark = marks.get((metric, method.name), "")
             cells.append(Cell(spread(values) + mark, best, second))
-            data.append(_row(method, metric, masking, values))
+            data.append(value_row(method, metric, masking, values))
         rows.append([*cells, *(show(method) for show in costs.values())])
-    notes = [_counted(methods[0], masking), _PLUS_MINUS, *_told(table, methods)]
+    notes = [_counted(methods[0], masking), PLUS_MINUS, *told(table, methods)]
     notes += _marked(table, methods, tests)
     notes += undefined(row["mean"] for row in data)
     notes += [*cost_notes(methods), *absent]
     head = ["", "seeds", *(short(table, metric) for metric in table.shown), *costs]
     title = f"{table.title}: {methods[0].runs[0].record['dataset']}, mask_history={masking}"
     return Sheet("results", title, head, rows, notes, pd.DataFrame(data))
-
-
-def beside_the_paper(table: Table, methods: Sequence[Method]) -> Sheet | None:
-    """Each method under the paper's masking beside the paper's figure, and the difference.
-
-    None where the paper has no figure for any of them.
-    """
-    dataset = str(methods[0].runs[0].record["dataset"])
-    if not any(table.figures(method.name, dataset) for method in methods):
-        return None
-    rows, data = [], []
-    for method in methods:
-        masking, printed = (
-            paper_masking(table.paths.get(method.name, method.name)),
-            table.figures(method.name, dataset),
-        )
-        cells: list[Cell | str] = [method.name, masking, str(len(method.runs))]
-        for metric in table.metrics:
-            values, figure = method.values(metric, masking), printed.get(metric)
-            difference = None if figure is None else float(values.mean()) - figure
-            cells += [spread(values), number(figure), signed(difference)]
-            row = _row(method, metric, masking, values)
-            data.append(row | {"paper": figure, "difference": difference})
-        rows.append(cells)
-    head = ["", "masked", "seeds"]
-    for metric in table.metrics:
-        head += [short(table, metric), "paper", "Δ"]
-    notes = [
-        _PLUS_MINUS,
-        *_told(table, methods),
-        *undefined(row["mean"] for row in data),
-        "Masked is what the ranking leaves out: the paper masks training items for general "
-        "recommenders and nothing for language models.",
-    ]
-    title = f"{table.title}: {dataset}, beside the paper"
-    return Sheet("paper", title, head, rows, notes, pd.DataFrame(data))
 
 
 def tested(
@@ -304,10 +268,10 @@ def short(table: Table, metric: str) -> str:
     return f"{table.metric(metric).head}@{metric.partition('@')[2]}"
 
 
-_PLUS_MINUS = "± is the standard deviation over seeds, where there are several."
+PLUS_MINUS = "± is the standard deviation over seeds, where there are several."
 
 
-def _told(table: Table, methods: Sequence[Method]) -> Sequence[str]:
+def told(table: Table, methods: Sequence[Method]) -> Sequence[str]:
     """A table's own notes, where they are true of the runs that are shown."""
     planned = [(method, table.settings.get(method.name, {})) for method in methods]
     runs = [(run, given) for method, given in planned if given for run in method.runs]
@@ -322,7 +286,7 @@ def _counted(method: Method, masking: str) -> str:
     )
 
 
-def _row(method: Method, metric: str, masking: str, values: np.ndarray) -> dict[str, Any]:
+def value_row(method: Method, metric: str, masking: str, values: np.ndarray) -> dict[str, Any]:
     low = high = float("nan")
     if method.has_users(metric, masking):
         low, high = mean_interval(method.per_user(metric, masking))

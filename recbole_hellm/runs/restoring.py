@@ -8,6 +8,7 @@ files hold what it took from its stages.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Mapping
@@ -101,7 +102,43 @@ def reopen(
     else:
         model = build_model(config, splits[0])
         load_best(model, directory, config["device"])
+        if config.entry.base == "Ensemble":
+            members = {
+                name: RunDirectory(directory.path / path) for name, path in record["stages"].items()
+            }
+            load_members(model, members, config["data_path"], config["device"], backbone)
     return ReopenedRun(config, dataset, model.eval(), evaluator)
+
+
+def load_members(
+    model: Any,
+    members: Mapping[str, RunDirectory],
+    data_path: str | Path,
+    device: Any,
+    backbone: str | None = None,
+) -> None:
+    """Restore the members of an ensemble.
+
+    Parameters
+    ----------
+    model : Ensemble
+    members : Mapping of str to RunDirectory
+        Finished runs by the members' names.
+    data_path, device
+        As of :func:`reopen`.
+    backbone : str, optional
+        New location of the language model's backbone.
+
+    Raises
+    ------
+    RunError
+        If a member cannot be restored.
+    """
+    for name, directory in members.items():
+        is_llm = name.partition("-")[0] == "llm"
+        moved = backbone if is_llm else None
+        member = reopen(directory, data_path, moved, device=str(device))
+        model.load_member(name, functools.partial(member.evaluator.score, member.model))
 
 
 def add_lists(

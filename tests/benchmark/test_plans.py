@@ -25,7 +25,7 @@ def test_table_1_has_every_method_of_the_papers() -> None:
     table = BENCHMARKS["table1"]
     assert isinstance(table, Table)
     assert set(TABLE_1) < set(table.models)
-    assert set(table.models) - set(TABLE_1) == {"HeLLMPre", "SASRec"}
+    assert set(table.models) - set(TABLE_1) == {"HeLLMPre", "SASRec", "BSARec", "WEARec"}
     assert table.figures("FREEDOM", "Beauty")["recall@20"] == 0.0805
     assert table.figures("HeLLMPre", "Beauty") == {"recall@20": 0.0820, "ndcg@20": 0.0342}
     assert table.figures("SASRec", "Beauty") == {}
@@ -63,6 +63,26 @@ def test_rows_over_language_models_are_settings_of_models_and_all_differ() -> No
     assert len(set(recipes.values())) == len(table.models)
     assert {"prefix", "backbone", "backbone_layers", "train_users"} <= table.told_apart_by
     assert not table.told_apart_by & {"seed", "topk", "eval_batch_size"}
+
+
+def test_the_ranking_has_every_method_and_the_parts_of_an_ensemble() -> None:
+    table = BENCHMARKS["ranking"]
+    assert isinstance(table, Table)
+    assert table.others
+    assert {*BENCHMARKS["table1"].models, "HeLLM-plus"} < set(table.models)
+    assert table.families[0].reference == "HeLLM-plus"
+    whole = HellmConfig("HeLLM-plus", "Beauty").stages()
+    assert [stage.model for stage in whole.values()] == ["HeLLM", "WEARec", "HeLLMPre"]
+    parts = {
+        name: [stage.model for stage in HellmConfig("Ensemble", "Beauty", given).stages().values()]
+        for name, given in table.settings.items()
+    }
+    assert parts == {
+        "HeLLM-plus-wo-LLM": ["WEARec", "HeLLMPre"],
+        "HeLLM-plus-wo-sequence": ["HeLLM", "HeLLMPre"],
+        "HeLLM-plus-wo-graph": ["HeLLM", "WEARec"],
+        "LLaRA-plus": ["LLaRA", "WEARec", "HeLLMPre"],
+    }
 
 
 def test_tables_of_models_are_told_apart_by_their_models_alone() -> None:

@@ -70,22 +70,6 @@ def test_results_have_means_spread_marks_and_cost(three: list[Method]) -> None:
     assert inside.all()
 
 
-def test_the_papers_figures_stand_beside_ours(three: list[Method]) -> None:
-    sheet = evidence.beside_the_paper(TABLE, three)
-    assert sheet is not None
-    texts = [cell.text for cell in row(sheet, "LightGCN")]
-    # Under the masking of the paper's general rows every rank is one lower, and 5 is still found.
-    assert texts[:6] == ["LightGCN", "train", "1", ".1000", ".0426", "+.0574"]
-    assert [cell.text for cell in row(sheet, "SASRec")][:6] == [
-        *("SASRec", "none", "1", ".6833", "–", "–"),
-    ]
-
-
-def test_no_table_beside_a_paper_that_has_no_figures(make_kept: Make, good: list[int]) -> None:
-    found = methods({"Pop": [make_kept("Pop", good)]})
-    assert evidence.beside_the_paper(TABLE, found) is None
-
-
 def test_the_reference_is_tested_against_each(three: list[Method]) -> None:
     tests, (sheet,) = evidence.tested(TABLE, three, "seen")
     (found,) = tests
@@ -263,7 +247,6 @@ def test_metrics_that_the_user_asks_for_are_shown(
     assert row(by_group, "HeLLM")[1].best
     # A record that was kept before the metric was asked for.
     assert evidence.slices(table, found, "history_length", "seen", "mrr@5") is None
-    assert evidence.beside_the_paper(table, found) is None
 
 
 def test_what_is_no_number_is_shown_as_such_and_never_the_best(
