@@ -264,13 +264,10 @@ class Comparison:
         tests, tested = evidence.tested(table, self.methods, masking)
         sheets = [
             evidence.results(table, self.methods, masking, tests, self._absent()),
+            evidence.validation(table, self.methods),
             *published.sheets(table, self.methods),
             *tested,
-            *(
-                evidence.slices(table, self.methods, grouping, masking, metric)
-                for metric in evidence.sliced_metrics(table)
-                for grouping in evidence.GROUPINGS
-            ),
+            *evidence.all_slices(table, self.methods, masking),
             evidence.lists(self.methods, self.asked.listed.metrics),
         ]
         return [sheet for sheet in sheets if sheet is not None]

@@ -97,6 +97,30 @@ def results(
     return Sheet("results", title, head, rows, notes, pd.DataFrame(data))
 
 
+def validation(table: Table, methods: Sequence[Method]) -> Sheet:
+    """Validation metrics of all methods at their best epochs, under the runs' own masking.
+
+    A metric that a run did not compute in validation is left out.
+    """
+    record = methods[0].runs[0].record
+    masking = record["masking"]
+    of_runs = [run.record["valid"][masking] for method in methods for run in method.runs]
+    shown = [metric for metric in table.shown if all(metric in values for values in of_runs)]
+    rows: list[list[Cell | str]] = []
+    data = []
+    for method in methods:
+        cells: list[Cell | str] = [method.name, str(len(method.runs))]
+        for metric in shown:
+            values = np.array([run.record["valid"][masking][metric] for run in method.runs])
+            cells.append(spread(values))
+            data.append({"method": method.name, "metric": metric, "mean": values.mean()})
+        rows.append(cells)
+    head = ["", "seeds", *(short(table, metric) for metric in shown)]
+    title = f"{table.title}: {record['dataset']}, validation, mask_history={masking}"
+    notes = [PLUS_MINUS, "Epochs and settings were chosen by these figures, not by those on test."]
+    return Sheet("validation", title, head, rows, notes, pd.DataFrame(data))
+
+
 def tested(
     table: Table, methods: Sequence[Method], masking: str
 ) -> tuple[list[Comparisons], list[Sheet]]:
@@ -235,6 +259,15 @@ def slices(
     name = f"by-{grouping}" + ("" if metric == SLICED_METRIC else f"-{metric.partition('@')[0]}")
     notes = [_counted(methods[0], masking), "In brackets, a group's users; means over seeds."]
     return Sheet(name, what, head, rows, notes, data.reset_index(drop=True))
+
+
+def all_slices(table: Table, methods: Sequence[Method], masking: str) -> list[Sheet | None]:
+    """:func:`slices` by each grouping, of each metric of :func:`sliced_metrics`."""
+    return [
+        slices(table, methods, grouping, masking, metric)
+        for metric in sliced_metrics(table)
+        for grouping in GROUPINGS
+    ]
 
 
 def lists(methods: Sequence[Method], asked: Sequence[Metric] = (), k: int = 10) -> Sheet | None:

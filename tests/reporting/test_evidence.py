@@ -17,7 +17,7 @@ from recbole_hellm.evaluation.list_metrics import LIST_METRICS
 from recbole_hellm.evaluation.metric import RankMetric
 from recbole_hellm.evaluation.metrics import BUILT_IN
 from recbole_hellm.reporting import evidence
-from recbole_hellm.reporting.numbers import number
+from recbole_hellm.reporting.numbers import number, spread
 from recbole_hellm.reporting.sheets import Cell, Sheet
 
 Make = Callable[..., Record]
@@ -68,6 +68,24 @@ def test_results_have_means_spread_marks_and_cost(three: list[Method]) -> None:
     assert set(sheet.data["method"]) == {"LightGCN", "SASRec", "HeLLM"}
     inside = sheet.data.eval("users_ci_low <= mean <= users_ci_high")
     assert inside.all()
+
+
+def test_validation_is_shown_as_it_chose(three: list[Method]) -> None:
+    for method in three:
+        for run in method.runs:
+            run.record["valid"]["seen"] = {"ndcg@10": 0.25 * run.seed / 2, "recall@10": 0.5}
+    sheet = evidence.validation(TABLE, three)
+    assert (sheet.name, sheet.title) == (
+        "validation",
+        "Title: Beauty, validation, mask_history=seen",
+    )
+    # Recall@20 and NDCG@20 were not computed.
+    assert list(sheet.head) == ["", "seeds", "R@10", "N@10"]
+    expected = spread(np.array([0.125, 0.25]))
+    texts = [cell.text for cell in row(sheet, "HeLLM")]
+    assert texts == ["HeLLM", "2", ".5000 ± .0000", expected]
+    assert sheet.data is not None
+    assert len(sheet.data) == 6
 
 
 def test_the_reference_is_tested_against_each(three: list[Method]) -> None:
