@@ -100,12 +100,13 @@ def write_record(
     identity = _portable(source.read_json("identity.json"))
     recipe = content_hash(recipe_of(identity))
     settings = identity.pop("settings")
-    stages = [stage.record["cost"] for stage in run.stages]
+    stages = [stage.record["cost"] for stage in run.all_stages]
     cost = record["cost"]
+    all_there = all(len(one.stages) == len(one.record["stages"]) for one in (run, *run.all_stages))
     with_stages = {
         key: cost[key] + sum(stage[key] for stage in stages)
         for key in ("train_seconds", "train_cpu_seconds")
-        if all(key in part for part in (cost, *stages)) and len(stages) == len(record["stages"])
+        if all(key in part for part in (cost, *stages)) and all_there
     }
     metrics = record | {
         "recipe": recipe,

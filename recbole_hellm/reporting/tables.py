@@ -58,7 +58,7 @@ def comparable(results: Iterable[RunResult]) -> list[RunResult]:
     """
     rows: dict[str, RunResult] = {}
     for result in results:
-        for run in (*result.stages, result):
+        for run in (*result.all_stages, result):
             rows.setdefault(str(run.path), run)
     runs = list(rows.values())
     for key in COMPARED:

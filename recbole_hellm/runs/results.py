@@ -35,6 +35,15 @@ class RunResult:
     record: dict[str, Any]
     stages: tuple[RunResult, ...] = ()
 
+    @property
+    def all_stages(self) -> tuple[RunResult, ...]:
+        """The runs it builds on and those that they build on, each once, the deepest first."""
+        found: dict[Path, RunResult] = {}
+        for stage in self.stages:
+            for run in (*stage.all_stages, stage):
+                found.setdefault(run.path, run)
+        return tuple(found.values())
+
     def metrics(self, phase: str = "test", masking: str | None = None) -> dict[str, float]:
         """Metrics of `phase`, under the run's masking or another one."""
         return self.record[phase][masking or self.record["masking"]]

@@ -29,8 +29,10 @@ def make(make_parts: Callable[..., Any]) -> Callable[..., Ensemble]:
 
 @pytest.fixture
 def options(quick: dict[str, Any], small_model: dict[str, Any]) -> dict[str, Any]:
+    shared = {"MAX_ITEM_LIST_LENGTH"}
     return quick | {
-        key if "." in key else f"HeLLM.{key}": value for key, value in small_model.items()
+        key if "." in key or key in shared else f"HeLLM.{key}": value
+        for key, value in small_model.items()
     }
 
 
@@ -136,6 +138,10 @@ def test_options_reach_members_and_their_stages() -> None:
 def test_it_runs_and_is_restored(options: dict[str, Any]) -> None:
     result = run("Ensemble", "tiny", **options)
     assert [stage.record["model"] for stage in result.stages] == ["HeLLM", "SASRec", "HeLLMPre"]
+    # HeLLM's own stages are the other two members, which count once.
+    names = [stage.record["model"] for stage in result.all_stages]
+    assert sorted(names) == ["HeLLM", "HeLLMPre", "SASRec"]
+    assert names.index("HeLLM") == 2
     restored = load_run(result.path).evaluate()
     assert restored["seen"] == pytest.approx(result.metrics("test"))
     frame = recommend(result, users="all", topk=3)
