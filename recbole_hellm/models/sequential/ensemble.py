@@ -6,8 +6,9 @@ chosen by validation. None of this is the paper's (docs/method.md, Ensembles).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,12 @@ class EnsembleSettings(Settings):
     graph_weight: float = setting(1.0, "Weight of the general model's.", ge=0)
     member_seeds: tuple[int, ...] = setting(
         (), "Seeds of which every member is trained, with equal shares; by default the run's own."
+    )
+
+    repeats: Literal["scored", "training"] = setting(
+        "scored",
+        "How likely the next item is one of the history's: as the members score them, or all "
+        "together the share of training targets that were in their histories.",
     )
 
     def validate_relations(self) -> None:
@@ -77,6 +84,16 @@ class Ensemble(SequentialRecommender):
     over all items i, with the weight :math:`w_m` of a member's role and S seeds. A general model's
     scores are taken as logits, like those of the others.
 
+    With ``repeats: training`` the items of the history H share the probability :math:`\rho`, which
+    is (r + 1) / (n + 2) where r of n training targets are in their histories, and all others the
+    rest:
+
+    .. math:: \hat y'_i = \hat y_i - \log \sum_{j \in C_i} e^{\hat y_j} +
+        \begin{cases} \log \rho & i \in H \\ \log (1 - \rho) & i \notin H \end{cases}
+
+    where :math:`C_i` is H for an item of H and the other items for one of them. This changes no
+    order among items of the history or among the others, so nothing where seen items are masked.
+
     Parameters
     ----------
     config : HellmConfig
@@ -85,7 +102,8 @@ class Ensemble(SequentialRecommender):
 
     References
     ----------
-    Klakow, "Log-linear interpolation of language models", ICSLP 1998.
+    Klakow, "Log-linear interpolation of language models", ICSLP 1998. Ren et al., "RepeatNet",
+    AAAI 2019, for the two modes, of which the mixture is a learned function there.
     """
 
     input_type = InputType.POINTWISE
@@ -95,6 +113,7 @@ class Ensemble(SequentialRecommender):
         super().__init__(config, dataset)
         self.settings = EnsembleSettings.from_config(config)
         self.scorers: dict[str, Callable[[Any], Tensor]] = {}
+        self.repeat_share = repeat_share(dataset, self.ITEM_SEQ, self.ITEM_ID)
 
     def load_member(self, name: str, score: Callable[[Any], Tensor]) -> None:
         """Put a trained member in place.
@@ -122,10 +141,52 @@ class Ensemble(SequentialRecommender):
             weight = self.settings.weight(name.partition("-")[0]) / seeds
             if weight:
                 total = total + weight * score(interaction)[:, 1:].float().log_softmax(1)
-        return F.pad(torch.as_tensor(total), (1, 0), value=-torch.inf)
+        scores = F.pad(torch.as_tensor(total), (1, 0), value=-torch.inf)
+        if self.settings.repeats == "training":
+            scores = share_out(scores, interaction[self.ITEM_SEQ], self.repeat_share)
+        return scores
 
     @torch.no_grad()
     def predict(self, interaction: Any) -> Tensor:
         """Scores of given (history, item) pairs, shape [B]."""
         scores = self.full_sort_predict(interaction)
         return scores.gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
+
+
+def repeat_share(dataset: Any, histories: str, targets: str) -> float:
+    """The share of a split's targets that are in their histories, with one more of each kind.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The training split.
+    histories, targets : str
+        Names of its columns.
+    """
+    rows = dataset.inter_feat
+    repeated = (rows[histories] == rows[targets].unsqueeze(1)).any(1)
+    return (int(repeated.sum()) + 1) / (len(repeated) + 2)
+
+
+def share_out(scores: Tensor, histories: Tensor, share: float) -> Tensor:
+    """Log-probabilities in which the items of a history have `share`, and all others the rest.
+
+    Parameters
+    ----------
+    scores : Tensor
+        [B, N + 1], padding at minus infinity.
+    histories : Tensor of int64
+        [B, T] items, padded with 0.
+    share : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    Tensor
+        [B, N + 1].
+    """
+    seen = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, histories, True)
+    own = scores.masked_fill(~seen, -torch.inf).logsumexp(1, keepdim=True)
+    others = scores.masked_fill(seen, -torch.inf).logsumexp(1, keepdim=True)
+    shared = torch.where(seen, scores - own + math.log(share), scores - others + math.log1p(-share))
+    return shared.masked_fill(scores == -torch.inf, -torch.inf)

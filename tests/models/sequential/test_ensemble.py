@@ -12,7 +12,7 @@ from torch import Tensor
 from recbole_hellm import load_run, recommend, run
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
 from recbole_hellm.errors import ConfigError
-from recbole_hellm.models.sequential.ensemble import Ensemble, EnsembleSettings
+from recbole_hellm.models.sequential.ensemble import Ensemble, EnsembleSettings, repeat_share
 
 N_ITEMS = 7
 ABSENT = ("HeLLM", "HeLLMPre")
@@ -70,6 +70,43 @@ def test_scores_are_weighted_log_probabilities(
     assert bool((found[:, 0] == -torch.inf).all())
     asked = Interaction({"item_id": torch.tensor([2, 5])})
     torch.testing.assert_close(model.predict(asked), found[[0, 1], [2, 5]])
+
+
+def test_items_of_the_history_share_what_repeats_in_training(
+    make: Callable[..., Ensemble],
+) -> None:
+    model = make(graph_model=None, repeats="training")
+    values = 3 * torch.randn(3, N_ITEMS + 1, generator=torch.Generator().manual_seed(4))
+    for name in model.settings.members():
+        model.load_member(name, lambda _: values)
+    histories = [[2, 5, 2], [7], [1, 2, 3]]
+    rows = torch.tensor([history + [0] * (3 - len(history)) for history in histories])
+    model.repeat_share = 0.2
+    scores = model.full_sort_predict(Interaction({"item_id_list": rows}))
+    for row, history in enumerate(histories):
+        single = {"m": values[row, 1:].tolist()}
+        logs = [2 * value for value in literal(single, {"m": 1.0})]
+        seen = set(history)
+        own = sum(math.exp(logs[item - 1]) for item in seen)
+        rest = sum(math.exp(value) for item, value in enumerate(logs, 1) if item not in seen)
+        expected = [
+            math.log(0.2 * math.exp(value) / own if item in seen else 0.8 * math.exp(value) / rest)
+            for item, value in enumerate(logs, 1)
+        ]
+        torch.testing.assert_close(scores[row, 1:], torch.tensor(expected))
+    assert bool((scores[:, 0] == -torch.inf).all())
+
+
+def test_repeats_are_counted_in_training_rows() -> None:
+    class Split:
+        inter_feat = Interaction(
+            {
+                "list": torch.tensor([[1, 2, 0], [3, 0, 0], [4, 5, 4], [2, 0, 0]]),
+                "item": torch.tensor([2, 1, 4, 6]),
+            }
+        )
+
+    assert repeat_share(Split(), "list", "item") == pytest.approx(3 / 6)
 
 
 def test_loss_is_the_cross_entropy_of_all_items(make: Callable[..., Ensemble]) -> None:
