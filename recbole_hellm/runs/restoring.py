@@ -103,16 +103,14 @@ def reopen(
         model = build_model(config, splits[0])
         load_best(model, directory, config["device"])
         if config.entry.base == "Ensemble":
-            members = {
-                name: RunDirectory(directory.path / path) for name, path in record["stages"].items()
-            }
+            members = {name: directory.path / path for name, path in record["stages"].items()}
             load_members(model, members, config["data_path"], config["device"], backbone)
     return ReopenedRun(config, dataset, model.eval(), evaluator)
 
 
 def load_members(
     model: Any,
-    members: Mapping[str, RunDirectory],
+    members: Mapping[str, str | Path],
     data_path: str | Path,
     device: Any,
     backbone: str | None = None,
@@ -122,8 +120,8 @@ def load_members(
     Parameters
     ----------
     model : Ensemble
-    members : Mapping of str to RunDirectory
-        Finished runs by the members' names.
+    members : Mapping of str to path
+        Directories of finished runs by the members' names.
     data_path, device
         As of :func:`reopen`.
     backbone : str, optional
@@ -134,10 +132,9 @@ def load_members(
     RunError
         If a member cannot be restored.
     """
-    for name, directory in members.items():
-        is_llm = name.partition("-")[0] == "llm"
-        moved = backbone if is_llm else None
-        member = reopen(directory, data_path, moved, device=str(device))
+    for name, path in members.items():
+        moved = backbone if name.partition("-")[0] == "llm" else None
+        member = reopen(RunDirectory(Path(path)), data_path, moved, device=str(device))
         model.load_member(name, functools.partial(member.evaluator.score, member.model))
 
 

@@ -20,6 +20,7 @@ from recbole_hellm.runs import tensorboard
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.identity import run_identity
 from recbole_hellm.runs.opening import build_model, open_splits
+from recbole_hellm.runs.restoring import load_members
 from recbole_hellm.training.distributed import current
 from recbole_hellm.training.environment import environment
 from recbole_hellm.training.memory import keep_freed_memory
@@ -93,6 +94,8 @@ def train(
             train_stage=train_stage,
         )
         stages = trainer.prepare(dataset)
+        if config.entry.base == "Ensemble":
+            load_members(model, stages, config["data_path"], config["device"])
         tensorboard.write_settings(trainer.tensorboard, config, stages)
         trainer.distribute()
         if resuming:

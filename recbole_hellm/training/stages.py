@@ -8,8 +8,6 @@ from typing import Any
 from recbole.utils import init_seed
 
 from recbole_hellm.errors import ConfigError, RunError
-from recbole_hellm.runs.directory import RunDirectory
-from recbole_hellm.runs.restoring import load_members
 from recbole_hellm.training.trainer import HellmTrainer
 
 logger = logging.getLogger(__name__)
@@ -69,25 +67,24 @@ class StagedTrainer(HellmTrainer):
 
 
 class EnsembleTrainer(HellmTrainer):
-    """Train the members of an ensemble, each a run of its own as stages are, and score them."""
+    """Train the members of an ensemble, each a run of its own as stages are, and validate it."""
 
     def prepare(self, dataset: Any) -> dict[str, str]:
-        """Run the members, and put them into the model.
+        """Run the members, which are then restored and put into the model.
 
         Raises
         ------
         RunError
-            If there is nothing to train them with, or a member cannot be restored.
+            If there is nothing to train them with.
         """
         if self.train_stage is None:
             raise RunError(f"{self.config['model']} needs its members; use recbole_hellm.run.")
-        directories: dict[str, RunDirectory] = {}
+        directories = {}
         for name, config in self.config.stages().items():
             logger.info("Member '%s' of %s: %s.", name, self.config["model"], config["model"])
-            directories[name] = self.train_stage(config)
-        load_members(self.model, directories, self.config["data_path"], self.config["device"])
+            directories[name] = str(self.train_stage(config).path)
         init_seed(self.config["seed"], self.config["reproducibility"])
-        return {name: str(directory.path) for name, directory in directories.items()}
+        return directories
 
     def _train_epoch(self, *_: Any, **__: Any) -> float:
         """Do nothing: an ensemble has no weights of its own to train."""
