@@ -44,9 +44,9 @@ class Method:
         """Seeds of the runs."""
         return tuple(run.seed for run in self.runs)
 
-    def values(self, metric: str, masking: str) -> np.ndarray:
-        """The metric of each run, float64, shape [S]."""
-        return np.array([run.metric(metric, masking) for run in self.runs])
+    def values(self, metric: str, masking: str, phase: str = "test") -> np.ndarray:
+        """The metric of each run on a phase, float64, shape [S]."""
+        return np.array([run.metric(metric, masking, phase) for run in self.runs])
 
     @property
     def hardware(self) -> str:

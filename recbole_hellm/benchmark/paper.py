@@ -34,13 +34,18 @@ HeLLM             .0617/.0279 .1021/.0465 .1027/.0460
 """
 
 
+def _figures(cell: str, metrics: tuple[str, ...]) -> dict[str, float]:
+    """Figures by metric, of those that a cell has; "-" stands for none."""
+    pairs = zip(metrics, cell.split("/"), strict=True)
+    return {metric: float(figure) for metric, figure in pairs if figure != "-"}
+
+
 def _parse(text: str, metrics: tuple[str, ...]) -> dict[str, dict[str, dict[str, float]]]:
     table: dict[str, dict[str, dict[str, float]]] = {}
     for line in text.split("\n")[1:-1]:
         model, *cells = line.split()
         table[model] = {
-            dataset: dict(zip(metrics, map(float, cell.split("/")), strict=True))
-            for dataset, cell in zip(DATASETS, cells, strict=True)
+            dataset: _figures(cell, metrics) for dataset, cell in zip(DATASETS, cells, strict=True)
         }
     return table
 
@@ -74,23 +79,20 @@ class Published:
     figures: Mapping[str, Mapping[str, float]]
 
 
-# Masking, selection, and figures on Beauty, Toys and Sports; "-" where there is none.
+# Masking, selection, and figures on the datasets in the order of DATASETS; "-" for none.
 _OTHERS = """
-SASRec | none | ? | .0851/.0421/-/- .0922/.0448/-/- .0495/.0248/-/-
-HSTU | none | ? | .0859/.0441/-/- .0914/.0461/-/- .0439/.0232/-/-
-DIF-SR | none | ? | .0908/.0446/.1284/.0541 .1013/.0504/.1382/.0597 .0548/.0256/.0807/.0322
-OneRec-SFT 1.7B | ? | ? | .0925/.0501/-/- .0946/.0541/-/- .0596/.0325/-/-
-TIGER | ? | ? | .0648/.0384/-/- .0712/.0432/-/- .0400/.0225/-/-
-eSASRec | seen | ? | .0928/.0523/-/- .0939/.0538/-/- .0560/.0323/-/-
-ICSRec | seen | ? | .0959/.0578/.1298/.0663 .1055/.0657/.1368/.0736 .0565/.0335/.0794/.0393
-BSARec | seen | ? | .1008/.0611/.1373/.0703 - -
-WEARec, its row | seen | best of 72 on test | .1041/.0614/.1391/.0703 - .0631/.0367/.0895/.0433
-WEARec, mean of the 72 | seen | none | .0997/.0593/.1371/.0687 - .0611/.0355/.0865/.0419
-DIFF | none | ? | .0935/.0526/.1347/.0632 .1023/.0553/.1425/.0656 .0574/.0310/.0853/.0381
+SASRec | none | ? | .0495/.0248/-/- .0851/.0421/-/- .0922/.0448/-/-
+HSTU | none | ? | .0439/.0232/-/- .0859/.0441/-/- .0914/.0461/-/-
+DIF-SR | none | ? | .0548/.0256/.0807/.0322 .0908/.0446/.1284/.0541 .1013/.0504/.1382/.0597
+OneRec-SFT 1.7B | ? | ? | .0596/.0325/-/- .0925/.0501/-/- .0946/.0541/-/-
+TIGER | ? | ? | .0400/.0225/-/- .0648/.0384/-/- .0712/.0432/-/-
+eSASRec | seen | ? | .0560/.0323/-/- .0928/.0523/-/- .0939/.0538/-/-
+ICSRec | seen | ? | .0565/.0335/.0794/.0393 .0959/.0578/.1298/.0663 .1055/.0657/.1368/.0736
+BSARec | seen | ? | - .1008/.0611/.1373/.0703 -
+WEARec, its row | seen | best of 72 on test | .0631/.0367/.0895/.0433 .1041/.0614/.1391/.0703 -
+WEARec, mean of the 72 | seen | none | .0611/.0355/.0865/.0419 .0997/.0593/.1371/.0687 -
+DIFF | none | ? | .0574/.0310/.0853/.0381 .0935/.0526/.1347/.0632 .1023/.0553/.1425/.0656
 """
-
-
-_ORDER = ("Beauty", "Toys", "Sports")
 _MASKINGS: dict[str, Literal["seen", "none"] | None] = {"seen": "seen", "none": "none", "?": None}
 
 
@@ -99,17 +101,12 @@ def _parse_others(text: str) -> tuple[Published, ...]:
     for line in text.split("\n")[1:-1]:
         name, masking, selected, cells = (part.strip() for part in line.split("|"))
         figures = {
-            dataset: {
-                metric: float(value)
-                for metric, value in zip(METRICS, cell.split("/"), strict=True)
-                if value != "-"
-            }
-            for dataset, cell in zip(_ORDER, cells.split(), strict=True)
+            dataset: _figures(cell, METRICS)
+            for dataset, cell in zip(DATASETS, cells.split(), strict=True)
             if cell != "-"
         }
-        masked = _MASKINGS[masking]
         chosen = "not told" if selected == "?" else selected
-        rows.append(Published(name, masked, chosen, figures))
+        rows.append(Published(name, _MASKINGS[masking], chosen, figures))
     return tuple(rows)
 
 

@@ -100,13 +100,13 @@ def write_record(
     identity = _portable(source.read_json("identity.json"))
     recipe = content_hash(recipe_of(identity))
     settings = identity.pop("settings")
-    stages = [stage.record["cost"] for stage in run.all_stages]
-    cost = record["cost"]
-    all_there = all(len(one.stages) == len(one.record["stages"]) for one in (run, *run.all_stages))
+    whole = (run, *run.all_stages)
+    costs = [one.record["cost"] for one in whole]
+    all_there = all(len(one.stages) == len(one.record["stages"]) for one in whole)
     with_stages = {
-        key: cost[key] + sum(stage[key] for stage in stages)
+        key: sum(cost[key] for cost in costs)
         for key in ("train_seconds", "train_cpu_seconds")
-        if all(key in part for part in (cost, *stages)) and all_there
+        if all_there and all(key in cost for cost in costs)
     }
     metrics = record | {
         "recipe": recipe,

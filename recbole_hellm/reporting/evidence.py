@@ -104,14 +104,14 @@ def validation(table: Table, methods: Sequence[Method]) -> Sheet:
     """
     record = methods[0].runs[0].record
     masking = record["masking"]
-    of_runs = [run.record["valid"][masking] for method in methods for run in method.runs]
+    of_runs = [run.metrics(masking, "valid") for method in methods for run in method.runs]
     shown = [metric for metric in table.shown if all(metric in values for values in of_runs)]
     rows: list[list[Cell | str]] = []
     data = []
     for method in methods:
         cells: list[Cell | str] = [method.name, str(len(method.runs))]
         for metric in shown:
-            values = np.array([run.record["valid"][masking][metric] for run in method.runs])
+            values = method.values(metric, masking, "valid")
             cells.append(spread(values))
             data.append({"method": method.name, "metric": metric, "mean": values.mean()})
         rows.append(cells)

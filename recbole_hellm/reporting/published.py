@@ -5,6 +5,7 @@ Every function makes one :class:`Sheet` of the methods of one dataset.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pandas as pd
@@ -78,16 +79,16 @@ def beside_others(table: Table, methods: Sequence[Method]) -> Sheet | None:
             {"method": row.name, "masking": row.masking, "metric": metric, "mean": value}
             for metric, value in printed.items()
         ]
-    for name in dict.fromkeys(family.reference for family in table.families):
-        for method in (method for method in methods if method.name == name):
-            for masking in ("seen", "none"):
-                values = {metric: method.values(metric, masking) for metric in table.metrics}
-                ours = [f"{name}, here", masking, "by validation"]
-                rows.append([*ours, *map(spread, values.values())])
-                data += [
-                    {"method": name, "masking": masking, "metric": metric, "mean": of.mean()}
-                    for metric, of in values.items()
-                ]
+    references = {family.reference for family in table.families}
+    ours = (method for method in methods if method.name in references)
+    for method, masking in itertools.product(ours, ("seen", "none")):
+        values = {metric: method.values(metric, masking) for metric in table.metrics}
+        described = [f"{method.name}, here", masking, "by validation"]
+        rows.append([*described, *map(spread, values.values())])
+        data += [
+            {"method": method.name, "masking": masking, "metric": metric, "mean": of.mean()}
+            for metric, of in values.items()
+        ]
     head = ["", "masked", "selected", *(short(table, metric) for metric in table.metrics)]
     notes = [PLUS_MINUS, "All but the last rows are their authors' or reproducers' own figures."]
     title = f"{table.title}: {dataset}, beside what others published for the same split"

@@ -31,6 +31,7 @@ from recbole_hellm.errors import (
     reason,
 )
 from recbole_hellm.evaluation.evaluator import Evaluator
+from recbole_hellm.models.sequential.ensemble import Ensemble
 from recbole_hellm.runs.directory import ARTEFACTS, Identity, RunDirectory
 from recbole_hellm.runs.opening import build_model, open_dataset, open_splits
 from recbole_hellm.runs.rankings import lists_file, maskings, write_lists
@@ -102,9 +103,8 @@ def reopen(
     else:
         model = build_model(config, splits[0])
         load_best(model, directory, config["device"])
-        if config.entry.base == "Ensemble":
-            members = {name: directory.path / path for name, path in record["stages"].items()}
-            load_members(model, members, config["data_path"], config["device"], backbone)
+        stages = {name: directory.path / path for name, path in record["stages"].items()}
+        load_members(model, stages, config["data_path"], config["device"], backbone)
     return ReopenedRun(config, dataset, model.eval(), evaluator)
 
 
@@ -115,11 +115,11 @@ def load_members(
     device: Any,
     backbone: str | None = None,
 ) -> None:
-    """Restore the members of an ensemble.
+    """Restore the members of an ensemble; does nothing for any other model.
 
     Parameters
     ----------
-    model : Ensemble
+    model : AbstractRecommender
     members : Mapping of str to path
         Directories of finished runs by the members' names.
     data_path, device
@@ -132,9 +132,10 @@ def load_members(
     RunError
         If a member cannot be restored.
     """
+    if not isinstance(model, Ensemble):
+        return
     for name, path in members.items():
-        moved = backbone if name.partition("-")[0] == "llm" else None
-        member = reopen(RunDirectory(Path(path)), data_path, moved, device=str(device))
+        member = reopen(RunDirectory(Path(path)), data_path, backbone, device=str(device))
         model.load_member(name, functools.partial(member.evaluator.score, member.model))
 
 

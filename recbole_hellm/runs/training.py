@@ -94,8 +94,7 @@ def train(
             train_stage=train_stage,
         )
         stages = trainer.prepare(dataset)
-        if config.entry.base == "Ensemble":
-            load_members(model, stages, config["data_path"], config["device"])
+        load_members(model, stages, config["data_path"], config["device"])
         tensorboard.write_settings(trainer.tensorboard, config, stages)
         trainer.distribute()
         if resuming:

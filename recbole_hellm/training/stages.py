@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Container, Iterator
 from typing import Any
 
 from recbole.utils import init_seed
 
 from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.training.trainer import HellmTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class StagedTrainer(HellmTrainer):
+class _StandingTrainer(HellmTrainer):
+    """The trainer of a model that stands on runs of other models."""
+
+    def stage_runs(self, wanted: Container[str]) -> Iterator[tuple[str, RunDirectory]]:
+        """Name and run of each wanted stage, which is trained now unless it is finished."""
+        if self.train_stage is None:
+            raise RunError(f"{self.config['model']} needs its stages; use recbole_hellm.run.")
+        for name, config in self.config.stages().items():
+            if name in wanted:
+                logger.info("Stage '%s' of %s: %s.", name, self.config["model"], config["model"])
+                yield name, self.train_stage(config)
+
+
+class StagedTrainer(_StandingTrainer):
     """Train the stages, fill the model's item tables, then train the model.
 
     Each stage is a run of its own, found again by a hash of everything that determines it. A second
@@ -47,14 +62,8 @@ class StagedTrainer(HellmTrainer):
             if self.config.item_inputs[name].stage is None:
                 table = self.config.item_inputs[name].vectors(dataset)
                 self.model.load_item_table(name, table)
-        if self.train_stage is None:
-            raise RunError(f"{self.config['model']} needs its stages; use recbole_hellm.run.")
         directories = {}
-        for name, config in self.config.stages().items():
-            if name not in self.model.item_tables:
-                continue
-            logger.info("Stage '%s' of %s: %s.", name, self.config["model"], config["model"])
-            directory = self.train_stage(config)
+        for name, directory in self.stage_runs(self.model.item_tables):
             table = directory.read_embeddings("item", dataset.item_tokens, dataset.fingerprint)
             self.model.load_item_table(name, table)
             if name == "graph" and reads_users:
@@ -66,7 +75,7 @@ class StagedTrainer(HellmTrainer):
         return directories
 
 
-class EnsembleTrainer(HellmTrainer):
+class EnsembleTrainer(_StandingTrainer):
     """Train the members of an ensemble, each a run of its own as stages are, and validate it."""
 
     def prepare(self, dataset: Any) -> dict[str, str]:
@@ -77,12 +86,8 @@ class EnsembleTrainer(HellmTrainer):
         RunError
             If there is nothing to train them with.
         """
-        if self.train_stage is None:
-            raise RunError(f"{self.config['model']} needs its members; use recbole_hellm.run.")
-        directories = {}
-        for name, config in self.config.stages().items():
-            logger.info("Member '%s' of %s: %s.", name, self.config["model"], config["model"])
-            directories[name] = str(self.train_stage(config).path)
+        members = self.stage_runs(self.config.stages())
+        directories = {name: str(directory.path) for name, directory in members}
         init_seed(self.config["seed"], self.config["reproducibility"])
         return directories
 

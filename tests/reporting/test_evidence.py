@@ -7,40 +7,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from support.sheets import TABLE, row
 
 from recbole_hellm.benchmark.methods import Method, methods
-from recbole_hellm.benchmark.paper import TABLE_1
 from recbole_hellm.benchmark.plans import Family, Table
 from recbole_hellm.benchmark.records import Record
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.list_metrics import LIST_METRICS
 from recbole_hellm.evaluation.metric import RankMetric
 from recbole_hellm.evaluation.metrics import BUILT_IN
-from recbole_hellm.reporting import evidence
+from recbole_hellm.reporting import evidence, published
 from recbole_hellm.reporting.numbers import number, spread
-from recbole_hellm.reporting.sheets import Cell, Sheet
+from recbole_hellm.reporting.sheets import Cell
 
 Make = Callable[..., Record]
-TABLE = Table("t", "Title", (Family("HeLLM", ("LightGCN", "SASRec", "HeLLM")),), printed=TABLE_1)
-
-
-@pytest.fixture
-def three(make_kept: Make, good: list[int], poor: list[int]) -> list[Method]:
-    nearly = [0, *good[1:]]
-    return methods(
-        {
-            "LightGCN": [make_kept("LightGCN", poor, dataset="Beauty")],
-            "SASRec": [make_kept("SASRec", nearly, dataset="Beauty")],
-            "HeLLM": [
-                make_kept("HeLLM", good, seed=1, dataset="Beauty"),
-                make_kept("HeLLM", nearly, seed=2, dataset="Beauty"),
-            ],
-        }
-    )
-
-
-def row(sheet: Sheet, name: str) -> list[Cell]:
-    return next(cells for cells in sheet.cells() if cells[0].text == name)
 
 
 def test_results_have_means_spread_marks_and_cost(three: list[Method]) -> None:
@@ -265,6 +245,7 @@ def test_metrics_that_the_user_asks_for_are_shown(
     assert row(by_group, "HeLLM")[1].best
     # A record that was kept before the metric was asked for.
     assert evidence.slices(table, found, "history_length", "seen", "mrr@5") is None
+    assert published.beside_the_paper(table, found) is None
 
 
 def test_what_is_no_number_is_shown_as_such_and_never_the_best(

@@ -3,33 +3,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-import pytest
+from support.sheets import TABLE, row
 
 from recbole_hellm.benchmark.methods import Method, methods
-from recbole_hellm.benchmark.paper import TABLE_1
-from recbole_hellm.benchmark.plans import Family, Table
 from recbole_hellm.benchmark.records import Record
 from recbole_hellm.reporting import published
 from recbole_hellm.reporting.numbers import spread
-from recbole_hellm.reporting.sheets import Cell, Sheet
 
 Make = Callable[..., Record]
-TABLE = Table("t", "Title", (Family("HeLLM", ("LightGCN", "SASRec", "HeLLM")),), printed=TABLE_1)
-
-
-@pytest.fixture
-def three(make_kept: Make, good: list[int], poor: list[int]) -> list[Method]:
-    return methods(
-        {
-            "LightGCN": [make_kept("LightGCN", poor, dataset="Beauty")],
-            "SASRec": [make_kept("SASRec", [0, *good[1:]], dataset="Beauty")],
-            "HeLLM": [make_kept("HeLLM", good, seed=seed, dataset="Beauty") for seed in (1, 2)],
-        }
-    )
-
-
-def row(sheet: Sheet, name: str) -> list[Cell]:
-    return next(cells for cells in sheet.cells() if cells[0].text == name)
 
 
 def test_the_papers_figures_stand_beside_ours(three: list[Method]) -> None:

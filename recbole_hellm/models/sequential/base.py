@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from recbole_hellm.config.settings import Settings, require, setting
 from recbole_hellm.models.llm.prompt import align_right
 
+ALL, LAST = slice(None), slice(-1, None)  # places of a history
+
 
 class SequentialSettings(Settings):
     """Settings of every sequential baseline, by the names of RecBole's SASRec."""
@@ -79,8 +81,8 @@ class NextItemRecommender(SequentialRecommender):
     def layer(self) -> nn.Module:
         """One layer.
 
-        Its forward maps states [B, L, d] and an additive mask [B, 1, L, L] to states, with
-        ``last`` to those of the last place alone, [B, 1, d].
+        Its forward maps states [B, L, d], an additive mask [B, 1, L, L] and a slice of places to
+        the states of these places.
         """
         raise NotImplementedError
 
@@ -105,7 +107,7 @@ class NextItemRecommender(SequentialRecommender):
         mask = self.get_attention_mask(items)
         for layer in self.layers:
             # Only the last place scores items, so the last layer need not compute the others.
-            states = layer(states, mask, last=layer is self.layers[-1])
+            states = layer(states, mask, LAST if layer is self.layers[-1] else ALL)
         return states[:, -1]
 
     def calculate_loss(self, interaction: Any) -> Tensor:

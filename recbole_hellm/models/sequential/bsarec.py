@@ -68,7 +68,7 @@ class FrequencyRescaler(nn.Module):
         self.dropout = nn.Dropout(settings.hidden_dropout_prob)
         self.norm = nn.LayerNorm(settings.hidden_size, settings.layer_norm_eps)
 
-    def forward(self, states: Tensor, places: slice = slice(None)) -> Tensor:
+    def forward(self, states: Tensor, places: slice) -> Tensor:
         """Filter [B, L, d] along L, with dropout, residual and norm, for some places."""
         low = self.low_pass[places] @ states
         own = states[:, places]
@@ -79,7 +79,7 @@ class FrequencyRescaler(nn.Module):
 class Attention(MultiHeadAttention):
     """RecBole's self-attention, with the queries of some places alone."""
 
-    def forward(self, states: Tensor, mask: Tensor, places: slice = slice(None)) -> Tensor:
+    def forward(self, states: Tensor, mask: Tensor, places: slice) -> Tensor:
         """Attend from some places of [B, L, d] to all, with dropout, residual and norm."""
         own = states[:, places]
         queries, keys, values = (
@@ -111,9 +111,8 @@ class BSARecLayer(nn.Module):
             s.hidden_size, s.inner_size, s.hidden_dropout_prob, s.hidden_act, s.layer_norm_eps
         )
 
-    def forward(self, states: Tensor, mask: Tensor, last: bool = False) -> Tensor:
+    def forward(self, states: Tensor, mask: Tensor, places: slice) -> Tensor:
         """See :meth:`NextItemRecommender.layer`."""
-        places = slice(-1, None) if last else slice(None)
         attended = self.attention(states, mask, places)
         mixed = self.alpha * self.filter(states, places) + (1 - self.alpha) * attended
         output: Tensor = self.feed_forward(mixed)

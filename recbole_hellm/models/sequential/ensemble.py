@@ -113,7 +113,9 @@ class Ensemble(SequentialRecommender):
         super().__init__(config, dataset)
         self.settings = EnsembleSettings.from_config(config)
         self.scorers: dict[str, Callable[[Any], Tensor]] = {}
-        self.repeat_share = repeat_share(dataset, self.ITEM_SEQ, self.ITEM_ID)
+        self.repeat_share: float | None = None
+        if self.settings.repeats == "training":
+            self.repeat_share = repeat_share(dataset, self.ITEM_SEQ, self.ITEM_ID)
 
     def load_member(self, name: str, score: Callable[[Any], Tensor]) -> None:
         """Put a trained member in place.
@@ -142,9 +144,9 @@ class Ensemble(SequentialRecommender):
             if weight:
                 total = total + weight * score(interaction)[:, 1:].float().log_softmax(1)
         scores = F.pad(torch.as_tensor(total), (1, 0), value=-torch.inf)
-        if self.settings.repeats == "training":
-            scores = share_out(scores, interaction[self.ITEM_SEQ], self.repeat_share)
-        return scores
+        if self.repeat_share is None:
+            return scores
+        return share_out(scores, interaction[self.ITEM_SEQ], self.repeat_share)
 
     @torch.no_grad()
     def predict(self, interaction: Any) -> Tensor:

@@ -68,9 +68,8 @@ class FilteredLayer(nn.Module):
             s.hidden_size, s.inner_size, s.hidden_dropout_prob, s.hidden_act, s.layer_norm_eps
         )
 
-    def forward(self, states: Tensor, _mask: Tensor, last: bool = False) -> Tensor:
+    def forward(self, states: Tensor, _mask: Tensor, places: slice) -> Tensor:
         """See :meth:`NextItemRecommender.layer`; padding is a place like any other."""
-        places = slice(-1, None) if last else slice(None)
         heads = states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         far = self._filtered(heads, states.mean(1))[:, :, places]
         near = self._wavelets(heads)[:, :, places]

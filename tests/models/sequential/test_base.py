@@ -16,8 +16,8 @@ from recbole_hellm.models.sequential.base import NextItemRecommender, Sequential
 class Sum(nn.Module):
     """A layer that adds all states before a place, so that places and order matter."""
 
-    def forward(self, states: Tensor, _mask: Tensor, last: bool = False) -> Tensor:
-        return states.sum(1, keepdim=True) / 2 if last else states.cumsum(1) / 2
+    def forward(self, states: Tensor, _mask: Tensor, places: slice) -> Tensor:
+        return states.cumsum(1)[:, places] / 2
 
 
 class Plain(NextItemRecommender):

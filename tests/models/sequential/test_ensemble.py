@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,3 +200,17 @@ def test_one_member_ranks_as_it_does_alone(options: dict[str, Any]) -> None:
     (member,) = result.stages
     assert result.metrics("test") == pytest.approx(member.metrics("test"))
     assert result.record["valid"] == member.record["valid"]
+
+
+def test_a_class_of_another_module_has_members_too(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "from recbole_hellm.models.sequential.ensemble import Ensemble\n\n\n"
+    (tmp_path / "my_ensembles.py").write_text(source + "class Mine(Ensemble):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    chosen = {"llm_model": None, "graph_model": None}
+    alone = {key: v for key, v in options.items() if key.partition(".")[0] not in ABSENT}
+    result = run("my_ensembles:Mine", "tiny", **alone, **chosen)
+    (member,) = result.stages
+    assert result.metrics("test") == pytest.approx(member.metrics("test"))
+    assert load_run(result.path).evaluate()["seen"] == pytest.approx(result.metrics("test"))
