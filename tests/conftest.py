@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,10 @@ with compat.anomaly_mode_kept():
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes, and their children, share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background jobs and the programs they start ignore interrupts; tests send them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 START = 1_390_000_000  # where float32 keeps a time only to 128 s
