@@ -124,7 +124,12 @@ class RunSettings(Settings):
     )
     use_gpu: bool = setting(True, "Whether device=auto may take a GPU.", facts=_PLACE)
     threads: int | None = setting(None, "CPU threads; all cores otherwise.", ge=1, facts=_PLACE)
-    show_progress: bool = setting(True, "Show progress bars.", facts=_PLACE)
+    show_progress: bool | None = setting(
+        None,
+        "Show progress bars; by default in a terminal or a notebook, but not where standard error "
+        "goes to a file.",
+        facts=_PLACE,
+    )
 
     @field_validator("device", mode="before")
     @classmethod

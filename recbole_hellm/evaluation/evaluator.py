@@ -12,12 +12,12 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.data.transform import construct_transform
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_hellm.errors import ConfigError, DivergenceError, RunError
 from recbole_hellm.evaluation.metrics import MetricSet
 from recbole_hellm.evaluation.ranking import Ranks, count_above, mask_known
 from recbole_hellm.evaluation.recommended import Catalogue, RecommendedLists
+from recbole_hellm.progress import progress_bar
 from recbole_hellm.training.distributed import current
 
 logger = logging.getLogger(__name__)
@@ -120,12 +120,8 @@ class Evaluator:
         length = max(saved, self._list_length)
         processes = current()
         scored: list[tuple[np.ndarray, list[Ranks], np.ndarray]] = []
-        bar = tqdm(
-            total=count,
-            desc=f"{phase:>5}",
-            unit="user",
-            disable=not show_progress,
-            leave=False,
+        bar = progress_bar(
+            show=show_progress, total=count, desc=f"{phase:>5}", unit="user", leave=False
         )
         for dealt in self._rounds(inputs, users_at_once(self.config, model), processes.size):
             # Where none is left for this process it scores one with the others, for nothing.

@@ -10,9 +10,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from recbole_hellm.errors import ConfigError, FeatureError
+from recbole_hellm.progress import progress_bar
 
 RESOLUTION = 1e-6
 """Similarities are compared in steps of this size.
@@ -90,7 +90,9 @@ def knn_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) -> Neares
     indices = torch.empty(n, k, dtype=torch.int64, device=matrix.device)
     similarities = torch.empty(n, k, device=matrix.device)
     starts = range(0, n, chunk)
-    for start in tqdm(starts, desc="nearest items", disable=n < _SHOW_PROGRESS_FROM, leave=False):
+    for start in progress_bar(
+        starts, show=n >= _SHOW_PROGRESS_FROM, desc="nearest items", leave=False
+    ):
         part = slice(start, min(start + chunk, n))
         indices[part], similarities[part] = _nearest(unit[part], unit, k)
     return NearestNeighbours(indices, similarities)

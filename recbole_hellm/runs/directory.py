@@ -29,6 +29,7 @@ from recbole_hellm.storage.tables import read_parquet
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
+LOG = "run.log"
 ARTEFACTS = "model"  # folder of a fine-tuned run's model in its directory
 
 

@@ -30,7 +30,6 @@ def open_run(config: Any) -> tuple[Any, RunDirectory]:
     path = run_path(config, dataset)
     if current().first:
         return dataset, RunDirectory(path)
-    config["show_progress"] = False
     return dataset, SilentDirectory(path)
 
 

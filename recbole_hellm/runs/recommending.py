@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
-from tqdm import tqdm
 
 from recbole_hellm.config.devices import AUTO
 from recbole_hellm.data.features.item_metadata import ItemMetadata
@@ -25,6 +24,7 @@ from recbole_hellm.data.interactions.atomic_files import atomic_settings
 from recbole_hellm.data.interactions.splits import POSITION
 from recbole_hellm.errors import ConfigError, DataError, RunError, nearest
 from recbole_hellm.evaluation.evaluator import users_at_once
+from recbole_hellm.progress import progress_bar
 from recbole_hellm.runs.restoring import ReopenedRun
 from recbole_hellm.runs.results import RunResult, load_run
 
@@ -158,7 +158,7 @@ class Recommender:
         """Recommendations for known users, each once; see :func:`recommend`."""
         users = self.ids("user", dict.fromkeys(tokens))
         size = users_at_once(self.opened.config, self.opened.model)
-        bar = tqdm(total=len(users), unit="user", disable=not show_progress, leave=False)
+        bar = progress_bar(show=show_progress, total=len(users), unit="user", leave=False)
         parts = []
         for start in range(0, len(users), size):
             chunk = users[start : start + size]

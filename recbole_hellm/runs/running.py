@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 from recbole_hellm import recbole_models, registry
+from recbole_hellm.config.logs import log_file
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
 from recbole_hellm.config.settings import names
 from recbole_hellm.config.yaml_files import as_paths
 from recbole_hellm.errors import ConfigError
-from recbole_hellm.runs.directory import RunDirectory
+from recbole_hellm.progress import bars
+from recbole_hellm.runs.directory import LOG, RunDirectory
 from recbole_hellm.runs.opening import open_run
 from recbole_hellm.runs.restoring import add_lists
 from recbole_hellm.runs.results import RunResult, load_run
@@ -160,6 +163,19 @@ def execute(config: HellmConfig, wait: bool = False) -> RunResult:
 
 def _execute_here(config: HellmConfig, wait: bool) -> RunResult:
     """Return the finished run, or train it and score its test split once."""
+    with _bars(config):
+        return _finished(config, wait)
+
+
+def _bars(config: HellmConfig) -> contextlib.AbstractContextManager[None]:
+    return bars(config["show_progress"] if current().first else False)
+
+
+def _logged(directory: RunDirectory) -> contextlib.AbstractContextManager[None]:
+    return log_file(directory.file(LOG)) if current().first else contextlib.nullcontext()
+
+
+def _finished(config: HellmConfig, wait: bool) -> RunResult:
     dataset, directory = open_run(config)
     if current().broadcast(directory.finished and not config["force"]):
         logger.info("%s is finished; --force trains it again.", directory.path)
@@ -167,13 +183,13 @@ def _execute_here(config: HellmConfig, wait: bool) -> RunResult:
             directory.tidy()
         if current().first and config["save_topk"]:
             with alone():
-                length, data_path = config["save_topk"], config["data_path"]
-                add_lists(directory, length, data_path, config["show_progress"])
+                add_lists(directory, config["save_topk"], config["data_path"], show_progress=True)
     else:
         with directory.locked(wait):
             # The process that was waited for has trained it.
             if not current().broadcast(wait and directory.finished and not config["force"]):
-                score(train(config, dataset, directory, _train_stage))
+                with _logged(directory):
+                    score(train(config, dataset, directory, _train_stage))
     current().barrier()
     return load_run(directory.path)
 
@@ -203,6 +219,13 @@ def validate(
     -------
     Validation
     """
+    with _bars(config):
+        return _validated(config, on_validation)
+
+
+def _validated(
+    config: HellmConfig, on_validation: Callable[[int, float], None] | None
+) -> Validation:
     dataset, directory = open_run(config)
     if directory.finished and not config["force"]:
         record = load_run(directory.path).record
@@ -215,7 +238,7 @@ def validate(
             record["epochs"],
             record["cost"]["train_seconds"],
         )
-    with directory.locked():
+    with directory.locked(), _logged(directory):
         trainer = train(config, dataset, directory, _train_stage, on_validation).trainer
     return Validation(
         directory.path,

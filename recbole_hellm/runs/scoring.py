@@ -27,7 +27,7 @@ def score(trained: Trained) -> None:
     trainer.load_best()
     masking = config["mask_history"]
     tested = time.perf_counter()
-    test = trainer.evaluate_phase("test", maskings(config), show_progress=config["show_progress"])
+    test = trainer.evaluate_phase("test", maskings(config), show_progress=True)
     test_seconds = time.perf_counter() - tested
     write_ranks(dataset, directory, test)
     write_lists(dataset, directory, test)

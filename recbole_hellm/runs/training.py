@@ -69,12 +69,12 @@ def train(
     """
     resuming = config["resume"] and not config["force"] and directory.last_checkpoint.is_file()
     if not resuming:
-        if config["resume"] and not config["force"]:
-            logger.info("%s has no checkpoint; its training starts.", directory.path)
         directory.clear()
     resuming = current().broadcast(resuming)
     started = time.perf_counter()
     _write_description(config, dataset, directory)
+    if config["resume"] and not config["force"] and not resuming:
+        logger.info("%s has no checkpoint; its training starts.", directory.path)
     with _needed_packages(config), recbole_models.failing(config["model"]):
         if config["device"].type == "cpu":
             keep_freed_memory()
@@ -101,9 +101,7 @@ def train(
             trainer.resume_checkpoint(directory.last_checkpoint, loader)
         if config["device"].type == "cuda":
             torch.cuda.reset_peak_memory_stats(config["device"])
-        trainer.fit(
-            loader, "valid", show_progress=config["show_progress"], callback_fn=on_validation
-        )
+        trainer.fit(loader, "valid", show_progress=True, callback_fn=on_validation)
         return Trained(config, dataset, directory, model, trainer, stages, started)
 
 

@@ -162,10 +162,10 @@ class SealedFolder:
         )
 
     def write_record(self, record: Mapping[str, Any]) -> None:
-        """Write the record, with the checksums of all files that are here."""
+        """Write the record, with the checksums of all files that are here but for logs."""
         paths = (path for path in self.path.rglob("*") if path.is_file())
         names = (path.relative_to(self.path).as_posix() for path in paths)
-        kept = [name for name in names if name != RECORD and not name.endswith(".tmp")]
+        kept = [name for name in names if name != RECORD and not name.endswith((".tmp", ".log"))]
         self._write(record, checksums(self.path, kept))
 
     @contextlib.contextmanager

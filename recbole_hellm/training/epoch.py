@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
-from tqdm import tqdm
 
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.errors import DivergenceError
 from recbole_hellm.models.averaging import WeightAverage
+from recbole_hellm.progress import progress_bar
 from recbole_hellm.training.batching import MicroBatcher
 from recbole_hellm.training.parallel import SingleProcess
 
@@ -107,12 +107,12 @@ class TrainingPass(Trainer):
         self.step += 1
 
     def _progress(self, train_data: Any, epoch: int, show: bool) -> Iterable[Interaction]:
-        return tqdm(
+        return progress_bar(
             train_data,
+            show=show,
             total=len(train_data),
             desc=f"{self.config['model']} epoch {epoch + 1}/{self.epochs}",
             unit="batch",
-            disable=not show,
             leave=False,
         )
 

@@ -35,6 +35,18 @@ def test_nothing_is_written_elsewhere(
     assert list(elsewhere.iterdir()) == []
 
 
+def test_a_log_of_the_training_stays_with_the_run(train: Callable[..., RunResult]) -> None:
+    result = train("BPR", epochs=2)
+    log = result.path / "run.log"
+    lines = log.read_text().splitlines()
+    told = [line.split(": ")[0].split(" ", 3)[3] for line in lines]
+    assert told == ["BPR epoch 1", "BPR epoch 2"]
+    # Messages after the record was written change no checksum.
+    log.write_text("")
+    assert not [*RunDirectory(result.path).damages()]
+    assert "run.log" not in (RunDirectory(result.path).listed() or {})
+
+
 def test_what_a_notebook_passes(quick: dict[str, Any], tmp_path: Path) -> None:
     """Several models, a class, one settings file, paths and numpy's numbers."""
     from recbole.model.general_recommender import BPR

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import requests
 import urllib3
-from tqdm import tqdm
 
 from recbole_hellm.data.downloads.retry import (
     BLOCK,
@@ -30,6 +29,7 @@ from recbole_hellm.data.downloads.retry import (
     retry,
 )
 from recbole_hellm.errors import DataError
+from recbole_hellm.progress import progress_bar
 from recbole_hellm.storage.checksums import file_sha256
 from recbole_hellm.storage.files import write_text
 from recbole_hellm.storage.json_files import read_json
@@ -175,14 +175,14 @@ class _Transfer:
 
     def _receive(self, response: requests.Response, size: int, full_size: int | None) -> None:
         """Write the body behind the first `size` bytes of the .part file."""
-        bar = tqdm(
+        bar = progress_bar(
+            show=self.progress,
             desc=self.target.name,
             initial=size,
             total=full_size,
             unit="B",
             unit_scale=True,
             unit_divisor=1024,
-            disable=not self.progress,
         )
         with bar, self.part.open("ab" if size else "wb") as file:
             for block in response.raw.stream(BLOCK, decode_content=False):

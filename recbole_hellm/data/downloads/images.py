@@ -28,7 +28,6 @@ from typing import Literal
 
 import pydantic
 import requests
-from tqdm import tqdm
 from typing_extensions import NotRequired, TypedDict
 
 from recbole_hellm.config.settings import setting
@@ -44,6 +43,7 @@ from recbole_hellm.data.features.item_metadata import (
 from recbole_hellm.data.interactions.atomic_files import AtomicSettings, read_items
 from recbole_hellm.data.preparation.manifest import MANIFEST
 from recbole_hellm.errors import DataError
+from recbole_hellm.progress import progress_bar
 from recbole_hellm.storage.checksums import check_seal, sealed
 from recbole_hellm.storage.files import remove_leftovers, write_bytes
 from recbole_hellm.storage.json_files import read_json
@@ -280,7 +280,7 @@ def _fetch_all(
 ) -> None:
     fetcher = _Fetcher(record.path.parent, retry_policy)
     jobs = [(token, record.addresses[token]) for token in record.wanted]
-    bar = tqdm(desc=name, total=len(jobs), unit=" pictures", disable=not progress)
+    bar = progress_bar(show=progress, desc=name, total=len(jobs), unit=" pictures")
     # ThreadPoolExecutor would wait at exit for threads that wait for a silent host. These threads
     # are daemons, so an interrupt ends the program at once.
     with bar, ThreadPool(workers) as pool:

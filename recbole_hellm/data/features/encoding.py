@@ -169,12 +169,10 @@ def ensure_features(config: Any) -> None:
     if "text" in present and config["text_encoder"] == "auto":
         return
     if (directory / f"{name}.item").is_file():
-        progress = "show_progress" not in config or bool(config["show_progress"])
         encode_dataset(
             name,
             directory,
             config["text_encoder"],
-            progress=progress,
             atomic=atomic_settings(config),
             device=str(config["device"]),
         )

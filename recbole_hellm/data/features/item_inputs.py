@@ -329,10 +329,7 @@ class LanguageInput(ItemInput):
     def _stored(self, dataset: Any) -> Path:
         config = dataset.config
         tokens, titles = self._titles(dataset)
-        progress = bool(config["show_progress"])
-        return encode_titles(
-            config.dataset_directory, tokens, titles, self._encoder, progress=progress
-        )
+        return encode_titles(config.dataset_directory, tokens, titles, self._encoder)
 
 
 ROLES: dict[str, type[ItemInput]] = {

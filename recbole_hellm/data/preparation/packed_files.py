@@ -16,9 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from tqdm import tqdm
-
 from recbole_hellm.errors import DataError
+from recbole_hellm.progress import progress_bar
 from recbole_hellm.storage.text_files import UTF8, marked_encoding, open_regular, without_mark
 
 _START = 1 << 16
@@ -99,7 +98,7 @@ def numbered_lines(
     number = 0
     try:
         with _utf8_lines(path, encoding) as lines:
-            bar = tqdm(lines, desc=path.name, unit=" lines", unit_scale=True, disable=not progress)
+            bar = progress_bar(lines, show=progress, desc=path.name, unit=" lines", unit_scale=True)
             for number, line in enumerate(bar, start=1):
                 if line.strip():
                     yield number, line

@@ -17,6 +17,7 @@ from recbole_hellm.data.downloads import retry as module
 from recbole_hellm.data.downloads.http import DownloadError, KnownFile, download
 from recbole_hellm.data.downloads.retry import RetryPolicy
 from recbole_hellm.errors import DataError
+from recbole_hellm.progress import bars
 
 CONTENT = gzip.compress(np.random.default_rng(0).bytes(300_000), mtime=0)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -360,7 +361,8 @@ def test_progress_shows_bytes_rate_and_time(
     tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.script = [send()]
-    download([server.url()], tmp_path / "file.gz", retry_policy=QUICK)
+    with bars(True):
+        download([server.url()], tmp_path / "file.gz", retry_policy=QUICK)
     shown = capsys.readouterr().err
     assert "file.gz: 100%" in shown
     assert "293k/293k [" in shown

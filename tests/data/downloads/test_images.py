@@ -26,6 +26,7 @@ from recbole_hellm.data.downloads.images import ImageCounts, ImageSettings, fetc
 from recbole_hellm.data.downloads.retry import RetryPolicy
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import ConfigError, DataError
+from recbole_hellm.progress import bars
 from recbole_hellm.storage.files import atomic_path
 
 Handler = http.server.BaseHTTPRequestHandler
@@ -657,7 +658,8 @@ def test_the_command(tmp_path: Path, shop: Shop, capsys: pytest.CaptureFixture[s
     (folder / "images").mkdir()
     (folder / "images/a.jpg").write_bytes(JPEG)
     arguments = ["images", "--dataset=007", f"--data_path={tmp_path}", "--workers=2"]
-    assert main(arguments) == 0
+    with bars(True):
+        assert main(arguments) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines() == [
         "Pictures: 1 fetched, 1 already there, 1 missing",

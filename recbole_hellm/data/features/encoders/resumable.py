@@ -24,10 +24,10 @@ from typing import IO, TypeVar
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.format import open_memmap
-from tqdm import tqdm
 
 from recbole_hellm.data.features.encoders.base import BatchEncoder
 from recbole_hellm.errors import FeatureError
+from recbole_hellm.progress import progress_bar
 from recbole_hellm.storage.files import write_text
 from recbole_hellm.storage.locks import locked
 
@@ -225,12 +225,12 @@ def encode_batches(
         logger.info("Going on after %d of %d batches.", finished, len(batches))
     done = sum(map(len, batches[:finished]))
     matrix = partial.matrix if partial else None
-    with tqdm(
+    with progress_bar(
+        show=progress,
         total=len(inputs),
         initial=done,
         desc=f"encoding ({encoder.name})",
         unit=" items",
-        disable=not progress,
     ) as bar:
         for rows in batches[finished:]:
             vectors = encoder.encode_batch([inputs[row] for row in rows])

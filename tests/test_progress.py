@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from recbole_hellm.progress import bars, progress_bar
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, error: io.StringIO, **options: bool) -> bool:
+    monkeypatch.setattr(sys, "stderr", error)
+    with progress_bar(range(3), file=error, desc="counting", **options) as bar:
+        assert [*bar] == [0, 1, 2]
+    assert error.getvalue() == "" or "counting: 100%" in error.getvalue()
+    return bool(error.getvalue())
+
+
+def test_bars_are_shown_in_terminals_and_notebooks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert shown(monkeypatch, Terminal())
+    assert not shown(monkeypatch, io.StringIO())
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert shown(monkeypatch, io.StringIO())
+    assert not shown(monkeypatch, Terminal(), show=False)
+
+
+def test_a_wish_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    with bars(True):
+        assert shown(monkeypatch, io.StringIO())
+        assert not shown(monkeypatch, io.StringIO(), show=False)
+        with bars(False):
+            assert not shown(monkeypatch, Terminal())
+        with bars(None):
+            assert not shown(monkeypatch, io.StringIO())
+    assert shown(monkeypatch, Terminal())
