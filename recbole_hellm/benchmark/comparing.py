@@ -373,10 +373,13 @@ def compare(
         except RunError as error:
             failed[part.dataset] = str(error)
             continue
-        blocks += map(as_text, sheets)
         if settings.output:
             written = part.write(Path(settings.output), sheets)
-            blocks.append(f"Files: {', '.join(map(str, written))}")
+            others = f"{len(sheets) - 1} more tables, " if len(sheets) > 1 else ""
+            blocks += [as_text(sheets[0]), f"Files ({others}the same as data, and plots):"]
+            blocks[-1] += "".join(f"\n  {path}" for path in written)
+        else:
+            blocks += map(as_text, sheets)
     if not blocks:
         raise RunError(" ".join(failed.values()))
     return ComparisonReport("\n\n".join(blocks), failed)

@@ -15,7 +15,7 @@ from recbole_hellm.evaluation.recommended import Catalogue, RecommendedLists
 from recbole_hellm.evaluation.slices import UserSlices
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.opening import open_dataset
-from recbole_hellm.runs.rankings import lists_file
+from recbole_hellm.runs.rankings import lists_file, ranks_file
 from recbole_hellm.runs.results import RunResult
 
 
@@ -116,7 +116,7 @@ class TestUsers:
                 f"{directory.way_out}."
             )
         items = ids.to_numpy(dtype=np.int64, copy=True).reshape(len(users), -1)
-        ranked = directory.read_table(f"ranks-{masking}.parquet", ["candidates"])["candidates"]
+        ranked = directory.read_table(ranks_file(masking), ["candidates"])["candidates"]
         # A list that is longer than what was ranked ends with items that were masked.
         longest = min(items.shape[1], int(ranked.min()))
         return RecommendedLists.of(

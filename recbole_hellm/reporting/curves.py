@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+import types
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -77,16 +78,28 @@ def _check_events(path: Path) -> None:
         logger.warning("%s is damaged, so curves may lack epochs (%s).", path, error)
 
 
-def metric_bars(values: Mapping[str, Mapping[str, float]], colours: Mapping[str, str]) -> go.Figure:
-    """Bars of metrics by run: ``values[run][metric]``."""
+def metric_bars(
+    values: Mapping[str, Mapping[str, float]],
+    colours: Mapping[str, str],
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]] = types.MappingProxyType({}),
+) -> go.Figure:
+    """Bars of metrics by run: ``values[run][metric]``, with a whisker for an interval."""
     figure = go.Figure()
     for run, metrics in values.items():
+        known = intervals.get(run, {})
+        ends = [known.get(name, (value, value)) for name, value in metrics.items()]
+        above = [high - value for (_, high), value in zip(ends, metrics.values(), strict=True)]
+        below = [value - low for (low, _), value in zip(ends, metrics.values(), strict=True)]
+        whiskers = {"array": above, "arrayminus": below, "symmetric": False, "thickness": 1}
         figure.add_bar(
             name=html.escape(run),
             x=list(metrics),
             y=list(metrics.values()),
+            error_y={**whiskers, "width": 3, "visible": bool(known)},
             marker_color=colours[run],
-            hovertemplate="%{x}: %{y:.4f}",
+            customdata=ends,
+            hovertemplate="%{x}: %{y:.4f}"
+            + (" (%{customdata[0]:.4f} to %{customdata[1]:.4f})" if known else ""),
         )
     return _styled(figure, 320)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from recbole_hellm.config.settings import Settings, require, require_file_name, 
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.errors import ConfigError, DataError, HellmError, RunError
 from recbole_hellm.evaluation.metrics import BUILT_IN, find
+from recbole_hellm.evaluation.user_values import mean_interval
 from recbole_hellm.extensions import is_import_path
 from recbole_hellm.reporting import curves
 from recbole_hellm.reporting.numbers import undefined
@@ -231,8 +232,11 @@ def _figures(
     best = {names[str(run.path)]: run.record["best_epoch"] for run in runs}
     metric = _valid_metric(runs)
     validation = {name: of_run[metric] for name, of_run in read.items() if of_run.get(metric)}
+    # A model that learns nothing has one epoch, whose loss is no curve.
     losses = {
-        name: of_run["loss/total"] for name, of_run in read.items() if of_run.get("loss/total")
+        name: of_run["loss/total"]
+        for name, of_run in read.items()
+        if len(of_run.get("loss/total", [])) > 1
     }
     masking = runs[0].record["masking"]
     chosen = common_metrics(runs, masking)
@@ -241,11 +245,13 @@ def _figures(
         names[str(run.path)]: {name: run.metrics("test", masking)[name] for name in chosen}
         for run in runs
     }
+    intervals = {names[str(run.path)]: known for run in runs if (known := _intervals(run, chosen))}
     spent = {names[str(run.path)]: run.record["cost"].get("train_seconds") for run in runs}
     seconds = {name: value for name, value in spent.items() if value is not None}
     lines = curves.curve_lines(validation, colours, best, 360) if validation else None
     return {
-        "results": _drawn(curves.metric_bars(bars, colours), "results"),
+        "results": _drawn(curves.metric_bars(bars, colours, intervals), "results"),
+        "intervals": bool(intervals),
         "metric": metric.removeprefix("valid/"),
         "validation": _drawn(lines, "validation") if lines else None,
         "losses": [
@@ -263,6 +269,16 @@ def _curves(run: RunResult, name: str) -> dict[str, curves.Curve]:
     except RunError as error:  # the page tells that there are none
         logger.warning("No learning curves of %s: %s", plain_text(name), error)
         return {}
+
+
+def _intervals(run: RunResult, metrics: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Bootstrap intervals over users of a run's rank metrics, under its own masking."""
+    try:
+        users = run.per_user()
+    except RunError as error:  # the page shows the means alone
+        logger.warning("No intervals of %s: %s", plain_text(str(run.path)), error)
+        return {}
+    return {name: mean_interval(users[name].to_numpy()) for name in metrics if name in users}
 
 
 def _valid_metric(runs: list[RunResult]) -> str:

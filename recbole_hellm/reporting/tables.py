@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -81,9 +82,18 @@ def comparable(results: Iterable[RunResult]) -> list[RunResult]:
 
 
 def common_metrics(runs: Sequence[RunResult], masking: str) -> list[str]:
-    """Names of the test metrics that all of `runs` have, in the first one's order."""
+    """Names of the test metrics that all of `runs` have, in the first one's order.
+
+    ``hit@k`` is left out where it is ``recall@k``, as it is where users have one target.
+    """
     every = [run.metrics("test", masking) for run in runs]
-    return [name for name in every[0] if all(name in metrics for metrics in every)]
+    common = [name for name in every[0] if all(name in metrics for metrics in every)]
+    told = {name: [metrics[name] for metrics in every] for name in common}
+    return [
+        name
+        for name in common
+        if not name.startswith("hit@") or told[name] != told.get(name.replace("hit", "recall"))
+    ]
 
 
 def _metrics_table(runs: list[RunResult], masking: str) -> str:
@@ -100,6 +110,21 @@ def _metrics_table(runs: list[RunResult], masking: str) -> str:
     headers = ["model", *names, "epoch", "train s"]
     formats = ("", *[".4f"] * len(names), ".0f", ".0f")
     return tabulate(body, headers=headers, floatfmt=formats, tablefmt="simple")
+
+
+def next_steps(results: Sequence[RunResult]) -> str:
+    """What can be done with runs: commands, the last run's first, ready to be copied."""
+    last = results[-1]
+    paths = " ".join(shlex.quote(str(run.path)) for run in results)
+    user = shlex.quote(str(last.ranks()["user"][0]))
+    return "\n".join(
+        [
+            "Next",
+            f"  recbole-hellm recommend --run={shlex.quote(str(last.path))} --user={user}",
+            f"  recbole-hellm report {paths} --output=report.html",
+            f"  tensorboard --logdir {shlex.quote(str(last.path.parents[2]))}",
+        ]
+    )
 
 
 def model_list() -> str:

@@ -11,6 +11,9 @@ from recbole_hellm.config.resolution import MASKINGS
 from recbole_hellm.evaluation.evaluator import Evaluation
 from recbole_hellm.runs.directory import RunDirectory
 
+RANK_COLUMNS = ("higher", "tied", "candidates")
+"""What a file of ranks tells of each user's target."""
+
 
 def maskings(config: Any) -> tuple[str, ...]:
     """All maskings, the run's own first."""
@@ -32,7 +35,12 @@ def write_ranks(dataset: Any, directory: RunDirectory, test: Evaluation) -> None
                 "candidates": ranks.candidates,
             }
         )
-        directory.write_table(f"ranks-{masking}.parquet", frame)
+        directory.write_table(ranks_file(masking), frame)
+
+
+def ranks_file(masking: str) -> str:
+    """Name of the file of ranks in a run directory."""
+    return f"ranks-{masking}.parquet"
 
 
 def lists_file(masking: str) -> str:

@@ -7,14 +7,24 @@ import functools
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
 
 from recbole_hellm.config.devices import AUTO
 from recbole_hellm.errors import RunError
+from recbole_hellm.evaluation.metric import RankMetric
+from recbole_hellm.evaluation.metrics import BUILT_IN
+from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.runs.directory import RunDirectory
+from recbole_hellm.runs.rankings import RANK_COLUMNS, ranks_file
 from recbole_hellm.runs.restoring import ReopenedRun, reopen
 
 logger = logging.getLogger(__name__)
+
+CURVES = ("loss", "valid", "optimisation")
+"""First parts of the names of curves over epochs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +45,15 @@ class RunResult:
     record: dict[str, Any]
     stages: tuple[RunResult, ...] = ()
 
+    def __repr__(self) -> str:
+        """Name, place and test metrics, of which the record has many more."""
+        record, metrics = self.record, self.metrics()
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in [*metrics.items()][:4])
+        return (
+            f"<{record['model']} on {record['dataset']}, seed {record['seed']}: test {shown} "
+            f"(mask_history={record['masking']}), {self.path}>"
+        )
+
     @property
     def all_stages(self) -> tuple[RunResult, ...]:
         """The runs it builds on and those that they build on, each once, the deepest first."""
@@ -47,6 +66,104 @@ class RunResult:
     def metrics(self, phase: str = "test", masking: str | None = None) -> dict[str, float]:
         """Metrics of `phase`, under the run's masking or another one."""
         return self.record[phase][masking or self.record["masking"]]
+
+    def to_frame(self) -> pd.DataFrame:
+        """All metrics of the run.
+
+        Returns
+        -------
+        DataFrame
+            A row a metric: ``model``, ``seed``, ``phase``, ``masking``, ``metric``, ``value``.
+        """
+        own = {"model": self.record["model"], "seed": self.record["seed"]}
+        return pd.DataFrame(
+            [
+                own | {"phase": phase, "masking": masking, "metric": metric, "value": value}
+                for phase in ("valid", "test")
+                for masking, metrics in self.record[phase].items()
+                for metric, value in metrics.items()
+            ]
+        )
+
+    def history(self) -> pd.DataFrame:
+        """Losses, validation metrics and learning rate by epoch, from the TensorBoard events.
+
+        Returns
+        -------
+        DataFrame
+            A column a curve, called as in TensorBoard; the index is the epoch, from 1. NaN where a
+            curve has no value. Costs and test results, which belong to no epoch, are left out.
+
+        Raises
+        ------
+        RunError
+            If a file of events is damaged or missing.
+        """
+        from recbole_hellm.reporting.curves import read_curves
+
+        curves = read_curves(self.path)
+        series = {
+            name: pd.Series(dict(curve))
+            for name, curve in curves.items()
+            if name.partition("/")[0] in CURVES
+        }
+        return pd.DataFrame(series).rename_axis("epoch").sort_index()
+
+    def ranks(self, masking: str | None = None) -> pd.DataFrame:
+        """Where each test user's item was ranked.
+
+        Returns
+        -------
+        DataFrame
+            A row a user: ``user``, ``item``, ``higher`` and ``tied`` (candidates that score more
+            and the same), ``candidates``.
+
+        Raises
+        ------
+        RunError
+            If the file is missing or damaged.
+        """
+        return RunDirectory(self.path).read_table(
+            ranks_file(masking or self.record["masking"]), ["user", "item", *RANK_COLUMNS]
+        )
+
+    def per_user(self, masking: str | None = None) -> pd.DataFrame:
+        """Rank metrics of each test user, ties by expectation: what tests over users compare.
+
+        Returns
+        -------
+        DataFrame
+            A column a metric, float64; the index is the user's token.
+
+        Raises
+        ------
+        RunError
+            If the ranks are missing or damaged.
+        """
+        frame = self.ranks(masking)
+        counts = {name: frame[name].to_numpy() for name in RANK_COLUMNS}
+        ranks = Ranks(users=np.arange(len(frame)), **counts)
+        values = {}
+        for key in self.metrics("test", masking):
+            name, _, k = key.partition("@")
+            metric = BUILT_IN.get(name)
+            if isinstance(metric, RankMetric):
+                values[key] = metric.per_user(ranks, int(k))
+        return pd.DataFrame(values, index=pd.Index(frame["user"], name="user"))
+
+    def vectors(self, of: Literal["item", "user"] = "item") -> pd.DataFrame:
+        """Embeddings of items or users, a row each; the index is the token.
+
+        Raises
+        ------
+        RunError
+            If the model has none, or the file is damaged.
+        """
+        directory, file = RunDirectory(self.path), "embeddings.json"
+        known = directory.read_json(file)["tokens"] if directory.holds(file) else {}
+        tokens = np.array(known.get(of, []), dtype=object)
+        table = directory.read_embeddings(of, tokens, self.record["split"])
+        return pd.DataFrame(table.numpy(), index=pd.Index(tokens, name=of))
 
     def restore(
         self,

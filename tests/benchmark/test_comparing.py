@@ -70,10 +70,15 @@ def test_what_is_missing_is_run_and_what_is_there_is_not(
     text = compare(chosen, quick).text
     assert runner.done == [("Pop", 2024), ("BPR", 2024), ("Pop", 2025), ("BPR", 2025)]
     assert "Comparison: tiny, mask_history=seen" in text
-    assert "BPR against each: tiny, seen masked" in text
+    assert "BPR against each" not in text  # the files have the rest
+    assert f"  {tmp_path / 'out/Pop-BPR-tiny.md'}" in text.splitlines()
+    written = (tmp_path / "out/Pop-BPR-tiny.md").read_text()
+    every = compare(CompareSettings(models="Pop,BPR", seeds=2, **settings), quick).text
+    for title in ("BPR against each: tiny, seen masked", "What is recommended"):
+        assert title in written
+        assert title in every
     for grouping in GROUPINGS.values():
-        assert f"N@10 {grouping}" in text
-    assert "What is recommended" in text
+        assert f"N@10 {grouping}" in written
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {f"Pop-BPR-tiny.{kind}" for kind in ("md", "tex", "html")} <= names
     assert {"Pop-BPR-tiny-results.csv", "Pop-BPR-tiny-tests-BPR.csv"} <= names

@@ -49,8 +49,18 @@ def test_bars_are_the_metrics() -> None:
         ("B", (0.3, 0.4), "blue"),
     ]
     assert figure.layout.showlegend
+    assert not any(bar.error_y.visible for bar in figure.data)
     with pytest.raises(KeyError):
         metric_bars({"A": {}}, {})
+
+
+def test_bars_have_whiskers_where_intervals_are_known() -> None:
+    values = {"A": {"ndcg@10": 0.1, "recall@10": 0.2}, "B": {"ndcg@10": 0.3}}
+    intervals = {"A": {"ndcg@10": (0.08, 0.13)}}
+    first, second = metric_bars(values, {"A": "red", "B": "blue"}, intervals).data
+    assert first.error_y.array == pytest.approx((0.03, 0.0))
+    assert first.error_y.arrayminus == pytest.approx((0.02, 0.0))
+    assert (first.error_y.visible, second.error_y.visible) == (True, False)
 
 
 def written(folder: Path, values: int = 30) -> Path:

@@ -221,5 +221,6 @@ def test_the_function_stays_the_function(train: Callable[..., RunResult]) -> Non
     import recbole_hellm
     import recbole_hellm.runs.recommending as module
 
+    assert {"run", "load_run", "recommend"} <= {*dir(recbole_hellm)}
     assert recbole_hellm.recommend is module.recommend
     assert recbole_hellm.recommend is recommend

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,3 +109,64 @@ def test_a_run_of_an_earlier_version_is_read_and_told_once(
         assert load_run(result.path) == load_run(result.path) == result
     assert caplog.text.count("has no checksums, since an earlier version wrote it") == 1
     assert result.evaluate() == result.record["test"]
+
+
+# In notebooks ------------------------------------------------------------------------------------
+
+
+def test_a_run_is_shown_in_a_line(train: Callable[..., RunResult]) -> None:
+    result = train("BPR")
+    shown = repr(result)
+    value = result.metrics()["recall@10"]
+    assert shown.startswith("<BPR on tiny, seed ")
+    assert f"recall@10 {value:.4f}" in shown
+    assert str(result.path) in shown
+    assert len(shown) < 200 + len(str(result.path))
+
+
+def test_metrics_are_a_frame(train: Callable[..., RunResult]) -> None:
+    result = train("BPR")
+    frame = result.to_frame()
+    assert list(frame) == ["model", "seed", "phase", "masking", "metric", "value"]
+    keys = ["phase", "masking", "metric"]
+    assert not frame.duplicated(keys).any()
+    values = frame.set_index(keys)["value"]
+    assert values["test", "none", "ndcg@10"] == result.metrics("test", "none")["ndcg@10"]
+    assert values["valid", "seen", "mrr@10"] == result.metrics("valid")["mrr@10"]
+
+
+def test_the_history_has_an_epoch_a_row(train: Callable[..., RunResult]) -> None:
+    result = train("BPR", epochs=3)
+    history = result.history()
+    assert list(history.index) == [1, 2, 3]
+    assert history["loss/total"].notna().all()
+    best = history["valid/ndcg@10"].idxmax()
+    assert best == result.record["best_epoch"]
+    expected = result.metrics("valid")["ndcg@10"]
+    assert history["valid/ndcg@10"][best] == pytest.approx(expected, rel=1e-6)
+    assert not any(name.startswith(("best", "cost", "test")) for name in history)
+
+
+@pytest.mark.parametrize("masking", [None, "train", "none"])
+def test_means_over_users_are_the_metrics(
+    train: Callable[..., RunResult], masking: str | None
+) -> None:
+    result = train("BPR")
+    users = result.per_user(masking)
+    assert len(users) == result.record["users"]
+    assert list(users.index) == list(result.ranks(masking)["user"])
+    expected = result.metrics("test", masking)
+    assert users.mean().to_dict() == pytest.approx({name: expected[name] for name in users})
+    assert {"recall@10", "ndcg@10", "mrr@10", "hit@10"} < {*users}
+
+
+def test_vectors_have_their_tokens(train: Callable[..., RunResult]) -> None:
+    result = train("BPR")
+    opened = result.reopen()
+    items = result.vectors()
+    assert list(items.index) == list(opened.dataset.item_tokens)
+    assert np.array_equal(items, opened.model.item_embedding.weight.detach()[1:])
+    users = result.vectors("user")
+    assert np.array_equal(users, opened.model.user_embedding.weight.detach()[1:])
+    with pytest.raises(RunError, match="holds no embeddings"):
+        train("Pop").vectors()

@@ -36,7 +36,7 @@ def run(options: dict[str, Any], overrides: dict[str, Any]) -> str:
       recbole-hellm run --model=HeLLM --dataset=Beauty --resume
     """
     from recbole_hellm.config.resolution import HellmConfig, check_addressed
-    from recbole_hellm.reporting.tables import comparison
+    from recbole_hellm.reporting.tables import comparison, next_steps
     from recbole_hellm.runs.running import execute
 
     models = _models(options)
@@ -51,7 +51,8 @@ def run(options: dict[str, Any], overrides: dict[str, Any]) -> str:
         from recbole_hellm.runs.dry_run import describe_needs
 
         return "\n\n".join(describe_needs(config) for config in configs)
-    return comparison([execute(config) for config in configs])
+    results = [execute(config) for config in configs]
+    return f"{comparison(results)}\n\n{next_steps(results)}"
 
 
 def _models(options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,20 @@ def test_several_models_make_one_table(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("Dataset tiny: 36 test users, 30 candidate items")
     assert [line.split()[0] for line in lines[5:7]] == ["Pop", "BPR"]
-    runs = [line.split(": ")[1] for line in lines[-2:]]
+    assert not any("hit@" in line for line in lines)  # it would repeat recall
+    place = lines.index("Run directories")
+    runs = [line.split(": ")[1] for line in lines[place + 1 : place + 3]]
     records = [running.load_run(path).record for path in runs]
     assert [record["seed"] for record in records] == [6, 6]
     assert records[1]["cost"]["parameters"] == (41 + 31) * 4
     assert records[1]["epochs"] == 1
+    head, recommend, report, board = lines[place + 4 :]
+    assert head == "Next"
+    words = shlex.split(recommend)
+    assert words[0] == "recbole-hellm"
+    assert main(words[1:]) == 0  # what is proposed can be done
+    assert shlex.split(report)[2:4] == runs
+    assert Path(runs[0]).is_relative_to(shlex.split(board)[-1])
 
 
 def test_pop_and_hellm_on_the_sample_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +65,7 @@ def test_pop_and_hellm_on_the_sample_are_the_default(monkeypatch: pytest.MonkeyP
     asked: list[tuple[str, str]] = []
     monkeypatch.setattr(running, "execute", lambda c: asked.append((c.model, c.dataset)))
     monkeypatch.setattr(tables, "comparison", lambda results: f"{len(results)} results")
+    monkeypatch.setattr(tables, "next_steps", lambda results: "")
     assert main([]) == 0
     assert asked == [("Pop", "sample"), ("HeLLM", "sample")]
 
