@@ -8,9 +8,10 @@ from typing import Any
 from recbole_hellm import compat
 from recbole_hellm.version import __version__
 
-__all__ = ["__version__", "load_run", "recommend", "run"]
+__all__ = ["__version__", "compare", "load_run", "recommend", "run"]
 
 _PUBLIC = {
+    "compare": "recbole_hellm.comparisons",
     "load_run": "recbole_hellm.runs.results",
     "recommend": "recbole_hellm.runs.recommending",
     "run": "recbole_hellm.runs.running",

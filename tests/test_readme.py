@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from recbole_hellm.benchmark import comparing
+from recbole_hellm import comparisons
 from recbole_hellm.benchmark.compare_settings import CompareSettings
-from recbole_hellm.benchmark.comparing import Comparison, ComparisonReport
+from recbole_hellm.benchmark.comparing import Comparison
 from recbole_hellm.cli.main import COMMANDS, main, parse_options
+from recbole_hellm.comparisons import ComparisonReport
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
 from recbole_hellm.data.features.encoding import EncodeSettings
 
@@ -86,7 +87,7 @@ def test_comparisons_of_the_docs_are_plans(command: str, monkeypatch: pytest.Mon
         planned.extend(Comparison(settings, name, overrides, files) for name in names)
         return ComparisonReport("", {})
 
-    monkeypatch.setattr(comparing, "compare", plan)
+    monkeypatch.setattr(comparisons, "report", plan)
     assert main(shlex.split(command)[1:]) == 0
     assert planned and all(len(seed) >= 3 for one in planned for seed in one.by_seed)
 

@@ -15,18 +15,15 @@ from recbole_hellm.benchmark.methods import Method, methods
 from recbole_hellm.benchmark.plans import Figure, Table, short_name
 from recbole_hellm.benchmark.records import SLICED, Record, read_records, write_record
 from recbole_hellm.benchmark.running import Job, PlannedRun, carry_out
-from recbole_hellm.benchmark.studies import check_writable
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
-from recbole_hellm.config.settings import names
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.errors import ConfigError, HellmError, RunError
 from recbole_hellm.evaluation.metrics import MetricSet
 from recbole_hellm.reporting import evidence, plots, points, published
-from recbole_hellm.reporting.sheets import Sheet, as_latex, as_markdown, as_text, html_page
+from recbole_hellm.reporting.sheets import Sheet, as_latex, as_markdown, html_page
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.results import RunResult
-from recbole_hellm.storage.files import writing
 
 logger = logging.getLogger(__name__)
 
@@ -309,12 +306,10 @@ class Comparison:
         directory.write_text(f"{name}.html", html_page(sheets[0].title, sheets))
         written = [folder / f"{name}.{kind}" for kind in ("md", "tex", "html")]
         if isinstance(self.plan, Figure):
-            place = folder / f"{name}.svg"
-            config = HellmConfig(self.plan.model, self.dataset, self.overrides, self.files)
-            defaults = {key: config[key] for panel in self.plan.panels for key in panel.axes}
             (sheet,) = sheets
             assert sheet.data is not None  # noqa: S101
-            return [*written, plots.sweep(self.plan, sheet.data, place, defaults)]
+            place = folder / f"{name}.svg"
+            return [*written, plots.sweep(self.plan, sheet.data, place, self._marked(self.plan))]
         for sheet in sheets:
             if sheet.data is not None:
                 directory.write_text(f"{name}-{sheet.name}.csv", sheet.data.to_csv(index=False))
@@ -324,77 +319,15 @@ class Comparison:
         cost = plots.quality_and_cost(self.methods, PLOTTED, masking, place)
         return [*written, cost]
 
+    def _marked(self, plan: Figure) -> dict[str, Any]:
+        """Defaults of the settings that a figure is about."""
+        config = HellmConfig(plan.model, self.dataset, self.overrides, self.files)
+        return {key: config[key] for panel in plan.panels for key in panel.axes}
 
-@dataclasses.dataclass(frozen=True)
-class ComparisonReport:
-    """What a comparison shows: the tables as a text, and what went wrong, by job or dataset."""
-
-    text: str
-    failed: Mapping[str, str]
-
-
-def compare(
-    settings: CompareSettings, overrides: Mapping[str, Any], files: Sequence[Path] = ()
-) -> ComparisonReport:
-    """Run what is missing of a benchmark on each dataset, and tell what the records show.
-
-    Parameters
-    ----------
-    settings : CompareSettings
-    overrides : Mapping
-        Settings of all runs, as ``run`` takes them.
-    files : sequence of Path
-        Files of such settings.
-
-    Returns
-    -------
-    ComparisonReport
-
-    Raises
-    ------
-    ConfigError
-        If the benchmark, a model or a setting is unknown.
-    RunError
-        If no dataset has anything to show.
-    """
-    datasets = names(settings.datasets)
-    parts = [Comparison(settings, dataset, overrides, files) for dataset in datasets]
-    for key in ("output",) if settings.kept_only else ("output", "records"):
-        _make_folder(key, getattr(settings, key))
-    if not settings.kept_only:
-        for part in parts:
-            part.run()
-    blocks: list[str] = []
-    failed: dict[str, str] = {}
-    for part in parts:
-        failed |= part.failed
-        try:
-            sheets = part.sheets()
-        except RunError as error:
-            failed[part.dataset] = str(error)
-            continue
-        if settings.output:
-            written = part.write(Path(settings.output), sheets)
-            others = f"{len(sheets) - 1} more tables, " if len(sheets) > 1 else ""
-            blocks += [as_text(sheets[0]), f"Files ({others}the same as data, and plots):"]
-            blocks[-1] += "".join(f"\n  {path}" for path in written)
-        else:
-            blocks += map(as_text, sheets)
-    if not blocks:
-        raise RunError(" ".join(failed.values()))
-    return ComparisonReport("\n\n".join(blocks), failed)
-
-
-def _make_folder(key: str, path: str | None) -> None:
-    """Before hours of training, not after them."""
-    if path is None:
-        return
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{key}={path} is not a folder and cannot be created ({error.strerror}); name another."
-        ) from error
-    with writing(folder):
-        check_writable(folder)
+    def chart(self, sheets: Sequence[Sheet]) -> plots.Canvas:
+        """The plot of the comparison: quality over cost, or the figure itself."""
+        if isinstance(self.plan, Figure):
+            assert sheets[0].data is not None  # noqa: S101
+            return plots.sweep_chart(self.plan, sheets[0].data, self._marked(self.plan))
+        masking = self.methods[0].runs[0].record["masking"]
+        return plots.cost_chart(self.methods, PLOTTED, masking)[0]

@@ -24,8 +24,9 @@ from recbole_hellm.evaluation.user_values import seed_deviation
 from recbole_hellm.reporting.costs import training_time
 from recbole_hellm.storage.files import write_bytes, write_text
 
+_PROGRAM = __name__.partition(".")[0]
 # Texts stay texts, and the same data give the same file.
-_STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "recbole_hellm", "font.size": 9}
+_STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": _PROGRAM, "font.size": 9}
 _COLOURS = ("#1f5fa8", "#c2571a", "#2f7d4f", "#8a3f8f")
 _MARKS = ("o", "s", "^", "D")
 # Heights of names above their points, in points, nearest first.
@@ -33,7 +34,12 @@ _STEPS = ((4, -12), (14, -22), (24, -32), (34, -42))
 
 
 def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path: Path) -> Path:
-    """Quality over the time of training, stages included, a point a method.
+    """Write :func:`cost_chart` and its data."""
+    return _write(*cost_chart(methods, metric, masking), path)
+
+
+def cost_chart(methods: Sequence[Method], metric: str, masking: str) -> tuple[Canvas, pd.DataFrame]:
+    """Quality over the time of training, stages included, a point a method; with the data.
 
     Bars are one standard deviation over seeds, where there are several; a line says so. Where
     methods were trained on several kinds of hardware, whose times do not compare, colours and
@@ -77,7 +83,7 @@ def quality_and_cost(methods: Sequence[Method], metric: str, masking: str, path:
         _name(axes, {name: (minutes, value) for name, minutes, value, *_ in rows})
         if data["std"].notna().any():
             axes.set_title("bars: one standard deviation over seeds", fontsize=8, loc="right")
-    return _write(canvas, data, path)
+    return canvas, data
 
 
 def _name(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
@@ -114,6 +120,13 @@ def _name(axes: Any, points: Mapping[str, tuple[float, float]]) -> None:
 def sweep(
     figure: Figure, results: pd.DataFrame, path: Path, defaults: Mapping[str, Any] | None = None
 ) -> Path:
+    """Write :func:`sweep_chart` and its data."""
+    return _write(sweep_chart(figure, results, defaults), results, path)
+
+
+def sweep_chart(
+    figure: Figure, results: pd.DataFrame, defaults: Mapping[str, Any] | None = None
+) -> Canvas:
     """A figure over settings: a line for each metric, or a map of two settings.
 
     Parameters
@@ -122,7 +135,6 @@ def sweep(
     results : DataFrame
         A row a run: ``panel``, the panel's settings, ``seed``, and a column for each metric of the
         figure. Lines are means over seeds.
-    path : Path
     defaults : mapping, optional
         Setting -> value that is marked.
     """
@@ -143,7 +155,7 @@ def sweep(
                 for metric, colour in zip(figure.metrics, _COLOURS, strict=False)
             ]
             canvas.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
-    return _write(canvas, results, path)
+    return canvas
 
 
 def _lines(
@@ -202,11 +214,16 @@ def named(metric: str) -> str:
     return f"{type(BUILT_IN[name]).__name__ if name in BUILT_IN else name}@{k}"
 
 
-def _write(canvas: Canvas, data: pd.DataFrame, path: Path) -> Path:
-    metadata: Mapping[str, Any] = {"Date": None, "Creator": "recbole_hellm"}
+def as_svg(canvas: Canvas) -> bytes:
+    """The same file for the same chart."""
+    metadata: Mapping[str, Any] = {"Date": None, "Creator": _PROGRAM}
     drawn = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
         canvas.savefig(drawn, format="svg", metadata=metadata)
-    write_bytes(path, drawn.getvalue())
+    return drawn.getvalue()
+
+
+def _write(canvas: Canvas, data: pd.DataFrame, path: Path) -> Path:
+    write_bytes(path, as_svg(canvas))
     write_text(path.with_suffix(".csv"), data.to_csv(index=False, float_format="%.8g"))
     return path

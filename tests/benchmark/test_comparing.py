@@ -11,11 +11,12 @@ import pytest
 
 from recbole_hellm.benchmark import comparing
 from recbole_hellm.benchmark.compare_settings import CompareSettings
-from recbole_hellm.benchmark.comparing import Comparison, compare
+from recbole_hellm.benchmark.comparing import Comparison
 from recbole_hellm.benchmark.plans import BENCHMARKS, Figure, Panel
 from recbole_hellm.benchmark.records import Record
 from recbole_hellm.benchmark.running import Job
 from recbole_hellm.cli.main import main
+from recbole_hellm.comparisons import report
 from recbole_hellm.data.features.store import save_features
 from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.reporting.evidence import GROUPINGS
@@ -67,13 +68,13 @@ def test_what_is_missing_is_run_and_what_is_there_is_not(
     runner: Runner, settings: dict[str, Any], quick: dict[str, Any], tmp_path: Path
 ) -> None:
     chosen = CompareSettings(models="Pop,BPR", seeds=2, output=str(tmp_path / "out"), **settings)
-    text = compare(chosen, quick).text
+    text = report(chosen, quick).text
     assert runner.done == [("Pop", 2024), ("BPR", 2024), ("Pop", 2025), ("BPR", 2025)]
     assert "Comparison: tiny, mask_history=seen" in text
     assert "BPR against each" not in text  # the files have the rest
     assert f"  {tmp_path / 'out/Pop-BPR-tiny.md'}" in text.splitlines()
     written = (tmp_path / "out/Pop-BPR-tiny.md").read_text()
-    every = compare(CompareSettings(models="Pop,BPR", seeds=2, **settings), quick).text
+    every = report(CompareSettings(models="Pop,BPR", seeds=2, **settings), quick).text
     for title in ("BPR against each: tiny, seen masked", "What is recommended"):
         assert title in written
         assert title in every
@@ -83,11 +84,11 @@ def test_what_is_missing_is_run_and_what_is_there_is_not(
     assert {f"Pop-BPR-tiny.{kind}" for kind in ("md", "tex", "html")} <= names
     assert {"Pop-BPR-tiny-results.csv", "Pop-BPR-tiny-tests-BPR.csv"} <= names
     assert {"Pop-BPR-tiny-lists.csv", "Pop-BPR-tiny-cost.svg"} <= names
-    again = compare(chosen, quick).text
+    again = report(chosen, quick).text
     assert len(runner.done) == 4
     assert again == text
     # Without the run directories, the records are enough.
-    more = compare(CompareSettings(models="Pop,BPR", seeds=3, **settings), quick).text
+    more = report(CompareSettings(models="Pop,BPR", seeds=3, **settings), quick).text
     assert runner.done[4:] == [("Pop", 2026), ("BPR", 2026)]
     assert seeds_shown(more) == {"Pop": "3", "BPR": "3"}
 
@@ -95,14 +96,14 @@ def test_what_is_missing_is_run_and_what_is_there_is_not(
 def test_records_alone_make_the_tables(
     runner: Runner, settings: dict[str, Any], quick: dict[str, Any], tmp_path: Path
 ) -> None:
-    text = compare(CompareSettings(models="Pop,BPR", **settings), quick).text
+    text = report(CompareSettings(models="Pop,BPR", **settings), quick).text
     elsewhere = {"data_path": str(tmp_path / "nothing"), "runs_dir": str(tmp_path / "none")}
     kept_only = CompareSettings(models="Pop,BPR", kept_only=True, **settings)
-    assert compare(kept_only, quick | elsewhere).text == text
+    assert report(kept_only, quick | elsewhere).text == text
     assert not (tmp_path / "none").exists()
     message = r"holds no record of Pop-BPR on tiny with these settings \(and 2 of others\)"
     with pytest.raises(RunError, match=message):
-        compare(kept_only, quick | {"epochs": 7})
+        report(kept_only, quick | {"epochs": 7})
 
 
 def test_an_interrupted_benchmark_goes_on_where_it_stopped(
@@ -111,9 +112,9 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(
     runner.patience = 2
     chosen = CompareSettings(models="Pop,BPR,LightGCN", **settings)
     with pytest.raises(KeyboardInterrupt):
-        compare(chosen, quick)
+        report(chosen, quick)
     runner.patience = 100
-    compare(chosen, quick)
+    report(chosen, quick)
     assert runner.done == [("Pop", 2024), ("BPR", 2024), ("LightGCN", 2024)]
 
 
@@ -123,12 +124,12 @@ def test_a_run_that_fails_leaves_its_place_empty_and_is_told(
     quick: dict[str, Any],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shown = compare(CompareSettings(models="NeuMF,Pop,BPR", **settings), quick)
+    shown = report(CompareSettings(models="NeuMF,Pop,BPR", **settings), quick)
     assert shown.failed == {"NeuMF on tiny, seed 2024": "It broke."}
     assert "NeuMF" not in seeds_shown(shown.text)
     assert "Not in the records: NeuMF." in shown.text
     with pytest.raises(RunError, match="NeuMF on tiny, seed 2024: It broke"):
-        compare(CompareSettings(models="NeuMF", **settings), quick)
+        report(CompareSettings(models="NeuMF", **settings), quick)
     arguments = [f"--{key}={value}" for key, value in quick.items()]
     arguments += ["--models=NeuMF,Pop", "--dataset=tiny", f"--records={settings['records']}"]
     assert main(["compare", *arguments]) == 2
@@ -151,7 +152,7 @@ def test_slow_methods_get_one_seed(
 
     monkeypatch.setattr(comparing, "write_record", slow)
     chosen = CompareSettings(models="Pop,BPR", seeds=3, minutes=15.0, **settings)
-    text = compare(chosen, quick).text
+    text = report(chosen, quick).text
     assert runner.done == [("Pop", 2024), ("BPR", 2024), ("Pop", 2025), ("Pop", 2026)]
     assert seeds_shown(text) == {"Pop": "3", "BPR": "1"}
     assert "Not in the records" not in text  # slow methods are not wanted more often
@@ -165,19 +166,19 @@ def test_runs_of_other_data_do_not_mix(
     interactions: pd.DataFrame,
     tmp_path: Path,
 ) -> None:
-    compare(CompareSettings(models="Pop", **settings), quick)
+    report(CompareSettings(models="Pop", **settings), quick)
     make_dataset(tmp_path / "data/tiny", interactions[interactions["user_id"] != "u39"])
     config = tmp_path / "there.yaml"
     config.write_text(f"data_path: {tmp_path}/data\n")
     rest = {key: value for key, value in quick.items() if key != "data_path"}
     # Records of other data are none of these data, and the file's data are those of the slices.
-    text = compare(CompareSettings(models="Pop,BPR", **settings), rest, [config]).text
+    text = report(CompareSettings(models="Pop,BPR", **settings), rest, [config]).text
     assert runner.done == [("Pop", 2024), ("Pop", 2024), ("BPR", 2024)]
     assert "35 test users" in text
     # Without data to look at, records of both cannot be told apart.
     kept_only = CompareSettings(models="Pop,BPR", kept_only=True, **settings)
     with pytest.raises(RunError, match="have the same settings and different data"):
-        compare(kept_only, quick)
+        report(kept_only, quick)
 
 
 FIGURE = Figure(
@@ -197,7 +198,7 @@ def test_a_figure_over_settings(
 ) -> None:
     monkeypatch.setitem(BENCHMARKS, "toy", FIGURE)
     chosen = CompareSettings(benchmark="toy", output=str(tmp_path / "out"), **settings)
-    text = compare(chosen, quick).text
+    text = report(chosen, quick).text
     assert len(runner.done) == 4
     lines = [line.split() for line in text.splitlines()]
     assert ["panel", "embedding_size", "n_layers", "seed"] in [cells[:4] for cells in lines]
@@ -214,7 +215,7 @@ def test_a_figure_over_settings(
     assert (tmp_path / "out/toy-tiny.svg").is_file()
     assert "Toy figure: tiny" in text
     # A table needs the ranks, which the points of a figure do not keep; the run itself is there.
-    compare(CompareSettings(models="LightGCN", **settings), quick | {"n_layers": 2})
+    report(CompareSettings(models="LightGCN", **settings), quick | {"n_layers": 2})
     assert len(runner.done) == 5
     assert all(not run.detailed for run in records_by_recipe.values() if run.record["seed"] == 1)
 
@@ -271,7 +272,7 @@ def test_mistakes_are_told_before_anything_runs(
     more = {"epohcs": 3} if "epohcs" in message else {}
     more |= {"topk": [5, 10]} if "recall@20" in message else {}
     with pytest.raises(ConfigError, match=message):
-        compare(CompareSettings(**given, records=str(tmp_path)), quick | more)
+        report(CompareSettings(**given, records=str(tmp_path)), quick | more)
     assert runner.done == []
 
 
@@ -297,18 +298,18 @@ def test_data_without_features_have_tables_too(
     (tmp_path / "data/tiny").mkdir(parents=True)
     shutil.copy(tiny_data / "tiny/tiny.inter", tmp_path / "data/tiny/tiny.inter")
     bare = quick | {"data_path": str(tmp_path / "data")}
-    text = compare(CompareSettings(models="Pop,BPR", **settings), bare).text
+    text = report(CompareSettings(models="Pop,BPR", **settings), bare).text
     assert "What is recommended" in text
 
 
 def test_what_the_records_lack_is_told(
     runner: Runner, settings: dict[str, Any], quick: dict[str, Any]
 ) -> None:
-    compare(CompareSettings(models="Pop,BPR", seeds=2, **settings), quick)
+    report(CompareSettings(models="Pop,BPR", seeds=2, **settings), quick)
     kept_only = settings | {"kept_only": True}
-    text = compare(CompareSettings(models="Pop,BPR,LightGCN", **kept_only), quick).text
+    text = report(CompareSettings(models="Pop,BPR,LightGCN", **kept_only), quick).text
     assert "Not in the records: LightGCN." in text
-    text = compare(CompareSettings(models="Pop,BPR", seeds=(2024, 7, 8), **kept_only), quick).text
+    text = report(CompareSettings(models="Pop,BPR", seeds=(2024, 7, 8), **kept_only), quick).text
     assert "Not in the records: Pop (seeds 7, 8); BPR (seeds 7, 8)." in text
 
 
@@ -323,11 +324,11 @@ def test_a_part_of_a_figure_is_drawn(
     runner.patience = 1
     chosen = CompareSettings(benchmark="toy", **settings)
     with pytest.raises(KeyboardInterrupt):
-        compare(chosen, quick)
+        report(chosen, quick)
     kept_only = CompareSettings(
         benchmark="toy", kept_only=True, output=str(tmp_path / "o"), **settings
     )
-    text = compare(kept_only, quick).text
+    text = report(kept_only, quick).text
     assert "Not in the records: d 8; L 1; L 2." in text
     assert pd.read_csv(tmp_path / "o/toy-tiny.csv")["n_layers"].isna().all()
 
@@ -343,13 +344,13 @@ def test_other_item_features_make_other_runs(
     shutil.copytree(tiny_data / "tiny", tmp_path / "data/tiny")
     overrides = quick | {"data_path": str(tmp_path / "data")}
     chosen = CompareSettings(models="Pop,VBPR", **settings)
-    compare(chosen, overrides)
-    compare(chosen, overrides)
+    report(chosen, overrides)
+    report(chosen, overrides)
     assert runner.done == [("Pop", 2024), ("VBPR", 2024)]
     items = sorted(interactions["item_id"].astype(str).unique())
     pictures = np.random.default_rng(1).normal(size=(len(items), 4)).astype(np.float32)
     save_features(tmp_path / "data/tiny", "image", "toy", items, pictures)
-    compare(chosen, overrides)  # Pop reads none, and its record still serves
+    report(chosen, overrides)  # Pop reads none, and its record still serves
     assert runner.done[2:] == [("VBPR", 2024)]
 
 
@@ -360,7 +361,7 @@ def test_folders_that_cannot_be_made_are_told_before_anything_runs(
     (tmp_path / "file").write_text("")
     chosen = CompareSettings(models="Pop", **settings | {key: str(tmp_path / "file")})
     with pytest.raises(ConfigError, match=f"^{key}=.*file is not a folder and cannot be created"):
-        compare(chosen, quick)
+        report(chosen, quick)
     assert runner.done == []
 
 
@@ -376,7 +377,7 @@ def test_lists_are_no_longer_than_there_are_items(
     few = interactions.assign(item_id=[items[row % 12] for row in range(len(interactions))])
     make_dataset(tmp_path / "few/tiny", few)
     overrides = quick | {"data_path": str(tmp_path / "few")}
-    assert not compare(CompareSettings(models="Pop", **settings), overrides).failed
+    assert not report(CompareSettings(models="Pop", **settings), overrides).failed
     assert runner.done == [("Pop", 2024)]
 
 
@@ -385,7 +386,7 @@ def test_a_mistake_makes_no_folders(
 ) -> None:
     places = {"records": str(tmp_path / "kept"), "output": str(tmp_path / "tables")}
     with pytest.raises(ConfigError, match="Unknown option 'epoks'"):
-        compare(CompareSettings(models="Pop", **settings | places), quick | {"epoks": 1})
+        report(CompareSettings(models="Pop", **settings | places), quick | {"epoks": 1})
     assert not (tmp_path / "kept").exists()
     assert not (tmp_path / "tables").exists()
 
@@ -407,10 +408,10 @@ def test_what_tells_runs_apart_is_not_addressed(
     differing = CompareSettings(**given, **settings).plan.told_apart_by
     quick = {name: value for name, value in quick.items() if name not in differing}
     with pytest.raises(ConfigError, match=message):
-        compare(CompareSettings(**given, **settings), quick | {key: 5})
+        report(CompareSettings(**given, **settings), quick | {key: 5})
     (tmp_path / "c.yaml").write_text(f"{key}: 5\n")
     with pytest.raises(ConfigError, match=message):
-        compare(CompareSettings(**given, **settings), quick, [tmp_path / "c.yaml"])
+        report(CompareSettings(**given, **settings), quick, [tmp_path / "c.yaml"])
 
 
 def test_a_part_of_a_table_has_files_of_its_own(

@@ -27,9 +27,9 @@ def compare(options: dict[str, Any], overrides: dict[str, Any]) -> str:
       recbole-hellm compare --models=LightGCN,SASRec,HeLLM --dataset=Beauty --seeds=3
       recbole-hellm compare --benchmark=table3 --kept_only --records=docs/records --output=tables
     """
-    from recbole_hellm.benchmark.comparing import compare
+    from recbole_hellm.comparisons import report
 
-    shown = compare(_settings().from_config(options), overrides, config_files(options))
+    shown = report(_settings().from_config(options), overrides, config_files(options))
     if shown.failed:
         click.echo(shown.text)
         failures = "; ".join(f"{what}: {reason}" for what, reason in shown.failed.items())

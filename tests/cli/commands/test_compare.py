@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from recbole_hellm.benchmark import comparing
+from recbole_hellm import comparisons
 from recbole_hellm.benchmark.compare_settings import CompareSettings
-from recbole_hellm.benchmark.comparing import ComparisonReport
 from recbole_hellm.cli.main import main, parse_options
+from recbole_hellm.comparisons import ComparisonReport
 from recbole_hellm.errors import ConfigError
 
 
@@ -32,7 +32,7 @@ def test_a_comparison_that_is_not_complete_is_shown_and_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = ComparisonReport("the tables", {"Toys": "no data"})
-    monkeypatch.setattr(comparing, "compare", lambda *_: shown)
+    monkeypatch.setattr(comparisons, "report", lambda *_: shown)
     assert main(["compare", "--models=Pop"]) == 2
     captured = capsys.readouterr()
     assert captured.out == "the tables\n"
