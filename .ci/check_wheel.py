@@ -1,4 +1,4 @@
-"""Check what is in a wheel: ``python .ci/check_wheel.py dist/*.whl``, from the repository's root."""
+"""Check what is in a wheel: ``python .ci/check_wheel.py dist/*.whl``, in the repository's root."""
 
 import os
 import sys
@@ -26,11 +26,11 @@ def main(wheel: str) -> None:
     missing = sorted(packaged_files() - names)
     further = sorted(names - described - packaged_files())
     if missing or further:
-        raise SystemExit(f"{wheel} lacks {missing or 'nothing'} and has {further or 'nothing'} more.")
+        raise SystemExit(f"{wheel} lacks {missing}, and has {further} that it should not have.")
     if not any(name.endswith("/LICENSE") for name in described):
         raise SystemExit(f"{wheel} has no LICENSE.")
     size = os.path.getsize(wheel) / 2**20
-    print(f"{wheel}: all {len(names - described)} files of {PACKAGE}, nothing else, {size:.1f} MiB.")
+    print(f"{wheel}: the {len(names - described)} files of {PACKAGE}, no others, {size:.1f} MiB.")
 
 
 if __name__ == "__main__":
