@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from recbole_hellm import compat
+from recbole_hellm import compat, recbole_models
 from recbole_hellm.version import __version__
 
 __all__ = ["__version__", "compare", "load_run", "recommend", "run"]
@@ -23,6 +23,7 @@ compat.supply_numpy_aliases()
 def __getattr__(name: str) -> Any:
     # Deferred so that models.llm, graph and models.losses import without RecBole.
     if name in _PUBLIC:
+        recbole_models.folder()  # one sentence where RecBole is not installed
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'recbole_hellm' has no attribute {name!r}")
 

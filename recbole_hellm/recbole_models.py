@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import logging
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from recbole_hellm.errors import ConfigError, RunError, reason
 
 logger = logging.getLogger(__name__)
 
+VERSION = "1.2.1"
 FAMILIES = (
     "general_recommender",
     "sequential_recommender",
@@ -34,10 +36,16 @@ REFUSED = {
 
 
 def folder() -> Path:
-    """RecBole's folder."""
+    """RecBole's folder; raises :class:`ConfigError` if RecBole is not installed."""
     spec = importlib.util.find_spec("recbole")
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError("RecBole is not installed; run `pip install recbole==1.2.1`.")
+        # docs/installing.md, RecBole and Ray
+        why, option = "", ""
+        if sys.version_info >= (3, 12):
+            why, option = " (from Python 3.12 on, it takes a command of its own)", "--no-deps "
+        raise ConfigError(
+            f"RecBole is not installed{why}; run `pip install {option}recbole=={VERSION}`."
+        )
     return Path(spec.submodule_search_locations[0])
 
 

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import subprocess
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -106,7 +106,29 @@ def test_lacking_memory_is_no_fault_of_the_dataset(monkeypatch: pytest.MonkeyPat
         dgcf.sample_cor_samples(3, 5, 4)
 
 
-def test_a_missing_recbole_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "command"),
+    [
+        ((3, 10, 13), "pip install recbole==1.2.1"),
+        ((3, 11, 7), "pip install recbole==1.2.1"),
+        ((3, 12, 1), "pip install --no-deps recbole==1.2.1"),
+        ((3, 13, 0), "pip install --no-deps recbole==1.2.1"),
+    ],
+)
+def test_a_missing_recbole_is_told(
+    version: tuple[int, int, int], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(ConfigError, match="RecBole is not installed"):
+    monkeypatch.setattr(recbole_models, "sys", SimpleNamespace(version_info=version))
+    with pytest.raises(ConfigError, match=r"^RecBole is not installed.*; run") as caught:
         recbole_models.folder()
+    assert str(caught.value).endswith(f"; run `{command}`.")
+
+
+def test_the_python_interface_tells_of_a_missing_recbole(monkeypatch: pytest.MonkeyPatch) -> None:
+    import recbole_hellm
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    for name in ("run", "load_run", "recommend"):
+        with pytest.raises(ConfigError, match="RecBole is not installed"):
+            getattr(recbole_hellm, name)

@@ -197,7 +197,9 @@ def require_optuna() -> Any:
     try:
         import optuna
     except ModuleNotFoundError as error:
-        raise ConfigError("`tune` needs Optuna; pip install -e '.[tune]'.") from error
+        raise ConfigError(
+            "`tune` needs Optuna; run `pip install 'recbole-hellm[tune]'`."
+        ) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

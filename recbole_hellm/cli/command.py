@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from recbole_hellm import recbole_models
 from recbole_hellm.cli.arguments import YAML, ValueReader, split_arguments
 from recbole_hellm.cli.options import SettingOption
 from recbole_hellm.errors import ConfigError, nearest
@@ -200,9 +201,13 @@ class SettingsCommand(click.Command):
                 formatter.write_dl(group_rows)
 
     def invoke(self, ctx: click.Context) -> None:
-        """Carry out the command. Of several processes, the first prints the text."""
+        """Carry out the command. Of several processes, the first prints the text.
+
+        Raises :class:`ConfigError` if RecBole is not installed, before anything is done.
+        """
         from recbole_hellm.training.distributed import process_group
 
+        recbole_models.folder()
         with process_group() as processes:
             if processes.size > 1 and not self.several_processes:
                 raise ConfigError(

@@ -184,7 +184,7 @@ def test_without_optuna_the_way_out_is_named(
     settings: TuningSettings, quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
-    with pytest.raises(ConfigError, match=r"pip install -e '\.\[tune\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'recbole-hellm\[tune\]'"):
         tune("BPR", "tiny", settings, quick)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -128,6 +129,27 @@ def test_defects_keep_their_traceback(options: list[str], monkeypatch: pytest.Mo
     monkeypatch.setattr(running, "execute", fail)
     with pytest.raises(ZeroDivisionError):
         main(["--model=BPR", *options])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_tells_of_a_missing_recbole(
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda module: None if module == "recbole" else find(module)
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main([name]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    command = r"`pip install (--no-deps )?recbole==\S+`"
+    assert re.fullmatch(rf"recbole-hellm: RecBole is not installed.*; run {command}\.\n", told.err)
+    assert not list(tmp_path.iterdir())
+    assert main([name, "--help"]) == 0
 
 
 def test_the_module_is_a_program() -> None:

@@ -145,7 +145,7 @@ def write_atomic_dataset(
     }
     document = sealed(manifest)
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    _replace_files(name, Path(directory), contents, text.encode(), replacing or Replacing())
+    replace_files(name, Path(directory), contents, text.encode(), replacing or Replacing())
     return document
 
 
@@ -211,13 +211,33 @@ def _table(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> bytes:
     return ("\n".join(lines) + "\n").encode("utf-8")
 
 
-def _replace_files(
+def replace_files(
     name: str,
     directory: Path,
     contents: Mapping[str, bytes],
     manifest: bytes,
     replacing: Replacing,
 ) -> None:
+    """Write a dataset's files, of which readers never see half.
+
+    Parameters
+    ----------
+    name, directory : str, Path
+        The dataset's name and folder; the folder is made if absent.
+    contents : mapping of str to bytes
+        ``<name>.inter``, and ``<name>.item`` where the dataset has items' texts.
+    manifest : bytes
+        Their manifest.
+    replacing : Replacing
+        Whether other data may be replaced.
+
+    Raises
+    ------
+    DataError
+        If other data must not be replaced, or another process does not finish writing.
+    StorageError
+        If the folder cannot be written to.
+    """
     try:
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)

@@ -15,12 +15,13 @@ import pandas as pd
 from recbole_hellm.config.settings import require
 from recbole_hellm.data.downloads.mirrors import Mirrors
 from recbole_hellm.data.preparation.assembling import Reading, assemble
+from recbole_hellm.data.preparation.bundled_sample import NAME as SAMPLE
+from recbole_hellm.data.preparation.bundled_sample import write_sample
 from recbole_hellm.data.preparation.column_roles import TABLE, Layout, recognise
 from recbole_hellm.data.preparation.datasets.base import DatasetFamily
 from recbole_hellm.data.preparation.datasets.families import families, family_of
 from recbole_hellm.data.preparation.datasets.raw_files import raw_files
 from recbole_hellm.data.preparation.row_counts import RowCounts
-from recbole_hellm.data.preparation.sample import generate_sample
 from recbole_hellm.data.preparation.settings import AUTO, PrepareSettings
 from recbole_hellm.data.preparation.table_files import TableFile
 from recbole_hellm.data.preparation.table_readers import (
@@ -33,7 +34,6 @@ from recbole_hellm.errors import ConfigError, DataError, nearest
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = "sample"
 _LONGEST = 200  # bytes of a name; file systems take 255, suffixes included
 
 
@@ -129,7 +129,7 @@ def prepare_dataset(
     _check_folder(directory)
     if name == SAMPLE and family is None:
         require(k_core is None, "k_core is not for the sample; remove it.")
-        return generate_sample(directory, replacing=replacing)
+        return write_sample(directory, replacing)
     chosen = family_of(name, family)
     if chosen is not None:
         reading = Reading(

@@ -136,7 +136,7 @@ def test_a_known_dataset_is_made_where_it_is_missing(
 ) -> None:
     samples: list[Path] = []
     monkeypatch.setattr(
-        prepare, "generate_sample", lambda directory, replacing: samples.append(directory)
+        prepare, "write_sample", lambda directory, replacing: samples.append(directory)
     )
     prepare.ensure_dataset(config(tmp_path / "sample"))
     assert samples == [tmp_path / "sample"]

@@ -88,7 +88,7 @@ class VisionEncoder(OnDevice):
         if importlib.util.find_spec("PIL") is None:
             raise FeatureError(
                 f"Image encoder {path_or_name} needs the package pillow; install it with "
-                "`pip install -e '.[image]'`."
+                "`pip install 'recbole-hellm[image]'`."
             )
         self._told = Pretrained(
             path_or_name,

@@ -27,7 +27,7 @@ from recbole_hellm.storage.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
-INSTALL = "`pip install -e '.[text]'`"
+INSTALL = "`pip install 'recbole-hellm[text]'`"
 OWNER = "sentence-transformers"  # whose models may be named without owner
 
 

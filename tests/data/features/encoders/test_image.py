@@ -302,7 +302,7 @@ def test_damaged_weights(tiny_clip: Path, tmp_path: Path, shop: Path) -> None:
 def test_without_pillow(monkeypatch: pytest.MonkeyPatch, tiny_clip: Path) -> None:
     monkeypatch.setattr(image.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(
-        FeatureError, match=r"needs the package pillow.*pip install -e '\.\[image\]'"
+        FeatureError, match=r"needs the package pillow.*pip install 'recbole-hellm\[image\]'"
     ):
         VisionEncoder(str(tiny_clip))
 
