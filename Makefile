@@ -1,5 +1,5 @@
 # One command each for what a change needs; see CONTRIBUTING.md.
-.PHONY: install lint format test
+.PHONY: install lint format test docs
 
 install:
 	pip install -e '.[test]'
@@ -15,3 +15,6 @@ format:
 
 test:
 	pytest -n 2
+
+docs:
+	sphinx-build -W -b html docs site

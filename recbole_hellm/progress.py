@@ -44,10 +44,11 @@ def progress_bar(
     **options
         As for `tqdm`.
     """
-    return tqdm(iterable, disable=not (show and _visible()), **options)
+    return tqdm(iterable, disable=not (show and bars_visible()), **options)
 
 
-def _visible() -> bool:
+def bars_visible() -> bool:
+    """Whether bars are shown now."""
     wanted = _wanted.get()
     if wanted is not None:
         return wanted

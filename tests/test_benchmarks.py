@@ -76,7 +76,7 @@ def test_the_check_of_neighbours_counts_wrong_ones() -> None:
     assert [check(twin, pair[[choice]], np.array([0])) for choice in (0, 1)] == [0, 1]
 
 
-def test_tables_of_a_readme_are_replaced_and_nothing_else() -> None:
+def test_tables_of_a_page_are_replaced_and_nothing_else() -> None:
     refreshed = runpy.run_path(str(BENCHMARKS / "readme_results.py"))["refreshed"]
     readme = "# A\n\n### T1\n\n| a |\n| - |\n| 1 |\n\nOld note.\n\n- Point.\n"
     readme += "\n### T3\n\n| c |\n\nText.\n"
@@ -89,10 +89,10 @@ def test_tables_of_a_readme_are_replaced_and_nothing_else() -> None:
     )
 
 
-def test_no_row_of_a_readme_is_lost() -> None:
+def test_no_row_of_a_page_is_lost() -> None:
     refreshed = runpy.run_path(str(BENCHMARKS / "readme_results.py"))["refreshed"]
     readme = "### T1\n\n| |\n| - |\n| Pop |\n| SASRec |\n"
-    with pytest.raises(SystemExit, match="The records lack SASRec, which the README shows"):
+    with pytest.raises(SystemExit, match="The records lack SASRec, which the page shows"):
         refreshed(readme, "### T1\n\n| |\n| - |\n| Pop |\n| New |\n")
 
 

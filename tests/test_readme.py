@@ -1,15 +1,17 @@
-"""What the README shows works as written."""
+"""What the README and the docs show works as written."""
 
 from __future__ import annotations
 
 import random
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from recbole_hellm import comparisons
@@ -22,14 +24,10 @@ from recbole_hellm.data.features.encoding import EncodeSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = (
-    "docs/benchmark.md",
-    "docs/features.md",
-    "docs/llm.md",
-    "docs/own_features.md",
-    "docs/tensorboard.md",
-)
-SHOWN = README + "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
+RESULTS = PAGES["results"]
+# What docs/extending.md shows needs its files, and is run in tests/test_extending*.py.
+SHOWN = README + "".join(text for name, text in PAGES.items() if name != "extending")
 PREFIXES = ("python run_hellm.py", "recbole-hellm", "python -m recbole_hellm")
 
 
@@ -52,6 +50,10 @@ def test_the_readme_shows_the_main_commands() -> None:
     assert "python run_hellm.py" in commands()
     assert "python run_hellm.py --model=HeLLM --dataset=Beauty" in commands()
     assert "recbole-hellm run --model=HeLLM --dataset=shop" in commands()
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 120
 
 
 @pytest.mark.parametrize("command", commands())
@@ -136,7 +138,7 @@ def test_no_figure_is_left_to_be_filled_in() -> None:
     assert re.findall(r"\b(SPEED\w*|TODO|TBD|XXX)\b", SHOWN) == []
 
 
-KEPT = re.findall(r"`recbole-hellm (compare .*--kept_only.*docs/results)`", README)
+KEPT = re.findall(r"`recbole-hellm (compare .*--kept_only.*docs/results)`", RESULTS)
 
 
 def test_all_results_have_their_command() -> None:
@@ -161,13 +163,13 @@ def test_results_are_those_that_compare_makes_of_the_kept_records(
         if not file.endswith(".svg"):  # drawn a little differently by each matplotlib
             assert kept[file].read_text(encoding="utf-8") == made[file].read_text(encoding="utf-8")
     sheets = re.split(r"(?m)^(?=### )", made[f"{name}.md"].read_text(encoding="utf-8"))[1:]
-    shown = [sheet.rstrip() for sheet in sheets if sheet.splitlines()[0] in README]
-    assert all(sheet in README for sheet in shown)
-    assert shown or f"docs/results/{name}.svg" in README
+    shown = [sheet.rstrip() for sheet in sheets if sheet.splitlines()[0] in RESULTS]
+    assert all(sheet in RESULTS for sheet in shown)
+    assert shown or f"results/{name}.svg" in RESULTS
 
 
 def test_every_table_of_results_is_a_kept_one() -> None:
-    headings = re.findall(r"^(### .*)\n\n\|", README.partition("## Results")[2], re.MULTILINE)
+    headings = re.findall(r"^(### .*)\n\n\|", RESULTS, re.MULTILINE)
     made = "".join(
         file.read_text(encoding="utf-8") for file in (ROOT / "docs/results").glob("*.md")
     )
@@ -175,9 +177,24 @@ def test_every_table_of_results_is_a_kept_one() -> None:
     assert all(f"{heading}\n" in made for heading in headings)
 
 
-def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_short_table_is_of_the_kept_results() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks/readme_results.py"))
+    table = script["brief"](pd.read_csv(ROOT / script["BRIEF_FROM"]))
+    assert f"<!-- brief -->\n{table}<!-- /brief -->" in README
+    (best,) = (line for line in table.splitlines() if line.count("**") == 8)
+    sheet = (ROOT / "docs/results/ranking-Beauty.md").read_text(encoding="utf-8")
+    row = next(line for line in sheet.splitlines() if line.startswith(best[: best.index("**")]))
+    means = re.findall(r"\*\*(\.\d{4})", best)
+    assert re.findall(r"(\.\d{4}) ±", row)[:4] == means
+
+
+@pytest.mark.parametrize("page", ["README", "start"])
+def test_the_python_example_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    text = README if page == "README" else PAGES[page]
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     names: dict[str, object] = {}
     exec(example, names)  # noqa: S102
     assert names["result"].path.is_dir()  # type: ignore[attr-defined]

@@ -301,7 +301,8 @@ class Comparison:
         """Tables as Markdown, LaTeX, CSV and HTML, and plots with their data."""
         name = self.file_name
         directory = RunDirectory(folder)
-        directory.write_text(f"{name}.md", "\n\n".join(map(as_markdown, sheets)) + "\n")
+        page = [f"# {self.plan.title}: {self.dataset}", *map(as_markdown, sheets)]
+        directory.write_text(f"{name}.md", "\n\n".join(page) + "\n")
         directory.write_text(f"{name}.tex", "\n\n".join(as_latex(s, name) for s in sheets) + "\n")
         directory.write_text(f"{name}.html", html_page(sheets[0].title, sheets))
         written = [folder / f"{name}.{kind}" for kind in ("md", "tex", "html")]

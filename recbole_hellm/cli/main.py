@@ -31,6 +31,7 @@ from recbole_hellm.cli.endings import (
 )
 from recbole_hellm.config.logs import configure_logging
 from recbole_hellm.errors import ConfigError, HellmError, nearest
+from recbole_hellm.progress import bars_visible
 
 COMPLETION_VARIABLE = "_RECBOLE_HELLM_COMPLETE"
 DEFAULT_COMMAND = "run"
@@ -165,6 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging()
     # Tokenizers would otherwise warn about forks that DataLoader workers may make.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not bars_visible():  # those of transformers, too, which reads this when it is imported
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with termination_raised(), PROGRAM_COMMAND.make_context(PROGRAM, words) as ctx:
