@@ -45,6 +45,8 @@ COMMANDS = {
     "compare": "compare",
     "recommend": "recommend",
     "report": "report",
+    "serve": "serve",
+    "export": "export",
     "check": "check",
     "models": "models",
 }
