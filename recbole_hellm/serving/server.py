@@ -15,6 +15,8 @@ from recbole_hellm.serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
 
+_BACKLOG = 512
+
 
 @dataclasses.dataclass(frozen=True)
 class BoundServer:
@@ -92,8 +94,10 @@ def prepare_server(runs: Iterable[str | Path] | str, settings: ServeSettings) ->
         server_header=False,
         lifespan="off",
         ws="none",
+        backlog=_BACKLOG,
         timeout_graceful_shutdown=5,
     )
+    bound.listen(_BACKLOG)  # so that whoever comes too early waits
     return BoundServer(url_of(settings, bound), uvicorn.Server(options), bound, service.close)
 
 

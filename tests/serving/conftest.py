@@ -27,7 +27,7 @@ def add_items(folder: Path) -> None:
     """Titles of all items, and pictures: one, one that is a link out, and one outside images."""
     titles = {f"i{n:02d}": f"Lamp No. {n}" for n in range(30)}
     titles |= {"i03": NASTY, "i05": "Café table"}
-    rows = [f"{item}\t{title}\tHome, Living" for item, title in titles.items()]
+    rows = [f"{item}\t{title}\tHome Living" for item, title in titles.items()]
     head = "item_id:token\ttitle:token_seq\tcategories:token_seq"
     (folder / "tiny.item").write_text("\n".join([head, *rows]) + "\n")
     images = folder / "images"

@@ -112,10 +112,7 @@ def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for others")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_in_order_when_asked_to(
-    number: signal.Signals, shown_runs: dict[str, RunResult]
-) -> None:
+def test_it_ends_in_order_when_asked_to(shown_runs: dict[str, RunResult]) -> None:
     pytest.importorskip("uvicorn", reason="needs the extra serve")
     path = shown_runs["Pop"].path
     process = subprocess.Popen(  # noqa: S603
@@ -128,14 +125,8 @@ def test_it_ends_in_order_when_asked_to(
     line = process.stdout.readline()
     assert line.startswith("Serving at http://127.0.0.1:"), line
     address = line.split()[2]
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            assert requests.get(f"{address}api/runs", timeout=20).json()[0]["run"] == "Pop"
-            break
-        except requests.ConnectionError:
-            assert time.monotonic() < deadline
-    process.send_signal(number)
+    assert requests.get(f"{address}api/runs", timeout=60).json()[0]["run"] == "Pop"
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "Ended.\n"), err
     assert "Traceback" not in err
