@@ -45,8 +45,8 @@ COMMANDS = {
     "compare": "compare",
     "recommend": "recommend",
     "report": "report",
-    "serve": "serve",
-    "export": "export",
+    "serve": "using.serve",
+    "export": "using.export",
     "check": "check",
     "models": "models",
 }
