@@ -114,7 +114,10 @@ class SettingsCommand(click.Command):
                 continue
             key = keys.get(written, written)
             if key in texts:
-                raise ConfigError(_given_twice(written, texts[key][0]))
+                before = texts[key]
+                if not (key in declared and declared[key].repeatable and text and before[1]):
+                    raise ConfigError(_given_twice(written, before[0]))
+                text = f"{before[1]},{text}"
             texts[key] = written, text
         values = {key: declared[key].reader.read(*texts[key]) for key in texts if key in declared}
         # Keys of one model come last, since other keys may name the model.

@@ -46,6 +46,8 @@ COMMANDS = {
     "compare": "compare",
     "recommend": "recommend",
     "report": "report",
+    "serve": "using.serve",
+    "export": "using.export",
     "check": "check",
     "models": "models",
 }

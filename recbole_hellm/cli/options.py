@@ -44,6 +44,8 @@ class SettingOption(click.Option):
         Heading in the help.
     aliases : iterable of str
         Other names of the option, without dashes.
+    repeatable : bool
+        Whether it may be given several times, which means the same as one text with commas.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class SettingOption(click.Option):
         choices: Sequence[str] = (),
         group: str = "Options",
         aliases: Iterable[str] = (),
+        repeatable: bool = False,
     ) -> None:
         self.key = key
         self.reader = reader
         self.choices = tuple(choices)
         self.group = group
         self.aliases = tuple(aliases)
+        self.repeatable = repeatable
         flags = [f"--{name}" for name in (key, *self.aliases)]
         super().__init__([key, *flags], help=help, metavar=metavar, is_flag=False)
         self.default = default

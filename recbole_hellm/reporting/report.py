@@ -35,7 +35,7 @@ from recbole_hellm.reporting.numbers import undefined
 from recbole_hellm.reporting.tables import common_metrics, comparable
 from recbole_hellm.runs.directory import CONFIG, RunDirectory
 from recbole_hellm.runs.recommending import Recommender
-from recbole_hellm.runs.results import RunResult, load_run
+from recbole_hellm.runs.results import RunResult, load_run, run_names
 from recbole_hellm.storage.files import write_text
 from recbole_hellm.storage.json_files import fit
 from recbole_hellm.storage.terminal import plain_text
@@ -123,7 +123,7 @@ def write_report(
 def report(results: list[RunResult], settings: ReportSettings) -> str:
     """The page as a text; see :func:`write_report`."""
     runs = comparable(results)
-    names = _names(runs)
+    names = run_names(runs)
     palette = curves.COLOURS
     colours = {name: palette[i % len(palette)] for i, name in enumerate(names.values())}
     pictures = _Pictures()
@@ -151,15 +151,6 @@ def report(results: list[RunResult], settings: ReportSettings) -> str:
         left_out=pictures.left_out,
         largest=LARGEST_PICTURE // 1000,
     )
-
-
-def _names(runs: list[RunResult]) -> dict[str, str]:
-    """A name for each run by its path: its model's, told apart by id where that is not enough."""
-    models = [str(run.record["model"]) for run in runs]
-    return {
-        str(run.path): model if models.count(model) == 1 else f"{model} {run.path.name[:8]}"
-        for run, model in zip(runs, models, strict=True)
-    }
 
 
 def _results(runs: list[RunResult], names: Mapping[str, str]) -> list[dict[str, Any]]:

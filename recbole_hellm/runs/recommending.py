@@ -162,11 +162,11 @@ class Recommender:
         parts = []
         for start in range(0, len(users), size):
             chunk = users[start : start + size]
-            # Users with one interaction have item columns only; see `_rows`.
+            # Users with one interaction have item columns only; see `inputs`.
             for group in (chunk[self._last_rows[chunk] >= 0], chunk[self._last_rows[chunk] < 0]):
                 if len(group):
-                    histories = [self._history(user) for user in group]
-                    scores = self._scores(self._rows(group, histories))
+                    histories = [self.history(user) for user in group]
+                    scores = self.scores(self.inputs(group, histories))
                     ranked = _best(scores, histories if exclude_seen else None, topk)
                     parts.append((group, *ranked))
             bar.update(len(chunk))
@@ -194,14 +194,14 @@ class Recommender:
         if len(ids) == 0:
             raise ConfigError("The history is empty; name at least one item.")
         rows, *ranked = _best(
-            self._scores(self._rows(None, [ids])), [ids] if exclude_seen else None, topk
+            self.scores(self.inputs(None, [ids])), [ids] if exclude_seen else None, topk
         )
         return self._frame(np.full(len(rows), "", dtype=object), *ranked)
 
     def recent(self, user: str, count: int = 5) -> list[str]:
         """The last `count` items of a known user, newest first."""
         (user_id,) = self.ids("user", [user])
-        return self._tokens(self._history(user_id)[::-1][:count]).tolist()
+        return self._tokens(self.history(user_id)[::-1][:count]).tolist()
 
     def ids(self, kind: Literal["user", "item"], tokens: Iterable[str]) -> np.ndarray:
         """Internal ids of tokens.
@@ -258,11 +258,12 @@ class Recommender:
     def _tokens(self, items: np.ndarray) -> np.ndarray:
         return self.dataset.field2id_token[self.dataset.iid_field][items]
 
-    def _history(self, user: int) -> np.ndarray:
+    def history(self, user: int) -> np.ndarray:
+        """All item ids of a user id, oldest first."""
         histories = self.dataset.histories
         return histories.items[histories.offsets[user] : histories.offsets[user + 1]]
 
-    def _rows(self, users: np.ndarray | None, histories: list[np.ndarray]) -> Interaction:
+    def inputs(self, users: np.ndarray | None, histories: list[np.ndarray]) -> Interaction:
         """The model's input: users, and for some models histories, as in evaluation.
 
         Unknown columns are left out: a new user has item columns only, and a user with a single
@@ -316,7 +317,8 @@ class Recommender:
     # Scores -------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _scores(self, rows: Interaction) -> Tensor:
+    def scores(self, rows: Interaction) -> Tensor:
+        """The model's scores of :meth:`inputs`, [B, N + 1] on the CPU; column 0 may be any."""
         config = self.opened.config
         try:
             scores = self.opened.evaluator.score(self.opened.model, rows.to(config["device"]))

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -250,6 +251,15 @@ def load_run(path: str | Path) -> RunResult:
     if not directory.finished:
         directory = _newest(directory.path)
     return _load(directory, ())
+
+
+def run_names(runs: Sequence[RunResult]) -> dict[str, str]:
+    """A name for each run by its path: its model's, told apart by id where that is not enough."""
+    models = [str(run.record["model"]) for run in runs]
+    return {
+        str(run.path): model if models.count(model) == 1 else f"{model} {run.path.name[:8]}"
+        for run, model in zip(runs, models, strict=True)
+    }
 
 
 def _load(directory: RunDirectory, above: tuple[str, ...]) -> RunResult:

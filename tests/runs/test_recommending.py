@@ -100,7 +100,7 @@ def test_other_columns_of_histories_are_those_of_the_interactions(
     recommender = Recommender.open(train("SASRec", MAX_ITEM_LIST_LENGTH=4))
     dataset, names = recommender.dataset, recommender.dataset.field2id_token["user_id"]
     users = np.flatnonzero(recommender._last_rows >= 0)
-    rows = recommender._rows(users, [recommender._history(user) for user in users])
+    rows = recommender.inputs(users, [recommender.history(user) for user in users])
     ordered = interactions.sort_values(["user_id", "timestamp", "item_id"], kind="stable")
     by_user = dict(iter(ordered.groupby("user_id")))
     assert len(users) == 38  # two have one interaction

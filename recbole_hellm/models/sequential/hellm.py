@@ -265,12 +265,16 @@ class HeLLM(SequentialRecommender):
     @torch.no_grad()
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores of all items, shape [B, N + 1], with padding at minus infinity."""
-        hidden = self.network.hidden_states(
+        return self.network.logits(self.read_out(interaction))
+
+    def read_out(self, interaction: Any) -> Tensor:
+        """States after each row's history, [B, d]; their products with the network's item weights
+        are the scores."""
+        return self.network.hidden_states(
             interaction[self.ITEM_SEQ],
             interaction[self.ITEM_SEQ_LEN],
             self._users(interaction),
         )
-        return self.network.logits(hidden)
 
     @torch.no_grad()
     def predict(self, interaction: Any) -> Tensor:

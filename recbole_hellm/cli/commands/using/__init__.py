@@ -1,0 +1,1 @@
+"""Commands by which others use finished runs."""
