@@ -266,7 +266,7 @@ def _curves(run: RunResult, name: str) -> dict[str, curves.Curve]:
 
 
 def _valid_metric(runs: list[RunResult]) -> str:
-    """TensorBoard's tag of the metric that chose the last run's epoch."""
+    """The curve of the metric that chose the last run's epoch."""
     return f"valid/{_settings(runs[-1]).get('valid_metric', 'NDCG@10')}".lower()
 
 
