@@ -13,7 +13,6 @@ from typing import Any
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 import wandb
-from wandb.errors import Error as WandbError
 
 from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.errors import ConfigError, reason
@@ -71,7 +70,7 @@ class WandbTracker(Tracker):
                 resume=None if self._offline else "allow",
                 settings=quiet,
             )
-        except (WandbError, OSError) as error:
+        except Exception as error:  # its errors have no class in common
             raise ConfigError(
                 f"Weights & Biases cannot start ({reason(error)}); mend that, write "
                 "--wandb_mode=offline, or take wandb out of --trackers."
