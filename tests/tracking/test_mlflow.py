@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.tracked import INSTALLED, mlflow_runs, of_mlflow
 
-pytest.importorskip("mlflow", reason="mlflow is not installed; pip install -e '.[mlflow]'")
+if "mlflow" not in INSTALLED:  # not imported here, where it would read the environment too early
+    pytest.skip("mlflow is not installed; pip install -e '.[mlflow]'", allow_module_level=True)
 
-from support.tracked import mlflow_runs, of_mlflow
 
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.runs.results import RunResult

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.tracked import INSTALLED, wandb_records
 
-pytest.importorskip("wandb", reason="wandb is not installed; pip install -e '.[wandb]'")
+if "wandb" not in INSTALLED:  # not imported here, where it would read the environment too early
+    pytest.skip("wandb is not installed; pip install -e '.[wandb]'", allow_module_level=True)
 
 import wandb
-from support.tracked import wandb_records
 
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.tracking.tracker import TrackedRun
