@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 TRAINING = "recbole_hellm.training"
 """Tag of a run that holds the name of its training."""
+# Its page otherwise opens with views of conversations with language models.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 LONGEST = 6000  # characters of a parameter
 MOST = 100  # parameters of a request
 STATUSES: dict[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
@@ -140,7 +142,7 @@ def _experiment(client: Any, name: str, files: str | None) -> str:
     if found is not None:
         return str(found.experiment_id)
     try:
-        return str(client.create_experiment(name, artifact_location=files))
+        return str(client.create_experiment(name, artifact_location=files, tags=KIND))
     except MlflowException:  # another process has just made it
         found = client.get_experiment_by_name(name)
         if found is None:
