@@ -15,6 +15,7 @@ from recbole_hellm.errors import ConfigError, DataError, RunError
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.storage.checksums import damage
 from recbole_hellm.storage.sealed_folders import RECORD
+from recbole_hellm.tracking.tracker import LOCAL_STORES
 
 
 @dataclasses.dataclass
@@ -72,9 +73,11 @@ def check(paths: Iterable[str | Path]) -> Findings:
 
 
 def _folders(path: Path) -> Iterator[Path]:
-    """A folder and those in it, without hidden ones and links to others."""
+    """A folder and those in it, without hidden ones, those of trackers and links to others."""
     for folder, inner, _ in os.walk(path):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        inner[:] = sorted(
+            name for name in inner if not name.startswith(".") and name not in LOCAL_STORES
+        )
         yield Path(folder)
 
 

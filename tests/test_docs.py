@@ -29,7 +29,7 @@ GENERATED = ("docs/records", "docs/results")
 CITATION = re.compile(r"docs/(\w+)\.md, (?=(.{80}))")
 OUTSIDE = re.compile(r"\bMETHOD,? D?\d|\bPROTOCOL, ")
 ENTRY_POINTS = {
-    f"recbole_hellm.{door}" for door in ("models", "metrics", "datasets", "item_inputs")
+    f"recbole_hellm.{door}" for door in ("models", "metrics", "datasets", "item_inputs", "trackers")
 }
 SETTINGS = {
     "VBPR": VBPRSettings,

@@ -11,7 +11,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from recbole_hellm.config.yaml_files import read_yaml
+from recbole_hellm.reporting.curves import read_curves
 from recbole_hellm.runs.results import load_run
 
 Example = Callable[[str], list[list[str]]]
@@ -57,6 +60,18 @@ def test_a_model_of_ones_own_as_a_stage(example: Example, tmp_path: Path) -> Non
     result = load_run(tmp_path / "runs/sample/HeLLM")
     (stage,) = result.stages
     assert (stage.record["model"], stage.record["epochs"]) == ("MeanTaste", 1)
+
+
+def test_a_tracker_of_ones_own(example: Example, tmp_path: Path) -> None:
+    (run,) = example("Trackers")
+    told = hellm([*run, *QUICK])
+    result = load_run(tmp_path / "runs/sample/BPR")
+    score = round(result.metrics("valid")["ndcg@10"], 4)
+    assert f"sample/BPR/{result.path.name} came to {score}" in told
+    rows = [line.split(",") for line in (tmp_path / "runs/curves.csv").read_text().splitlines()]
+    curve = {int(row[2]) + 1: float(row[3]) for row in rows if row[1] == "loss/total"}
+    assert list(curve) == [1, 2]
+    assert dict(read_curves(result.path)["loss/total"]) == pytest.approx(curve, rel=1e-6)
 
 
 def test_all_of_them_together(example: Example, tmp_path: Path) -> None:

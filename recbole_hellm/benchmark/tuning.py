@@ -211,7 +211,7 @@ def tune(
 
         def train(values: Mapping[str, Any], report: Callable[[int, float], None]) -> Validation:
             given = {**overrides, **values, "resume": True}
-            return validate(HellmConfig(model, dataset, given, files), report)
+            return validate(HellmConfig(model, dataset, given, files), report, values)
 
         def write() -> Study:
             return _write(study, storage, folder, base.model, lead)

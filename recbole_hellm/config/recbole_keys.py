@@ -47,11 +47,12 @@ RECBOLE_KEYS: dict[str, RecboleKey] = {
     "enable_scaler": _refused(_PRECISION, identifies=True),
     "eval_batch_size": _refused("use eval_users", identifies=False),
     "gpu_id": _refused("use device, for example --device=cuda:1", identifies=False),
-    "log_wandb": _refused("TensorBoard events lie in the run directory", identifies=False),
+    "log_wandb": _refused("use trackers, for example --trackers=wandb", identifies=False),
     "repeatable": _refused("use mask_history", identifies=True),
     "save_dataloaders": _refused(_SPLIT, identifies=False),
     "save_dataset": _refused(_SPLIT, identifies=False),
     "valid_metric_bigger": _refused("it follows from valid_metric", identifies=True),
+    "wandb_project": _refused("use tracking_project", identifies=False),
     "worker": _refused(
         "batches are made in one process, so that a run can be repeated", identifies=False
     ),
@@ -68,7 +69,6 @@ RECBOLE_KEYS: dict[str, RecboleKey] = {
     "local_rank": _INTERNAL,
     # Messages and files that this package does not write.
     "state": _IGNORED,
-    "wandb_project": _IGNORED,
     "dataset_save_path": _IGNORED,
     "dataloaders_save_path": _IGNORED,
     "loss_decimal_place": _IGNORED,

@@ -30,6 +30,7 @@ from recbole_hellm.data.features.embedding_files import ItemTableFile
 from recbole_hellm.data.features.item_inputs import ROLES, ItemInput, find_item_inputs
 from recbole_hellm.errors import ConfigError, UnknownOptionError
 from recbole_hellm.evaluation.metrics import check_valid_metric, validation_settings
+from recbole_hellm.tracking.finding import check_trackers
 from recbole_hellm.training.distributed import current
 
 # RecBole's file for context-aware models is left out: it turns off negative sampling and predicts
@@ -100,8 +101,7 @@ class HellmConfig(Config):
         self.entry = registry.describe(model)
         self._outside_settings = registry.own_settings(self.entry)
         settings = {key: value for key, value in user.items() if "." not in key}
-        settings |= self._addressed_to(self.entry.name)
-        super().__init__(model=model, dataset=dataset, config_dict=settings)
+        super().__init__(model, dataset, config_dict=settings | self._addressed_to(self.entry.name))
         self.model_settings()
         self._check_token_limit()
         self.trainer_class()
@@ -327,7 +327,7 @@ class HellmConfig(Config):
         for key, kind in (("metrics", str), ("topk", int)):
             if isinstance(final[key], kind):
                 final[key] = [final[key]]
-        RunSettings.from_config(final)
+        check_trackers(RunSettings.from_config(final).trackers)
         check_valid_metric(final["metrics"], final["topk"], final["valid_metric"])
         settings = self._outside_settings | self.external_config_dict
         eval_args = settings.get("eval_args") or {}

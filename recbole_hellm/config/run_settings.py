@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from recbole_hellm.config.devices import AUTO, DEVICE_HELP
-from recbole_hellm.config.settings import Facts, Settings, require, setting
+from recbole_hellm.config.settings import Facts, Settings, names, require, setting
 
 # Where a run reads and writes, how it is shown and how fast it is; never what comes out of it.
 _PLACE = Facts(identifies=False, passed_on=True)
@@ -117,6 +117,37 @@ class RunSettings(Settings):
         facts=_PLACE,
         hash_neutral=True,
     )
+    trackers: tuple[str, ...] = setting(
+        ("tensorboard",),
+        "Where settings, curves and metrics are shown: tensorboard, mlflow, wandb, the import path "
+        "of a class of your own, or none.",
+        facts=_HERE,
+        hash_neutral=True,
+    )
+    tracked_files: tuple[str, ...] = setting(
+        ("config.yaml", "environment.json", "identity.json", "metrics.json"),
+        "Files and folders of the run directory that MLflow and W&B keep, too, such as best.pt.",
+        facts=_HERE,
+        hash_neutral=True,
+    )
+    tracking_project: str = setting(
+        "recbole-hellm",
+        "Name of the experiment in MLflow and of the project in W&B.",
+        facts=_HERE,
+        hash_neutral=True,
+    )
+    mlflow_uri: str | None = setting(
+        None,
+        "MLflow's server or database (http://localhost:5000); <runs_dir>/mlflow otherwise.",
+        facts=_HERE,
+        hash_neutral=True,
+    )
+    wandb_mode: Literal["offline", "online"] = setting(
+        "offline",
+        "W&B: keep runs in <runs_dir>/wandb (offline), or send them as they train (online).",
+        facts=_HERE,
+        hash_neutral=True,
+    )
     device: str = setting(
         AUTO,
         DEVICE_HELP,
@@ -135,6 +166,13 @@ class RunSettings(Settings):
     @classmethod
     def _device_name(cls, value: Any) -> str:
         return str(value or AUTO)  # the configuration keeps a torch.device
+
+    @field_validator("trackers", "tracked_files", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        if not isinstance(value, (str, tuple, type(None))):
+            return value
+        return () if value == "none" else names(value)
 
     def validate_relations(self) -> None:
         """Check what concerns several fields or elements; raises :class:`ConfigError`."""

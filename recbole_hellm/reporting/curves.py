@@ -10,13 +10,14 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 from google.protobuf.message import DecodeError
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.tensorflow_stub.errors import DataLossError, OutOfRangeError
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
 
 from recbole_hellm.errors import RunError, reason
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.storage.text_files import open_regular
+from recbole_hellm.tracking.event_files import PREFIX, read_scalars
+from recbole_hellm.tracking.tensorboard import name_of
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ _TEXT, _GRID = "#1d232b", "#e3e6ea"
 
 
 def read_curves(directory: Path) -> dict[str, Curve]:
-    """Scalars of a run by tag, as (epoch from 1, value); empty where no events are kept.
+    """Scalars of a run by name, as (epoch from 1, value); empty where no events are kept.
 
     Where a run was resumed, the last value of an epoch counts.
 
@@ -39,26 +40,24 @@ def read_curves(directory: Path) -> dict[str, Curve]:
     names = run.listed()
     sealed = names is not None
     if names is None:  # an earlier version wrote it
-        names = {path.name: "" for path in directory.glob("events.out.tfevents.*")}
+        names = {path.name: "" for path in directory.glob(f"{PREFIX}*")}
     curves: dict[str, dict[int, float]] = {}
     for name in sorted(names):
-        if name.startswith("events.out.tfevents."):
+        if name.startswith(PREFIX):
             path = run.verified(name)
             if not sealed:
                 _check_events(path)
-            for tag, values in _scalars(path, run.way_out).items():
-                curves.setdefault(tag, {}).update(values)
-    return {tag: sorted(values.items()) for tag, values in curves.items()}
+            for curve, values in _scalars(path, run.way_out).items():
+                curves.setdefault(curve, {}).update(values)
+    return {curve: sorted(values.items()) for curve, values in curves.items()}
 
 
 def _scalars(path: Path, way_out: str) -> dict[str, dict[int, float]]:
-    """Values by tag and epoch from 1."""
-    events = EventAccumulator(str(path), {"scalars": 0}, purge_orphaned_data=False)
+    """Values by name and epoch from 1."""
     try:
-        events.Reload()
         return {
-            tag: {event.step + 1: event.value for event in events.Scalars(tag)}
-            for tag in events.Tags()["scalars"]
+            name_of(tag): {step + 1: value for step, value in values.items()}
+            for tag, values in read_scalars(path).items()
         }
     except (DecodeError, KeyError, OSError, TypeError, ValueError) as error:
         raise RunError(f"{path} cannot be read as events ({reason(error)}); {way_out}.") from error

@@ -273,7 +273,7 @@ def _intervals(run: RunResult, metrics: Sequence[str]) -> dict[str, tuple[float,
 
 
 def _valid_metric(runs: list[RunResult]) -> str:
-    """TensorBoard's tag of the metric that chose the last run's epoch."""
+    """The curve of the metric that chose the last run's epoch."""
     return f"valid/{_settings(runs[-1]).get('valid_metric', 'NDCG@10')}".lower()
 
 

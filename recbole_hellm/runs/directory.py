@@ -384,10 +384,3 @@ class SilentDirectory(RunDirectory):
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Do nothing."""
-
-
-class SilentWriter:
-    """TensorBoard's writer for such a process."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *arguments, **named: None

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -23,7 +23,8 @@ from recbole_hellm.runs.opening import open_run
 from recbole_hellm.runs.restoring import add_lists
 from recbole_hellm.runs.results import RunResult, load_run
 from recbole_hellm.runs.scoring import score
-from recbole_hellm.runs.training import train
+from recbole_hellm.runs.training import track_validation, train
+from recbole_hellm.tracking.tracking import Tracking
 from recbole_hellm.training.distributed import alone, current, process_group
 
 logger = logging.getLogger(__name__)
@@ -188,8 +189,8 @@ def _finished(config: HellmConfig, wait: bool) -> RunResult:
         with directory.locked(wait):
             # The process that was waited for has trained it.
             if not current().broadcast(wait and directory.finished and not config["force"]):
-                with _logged(directory):
-                    score(train(config, dataset, directory, _train_stage))
+                with _logged(directory), Tracking.of(config) as tracking:
+                    score(train(config, dataset, directory, _train_stage, tracking))
     current().barrier()
     return load_run(directory.path)
 
@@ -200,7 +201,9 @@ def _train_stage(config: HellmConfig) -> RunDirectory:
 
 
 def validate(
-    config: HellmConfig, on_validation: Callable[[int, float], None] | None = None
+    config: HellmConfig,
+    on_validation: Callable[[int, float], None] | None = None,
+    searched: Mapping[str, Any] | None = None,
 ) -> Validation:
     """Train the run that `config` describes without scoring its test split.
 
@@ -214,17 +217,21 @@ def validate(
     on_validation : callable, optional
         Called with the epoch, from 0, and the validation score after each evaluation; an exception
         from it ends the training.
+    searched : Mapping, optional
+        The settings among ``config``'s that a search tries, for trackers.
 
     Returns
     -------
     Validation
     """
     with _bars(config):
-        return _validated(config, on_validation)
+        return _validated(config, on_validation, searched)
 
 
 def _validated(
-    config: HellmConfig, on_validation: Callable[[int, float], None] | None
+    config: HellmConfig,
+    on_validation: Callable[[int, float], None] | None,
+    searched: Mapping[str, Any] | None,
 ) -> Validation:
     dataset, directory = open_run(config)
     if directory.finished and not config["force"]:
@@ -238,8 +245,9 @@ def _validated(
             record["epochs"],
             record["cost"]["train_seconds"],
         )
-    with directory.locked(), _logged(directory):
-        trainer = train(config, dataset, directory, _train_stage, on_validation).trainer
+    with directory.locked(), _logged(directory), Tracking.of(config, searched) as tracking:
+        trainer = train(config, dataset, directory, _train_stage, tracking, on_validation).trainer
+        track_validation(trainer, tracking)
     return Validation(
         directory.path,
         float(trainer.best_valid_score),

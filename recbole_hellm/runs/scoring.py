@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
+from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.config.training_settings import TrainingSettings
-from recbole_hellm.runs import tensorboard
 from recbole_hellm.runs.directory import ARTEFACTS
 from recbole_hellm.runs.rankings import maskings, write_lists, write_ranks
 from recbole_hellm.runs.training import Trained
+from recbole_hellm.tracking.projector import write_projector
+from recbole_hellm.tracking.run_facts import results_of
 from recbole_hellm.training.distributed import current
 from recbole_hellm.training.environment import environment
 from recbole_hellm.training.memory import peak_memory_mb
@@ -38,11 +40,12 @@ def score(trained: Trained) -> None:
         rows = {name: table[1 : len(names[name]) + 1] for name, table in tables.items()}
         directory.write_embeddings(rows, names, dataset.fingerprint)
     weights = trainer.parallel.weights()  # collective: every process must call it
-    if config["projector"] and current().first:
+    settings = RunSettings.from_config(config)
+    if settings.projector and "tensorboard" in settings.trackers and current().first:
         vectors = item_vectors(model, tables, weights)
         if vectors is not None:
             shown = vectors[1 : len(names["item"]) + 1]
-            tensorboard.write_projector(directory, config, dataset, shown)
+            write_projector(directory, config, dataset, shown)
     record = {
         "model": config["model"],
         "dataset": config["dataset"],
@@ -77,8 +80,10 @@ def score(trained: Trained) -> None:
         },
     }
     _write_artefacts(trained, record, weights)
-    tensorboard.write_results(trainer.tensorboard, record, config["valid_metric"])
+    results = results_of(record, config["valid_metric"])
+    trained.tracking.results(results, record["best_epoch"] - 1)
     directory.write_record(record)
+    trained.tracking.artefacts(directory.path, settings.tracked_files)
 
 
 def _write_artefacts(

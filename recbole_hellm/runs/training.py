@@ -16,11 +16,16 @@ from recbole_hellm import recbole_models
 from recbole_hellm.config.yaml_files import with_lists
 from recbole_hellm.data.interactions.loaders import training_loader
 from recbole_hellm.errors import ConfigError
-from recbole_hellm.runs import tensorboard
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.identity import run_identity
 from recbole_hellm.runs.opening import build_model, open_splits
 from recbole_hellm.runs.restoring import load_members
+from recbole_hellm.tracking.run_facts import (
+    begin,
+    training_name,
+    validation_of,
+)
+from recbole_hellm.tracking.tracking import Tracking
 from recbole_hellm.training.distributed import current
 from recbole_hellm.training.environment import environment
 from recbole_hellm.training.memory import keep_freed_memory
@@ -38,6 +43,7 @@ class Trained:
     directory: RunDirectory
     model: Any
     trainer: Any
+    tracking: Tracking
     stages: dict[str, str]
     started: float
 
@@ -47,6 +53,7 @@ def train(
     dataset: Any,
     directory: RunDirectory,
     train_stage: Callable[[Any], RunDirectory],
+    tracking: Tracking,
     on_validation: Callable[[int, float], None] | None = None,
 ) -> Trained:
     """Build and train the model that `config` names, stages first.
@@ -59,6 +66,8 @@ def train(
     directory : RunDirectory
     train_stage : callable
         Trains the run that a stage's configuration describes, or returns the finished run.
+    tracking : Tracking
+        Started here, and told of all epochs.
     on_validation : callable, optional
         Called with the epoch, from 0, and the score after each validation.
 
@@ -67,13 +76,16 @@ def train(
     ConfigError
         If the model cannot be built, or needs a package that is not installed.
     """
-    resuming = config["resume"] and not config["force"] and directory.last_checkpoint.is_file()
+    goes_on = config["resume"] and not config["force"]
+    resuming = goes_on and directory.last_checkpoint.is_file()
+    # Killed before its first checkpoint, a training is the same to trackers.
+    name = training_name(directory) if goes_on else None
     if not resuming:
         directory.clear()
     resuming = current().broadcast(resuming)
     started = time.perf_counter()
     _write_description(config, dataset, directory)
-    if config["resume"] and not config["force"] and not resuming:
+    if goes_on and not resuming:
         logger.info("%s has no checkpoint; its training starts.", directory.path)
     with _needed_packages(config), recbole_models.failing(config["model"]):
         if config["device"].type == "cpu":
@@ -95,14 +107,32 @@ def train(
         )
         stages = trainer.prepare(dataset)
         load_members(model, stages, config["data_path"], config["device"])
-        tensorboard.write_settings(trainer.tensorboard, config, stages)
         trainer.distribute()
         if resuming:
             trainer.resume_checkpoint(directory.last_checkpoint, loader)
+        begin(tracking, config, directory, stages, trainer.curves, name)
+        trainer.tracking = tracking
         if config["device"].type == "cuda":
             torch.cuda.reset_peak_memory_stats(config["device"])
-        trainer.fit(loader, "valid", show_progress=True, callback_fn=on_validation)
-        return Trained(config, dataset, directory, model, trainer, stages, started)
+
+        def report(epoch: int, score: float) -> None:
+            if on_validation is None:
+                return
+            try:
+                on_validation(epoch, score)
+            except Exception:  # a search ends this trial
+                track_validation(trainer, tracking)
+                tracking.finish("stopped")
+                raise
+
+        trainer.fit(loader, "valid", show_progress=True, callback_fn=report)
+        return Trained(config, dataset, directory, model, trainer, tracking, stages, started)
+
+
+def track_validation(trainer: Any, tracking: Tracking) -> None:
+    """Tell trackers what a training came to whose test split is not scored."""
+    results = validation_of(trainer, trainer.config["valid_metric"])
+    tracking.results(results, trainer.best_epoch)
 
 
 @contextlib.contextmanager

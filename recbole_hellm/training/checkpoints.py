@@ -43,6 +43,7 @@ class Checkpoints:
     scaler: torch.amp.GradScaler
     train_cpu_seconds: float
     seen_tokens: TokenCount
+    curves: dict[int, dict[str, float]]
     loose_state: LooseState
     average: WeightAverage
     best_valid_score: float
@@ -83,6 +84,7 @@ class Checkpoints:
             "best_valid_score": float(self.best_valid_score),
             "train_cpu_seconds": self.train_cpu_seconds,
             "seen_tokens": dataclasses.asdict(self.seen_tokens),
+            "curves": self.curves,
             "scaler": self.scaler.state_dict(),
             "loader": train_data.state_dict() if train_data is not None else None,
             "random": random,
@@ -123,6 +125,7 @@ class Checkpoints:
             # Checkpoints of earlier versions lack these values.
             self.train_cpu_seconds = state.get("train_cpu_seconds", 0.0)
             self.seen_tokens = TokenCount(**state.get("seen_tokens", {}))
+            self.curves = dict(state.get("curves", {}))
             self.scaler.load_state_dict(state.get("scaler", {}))
             self.start_epoch = state["epoch"] + 1
             if train_data is not None and state["loader"] is not None:

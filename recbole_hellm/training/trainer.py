@@ -16,12 +16,12 @@ from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.errors import DivergenceError
 from recbole_hellm.evaluation.evaluator import Evaluation, Evaluator
 from recbole_hellm.models.averaging import weight_average
-from recbole_hellm.runs.directory import RunDirectory, SilentWriter
+from recbole_hellm.runs.directory import RunDirectory
+from recbole_hellm.tracking.tracking import Tracking
 from recbole_hellm.training.batching import MicroBatcher, TokenCount
 from recbole_hellm.training.checkpoints import Checkpoints
 from recbole_hellm.training.distributed import Processes, current
 from recbole_hellm.training.epoch import TrainingPass
-from recbole_hellm.training.event_files import EventWriter
 from recbole_hellm.training.memory import peak_memory_mb
 from recbole_hellm.training.model_state import LooseState
 from recbole_hellm.training.parallel import SingleProcess, distribute
@@ -48,7 +48,7 @@ class RunTrainer(Checkpoints, Trainer):
     config : HellmConfig
     model : AbstractRecommender
     run : RunDirectory
-        Where checkpoints and TensorBoard events go.
+        Where checkpoints go.
     evaluator : Evaluator
     train_stage : callable, optional
         Trains the run that a stage's configuration describes, or returns the finished run.
@@ -75,9 +75,7 @@ class RunTrainer(Checkpoints, Trainer):
         self.train_stage = train_stage
         self.masking: str = config["mask_history"]
         config["checkpoint_dir"] = str(run.path)
-        first = current().first
-        writer = EventWriter(run.path) if first else SilentWriter()
-        with tensorboard_writer(writer), recbole_metrics(config):
+        with tensorboard_writer(None), recbole_metrics(config):
             super().__init__(config, model)
         self.stopping_step = config["stopping_step"]
         self.epochs = min(self.epochs, self.settings.epochs)
@@ -85,6 +83,8 @@ class RunTrainer(Checkpoints, Trainer):
         self.best_epoch = -1
         self.finished_training = False
         self.history: list[dict[str, float]] = []
+        self.curves: dict[int, dict[str, float]] = {}
+        self.tracking = Tracking()
         self.train_seconds = 0.0
         self.train_cpu_seconds = 0.0
         self.seen_samples = 0
@@ -179,13 +179,15 @@ class RunTrainer(Checkpoints, Trainer):
             self.train_cpu_seconds += time.process_time() - computed
             self.seen_tokens += self.micro_batcher.tokens
             self._log_epoch(epoch, losses, seconds, train_data)
-            if (epoch + 1) % self.eval_step == 0 or epoch + 1 == self.epochs:
+            validated = (epoch + 1) % self.eval_step == 0 or epoch + 1 == self.epochs
+            if validated:
                 with self.average.in_place():
                     self._validate(epoch, losses, seconds, show_progress)
-                if callback_fn:
-                    callback_fn(epoch, self.history[-1]["score"])
+            # As a whole, so that a resumed run can tell which epochs are there.
+            self.tracking.curves(self.curves[epoch], epoch)
+            if callback_fn and validated:
+                callback_fn(epoch, self.history[-1]["score"])
             self._save_checkpoint(epoch, train_data=train_data)
-        self.tensorboard.flush()
         return self.best_valid_score, self.best_valid_result or {}
 
     def _validate(
@@ -206,8 +208,7 @@ class RunTrainer(Checkpoints, Trainer):
             self.run.save_checkpoint(self.run.best_checkpoint, self._model_state(epoch))
         self.finished_training = self.cur_step > self.stopping_step
         self.history.append({"epoch": epoch, "score": score, **result})
-        for name, value in result.items():
-            self.tensorboard.add_scalar(f"valid/{name}", value, epoch)
+        self.curves[epoch] |= {f"valid/{name}": float(value) for name, value in result.items()}
         logger.info(
             "%s epoch %d: loss %.4f, valid %s %.5f%s (train %.1f s, eval %.1f s)",
             self.config["model"],
@@ -234,18 +235,15 @@ class RunTrainer(Checkpoints, Trainer):
     def _log_epoch(
         self, epoch: int, losses: dict[str, float], seconds: float, train_data: Any
     ) -> None:
-        for name, value in losses.items():
-            self.tensorboard.add_scalar(f"loss/{name}", value, epoch)
-        scalars = {
+        values = {f"loss/{name}": float(value) for name, value in losses.items()}
+        values |= {
             "optimisation/learning_rate": self.optimizer.param_groups[0]["lr"],
             "cost/seconds_per_epoch": seconds,
             "cost/batches_per_second": len(train_data) / max(seconds, 1e-9),
             "cost/peak_memory_mb": peak_memory_mb(self.device),
         }
-        for name, value in self.micro_batcher.tokens.costs(seconds).items():
-            scalars[f"cost/{name}"] = value
-        for name, value in scalars.items():
-            self.tensorboard.add_scalar(name, value, epoch)
+        tokens = self.micro_batcher.tokens.costs(seconds)
+        self.curves[epoch] = values | {f"cost/{name}": tokens[name] for name in tokens}
 
     # Evaluation ---------------------------------------------------------------------------------
 

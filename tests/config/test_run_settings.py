@@ -35,8 +35,38 @@ def test_the_validation_metric_may_be_written_in_any_case() -> None:
     assert RunSettings(valid_metric="recall@20").valid_metric == "recall@20"
 
 
+@pytest.mark.parametrize(
+    ("given", "listed"),
+    [
+        ("mlflow, wandb", ("mlflow", "wandb")),
+        (["tensorboard", "my_module:Mine"], ("tensorboard", "my_module:Mine")),
+        ("none", ()),
+        ([], ()),
+        (None, ()),
+    ],
+)
+def test_trackers_may_be_listed_in_one_text(given: Any, listed: tuple[str, ...]) -> None:
+    assert RunSettings(trackers=given).trackers == listed
+
+
+def test_tensorboard_is_the_only_tracker_unless_others_are_named() -> None:
+    settings = RunSettings()
+    assert (settings.trackers, settings.mlflow_uri) == (("tensorboard",), None)
+    assert settings.wandb_mode == "offline"
+    with pytest.raises(ConfigError, match="trackers=3 must be a list"):
+        RunSettings(trackers=3)
+
+
 def test_locations_and_display_do_not_identify_a_run() -> None:
-    for key in ("data_path", "runs_dir", "device", "threads", "show_progress", "save_topk"):
+    for key in (
+        "data_path",
+        "runs_dir",
+        "device",
+        "threads",
+        "show_progress",
+        "save_topk",
+        "trackers",
+    ):
         assert not DECLARED[key].facts.identifies, key
     for key in ("seed", "mask_history", "metrics", "topk", "train_batch_size"):
         assert DECLARED[key].facts.identifies, key

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from recbole.data.interaction import Interaction
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from recbole_hellm.evaluation.evaluator import Evaluation
@@ -67,7 +65,7 @@ class Scores:
         return Evaluation(phase, {maskings[0]: {"ndcg@10": score}}, {})
 
 
-def scalars(path: Path) -> dict[str, list[float]]:
-    events = EventAccumulator(str(path))
-    events.Reload()
-    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+def scalars(trainer: Any) -> dict[str, list[float]]:
+    """What a trainer tells trackers of its epochs, by name."""
+    names = dict.fromkeys(name for values in trainer.curves.values() for name in values)
+    return {name: [values[name] for values in trainer.curves.values()] for name in names}

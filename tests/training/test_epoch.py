@@ -52,8 +52,7 @@ def test_losses_are_named_and_averaged_over_steps(make_trainer: Any) -> None:
 
     trainer = make_trainer(model=Parts(), epochs=1)
     trainer.fit(Batches())
-    trainer.tensorboard.close()
-    logged = scalars(trainer.run.path)
+    logged = scalars(trainer)
     # 0 + 1 + ... + 7 = 28 over four batches.
     assert logged["loss/part0"] == [7.0]
     assert logged["loss/part1"] == [2.0]
@@ -112,9 +111,7 @@ def test_parts_of_a_batch_make_the_same_step(make_trainer: Any) -> None:
     torch.testing.assert_close(cut.model.w, whole.model.w)
     targets = 2 * sum(int(batch["item_length"].sum()) for batch in Lengths())
     assert (cut.step, cut.seen_samples) == (whole.step, whole.seen_samples) == (8, targets)
-    for trainer in (whole, cut):
-        trainer.tensorboard.close()
-    found, cut_found = scalars(whole.run.path), scalars(cut.run.path)
+    found, cut_found = scalars(whole), scalars(cut)
     assert cut_found["loss/total"] == pytest.approx(found["loss/total"], rel=1e-5)
     assert cut_found["loss/half"] == pytest.approx(found["loss/half"], rel=1e-5)
     assert cut_found["loss/half"] == pytest.approx([v / 2 for v in found["loss/total"]], rel=1e-5)
@@ -128,8 +125,7 @@ def test_parts_of_a_batch_make_the_same_step(make_trainer: Any) -> None:
 def test_other_models_count_no_tokens(make_trainer: Any) -> None:
     trainer = make_trainer(epochs=1)
     trainer.fit(Batches())
-    trainer.tensorboard.close()
-    assert "cost/padding_share" not in scalars(trainer.run.path)
+    assert "cost/padding_share" not in scalars(trainer)
 
 
 def test_half_precision_gradients_are_scaled(make_trainer: Any) -> None:

@@ -25,25 +25,23 @@ from support.processes import (
     tables,
     weights,
 )
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.data.interactions.dataset import create_dataset
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.evaluation.evaluator import Evaluator
+from recbole_hellm.reporting.curves import read_curves
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.opening import build_model
 from recbole_hellm.runs.results import RunResult
-from recbole_hellm.runs.tensorboard import ITEM_VECTORS
+from recbole_hellm.tracking.projector import ITEM_VECTORS
 from recbole_hellm.training import parallel
 from recbole_hellm.training.distributed import Processes
 from recbole_hellm.training.parallel import DDP, FSDP, SingleProcess
 
 
 def scalars(result: RunResult, tag: str) -> list[float]:
-    events = EventAccumulator(str(result.path))
-    events.Reload()
-    return [event.value for event in events.Scalars(tag)]
+    return [value for _, value in read_curves(result.path)[tag]]
 
 
 def assert_scored_like_one_process(result: RunResult, options: dict[str, Any]) -> None:

@@ -1,31 +1,21 @@
-"""TensorBoard views of a run besides its curves: settings, results and item embeddings.
-
-Settings and results are written to the run's own events, so TensorBoard shows one run and can
-filter curves by settings.
-"""
+"""Item embeddings and item texts for TensorBoard's PROJECTOR view."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from google.protobuf import text_format
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch import Tensor
 
-from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.data.interactions.atomic_files import atomic_settings
 from recbole_hellm.errors import DataError
 from recbole_hellm.runs.directory import RunDirectory
-from recbole_hellm.training.distributed import current
 
 logger = logging.getLogger(__name__)
 
@@ -37,85 +27,6 @@ COLOURS = 50
 """Most different texts of a column by which the projector can colour."""
 PROJECTOR_CONFIG = "projector_config.pbtxt"  # the name that TensorBoard reads
 ITEM_VECTORS, ITEM_TEXTS = "projector-items.bytes", "projector-items.tsv"
-
-
-def write_settings(writer: Any, config: Any, stages: Mapping[str, str]) -> None:
-    """Open the run's row in the HPARAMS view: its settings and the runs it builds on.
-
-    Parameters
-    ----------
-    writer : SummaryWriter
-    config : HellmConfig
-    stages : Mapping of str to str
-        Run directories of the stages, by role.
-    """
-    if not current().first:
-        return
-    started = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
-    # The view first shows five settings that differ; capitals sort before lower-case letters.
-    names = {"Dataset": config["dataset"], "Model": config["model"]}
-    declared = RunSettings.declarations()
-    settings = {key: config[key] for key in declared if declared[key].facts.shown}
-    settings |= config.model_settings()
-    runs = {f"{role}_stage": "/".join(Path(path).parts[-2:]) for role, path in stages.items()}
-    for key, value in (names | settings | runs).items():
-        # bool is a subclass of int, so test it first.
-        if isinstance(value, bool):
-            started.hparams[key].bool_value = value
-        elif isinstance(value, (int, float)):
-            started.hparams[key].number_value = value
-        else:
-            listed = list(value) if isinstance(value, tuple) else value
-            started.hparams[key].string_value = "none" if value is None else str(listed)
-    _add(writer, metadata.SESSION_START_INFO_TAG, session_start_info=started)
-
-
-def write_results(writer: Any, record: Mapping[str, Any], valid_metric: str) -> None:
-    """Close the run's row: test metrics, the best validation epoch, and the run's cost.
-
-    All values are written at the best validation epoch. The view first shows five metrics in
-    alphabetical order, so ``best/`` repeats the run's result.
-
-    Parameters
-    ----------
-    writer : SummaryWriter
-        Closed at the end.
-    record : Mapping
-        The content of ``metrics.json``.
-    valid_metric : str
-        The metric that selects the epoch.
-    """
-    run_masking, metric = record["masking"], valid_metric.lower()
-    scalars = {
-        f"test-{masking}/{name}": value
-        for masking, metrics in record["test"].items()
-        for name, value in metrics.items()
-    }
-    scalars |= {
-        "best/epoch": record["best_epoch"],
-        f"best/test-{metric}": record["test"][run_masking][metric],
-        f"best/valid-{metric}": record["valid"][run_masking][metric],
-    }
-    scalars |= {f"cost-of-run/{name}": value for name, value in record["cost"].items()}
-    for name, value in scalars.items():
-        writer.add_scalar(name, value, record["best_epoch"] - 1)
-    if current().first:
-        ended = plugin_data_pb2.SessionEndInfo(
-            status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time()
-        )
-        _add(writer, metadata.SESSION_END_INFO_TAG, session_end_info=ended)
-    writer.close()
-
-
-def _add(writer: Any, tag: str, **content: Any) -> None:
-    """Write a part of the row as ``add_hparams`` does, without its list of columns.
-
-    TensorBoard takes that list from one run and hides the settings of other models. Without a list
-    it collects the columns of all runs.
-    """
-    described = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
-    value = Summary.Value(tag=tag, metadata=described, tensor=metadata.NULL_TENSOR)
-    writer.file_writer.add_summary(Summary(value=[value]))
 
 
 def write_projector(directory: RunDirectory, config: Any, dataset: Any, vectors: Tensor) -> None:

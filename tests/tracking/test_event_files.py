@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from recbole_hellm.errors import StorageError
-from recbole_hellm.training import event_files
-from recbole_hellm.training.event_files import EventWriter
+from recbole_hellm.tracking import event_files
+from recbole_hellm.tracking.event_files import EventWriter
 
 
 def test_events_are_written(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written by a thread, and what becomes of its failures."""
+"""TensorBoard's event files: written by a thread, whose failures are told, and read."""
 
 from __future__ import annotations
 
@@ -7,12 +7,33 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.writer import FileWriter
 
 from recbole_hellm.storage.files import writing
 
 _THREADS = "tensorboard.summary.writer.event_file_writer"
+
+
+PREFIX = "events.out.tfevents."
+"""How names of event files begin."""
+
+
+def read_scalars(path: Path) -> dict[str, dict[int, float]]:
+    """The scalars of an event file, value by step by tag.
+
+    Raises
+    ------
+    DecodeError, KeyError, OSError, TypeError or ValueError
+        If the file is damaged. One whose end is missing is read up to there.
+    """
+    events = EventAccumulator(str(path), {"scalars": 0}, purge_orphaned_data=False)
+    events.Reload()
+    return {
+        tag: {event.step: event.value for event in events.Scalars(tag)}
+        for tag in events.Tags()["scalars"]
+    }
 
 
 class EventWriter(SummaryWriter):
