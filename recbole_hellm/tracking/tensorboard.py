@@ -69,19 +69,16 @@ class TensorBoardTracker(Tracker):
             else:
                 column.string_value = "none" if value is None else str(value)
         self._add(metadata.SESSION_START_INFO_TAG, session_start_info=started)
-        losses = self._written.get(tag_of("loss/total"), {})
-        return max(losses, default=-1) + 1
+        # A kill may have kept a part of the last epoch's values, so it is told again.
+        return max(self._written.get(tag_of("loss/total"), {}), default=0)
 
     def curves(self, values: Mapping[str, float], step: int) -> None:
         """Write the epoch's scalars."""
-        for name, value in values.items():
-            self._open.add_scalar(tag_of(name), value, step)
+        self._write(values, step)
 
     def results(self, metrics: Mapping[str, float], step: int) -> None:
         """Close the run's row and its file; metrics stand at the best validation epoch."""
-        for name, value in metrics.items():
-            if step not in self._written.get(tag_of(name), {}):
-                self._open.add_scalar(tag_of(name), value, step)
+        self._write(metrics, step)
         ended = plugin_data_pb2.SessionEndInfo(
             status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time()
         )
@@ -94,6 +91,12 @@ class TensorBoardTracker(Tracker):
     def finish(self, status: Status) -> None:
         """Close the file. A row without results stays open: a resumed training goes on with it."""
         self._close()
+
+    def _write(self, values: Mapping[str, float], step: int) -> None:
+        """Write what is not there yet."""
+        for name, value in values.items():
+            if step not in self._written.get(tag_of(name), {}):
+                self._open.add_scalar(tag_of(name), value, step)
 
     @property
     def _open(self) -> EventWriter:
