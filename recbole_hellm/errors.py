@@ -8,6 +8,7 @@ other exception is a defect of the package and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -91,6 +92,11 @@ def reason(error: BaseException) -> str:
     """The first sentence of another error's text, for use in parentheses."""
     lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
     return (lines or [type(error).__name__])[0].split(". ")[0].rstrip(".: ")
+
+
+def without_passwords(text: str) -> str:
+    """A text whose addresses have lost what stands before the host."""
+    return re.sub(r"//[^@/\s]*@", "//...@", text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Annotated, Any
 import pydantic
 from typing_extensions import NotRequired, TypedDict
 
-from recbole_hellm.errors import ConfigError, RunError, reason
+from recbole_hellm.errors import ConfigError, RunError, reason, without_passwords
 from recbole_hellm.storage.checksums import CHECKSUM, check_seal, sealed
 from recbole_hellm.storage.files import writing
 from recbole_hellm.storage.json_files import fit, parse_json
@@ -232,13 +231,13 @@ def open_storage(location: str) -> Any:
         return _replayed(Journal(Path(location)))
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"storage={_shown(location)} needs the package '{error.name}', which is not installed; "
-            "install it."
+            f"storage={without_passwords(location)} needs the package '{error.name}', which is "
+            "not installed; install it."
         ) from error
     except (SQLAlchemyError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"storage={_shown(location)} cannot be opened ({reason(error)}); name an existing "
-            "database, such as sqlite:///studies.db, or a journal file."
+            f"storage={without_passwords(location)} cannot be opened ({reason(error)}); name "
+            "an existing database, such as sqlite:///studies.db, or a journal file."
         ) from error
 
 
@@ -278,11 +277,6 @@ def database_errors(location: str) -> Iterator[None]:
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ or error
         raise ConfigError(
-            f"storage={_shown(location)} failed ({reason(cause)}); give the same "
+            f"storage={without_passwords(location)} failed ({reason(cause)}); give the same "
             "command again when it works, or name another storage."
         ) from error
-
-
-def _shown(location: str) -> str:
-    """Without a password."""
-    return re.sub(r"//[^@/]*@", "//...@", location)

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from recbole_hellm.config.run_settings import RunSettings
-from recbole_hellm.errors import ConfigError, reason
+from recbole_hellm.errors import ConfigError, reason, without_passwords
 from recbole_hellm.storage.files import writing
 from recbole_hellm.storage.locks import locked
 from recbole_hellm.tracking.tracker import Status, TrackedRun, Tracker
@@ -67,13 +67,14 @@ class MLflowTracker(Tracker):
             return self._start(run, settings, experiment)
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"mlflow_uri={_shown(chosen.mlflow_uri)} needs the package '{error.name}', which "
-                "is not installed; install it."
+                f"mlflow_uri={without_passwords(str(chosen.mlflow_uri))} needs the package "
+                f"'{error.name}', which is not installed; install it."
             ) from error
         except (MlflowException, OSError) as error:
+            problem = f"MLflow at {chosen.mlflow_uri or _folder(chosen)} cannot be used"
             raise ConfigError(
-                f"MLflow at {_shown(chosen.mlflow_uri or _folder(chosen))} cannot be used "
-                f"({reason(error)}); mend that, or take mlflow out of --trackers."
+                f"{without_passwords(f'{problem} ({reason(error)})')}; mend that, or take mlflow "
+                "out of --trackers."
             ) from error
 
     def _start(self, run: TrackedRun, settings: Mapping[str, Any], experiment: str) -> int:
@@ -148,8 +149,3 @@ def _experiment(client: Any, name: str, files: str | None) -> str:
         if found is None:
             raise
         return str(found.experiment_id)
-
-
-def _shown(uri: Any) -> str:
-    """Without a password."""
-    return re.sub(r"//[^@/]*@", "//...@", str(uri))

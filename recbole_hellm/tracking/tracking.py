@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_hellm.config.run_settings import RunSettings
-from recbole_hellm.errors import reason
+from recbole_hellm.errors import reason, without_passwords
 from recbole_hellm.tracking.finding import make_trackers
 from recbole_hellm.tracking.tracker import Status, TrackedRun, Tracker
 from recbole_hellm.training.distributed import current
@@ -127,7 +127,7 @@ class Tracking:
             except Exception as error:  # whatever it is, a training is worth more
                 logger.warning(
                     "The tracker %s failed at %s (%s: %s); training goes on without it.",
-                    *(name, what, type(error).__name__, reason(error)),
+                    *(name, what, type(error).__name__, without_passwords(reason(error))),
                 )
                 logger.debug("The tracker %s failed:", name, exc_info=True)
                 del self._trackers[name], self._started[name]
