@@ -18,7 +18,7 @@ RUN = SettingOption(
 
 
 def export(options: dict[str, Any]) -> str:
-    """Write the model of a finished run for servers of your own.
+    """Write a finished run for servers of your own.
 
     faiss writes vectors of users and items whose inner products are the model's scores, and an
     index. onnx writes a sequential model as a function from histories to scores. Both are checked

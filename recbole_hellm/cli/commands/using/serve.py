@@ -24,10 +24,10 @@ RUNS = SettingOption(
 
 
 def serve(options: dict[str, Any]) -> str:
-    """Show recommendations of finished runs on a local page, and as JSON.
+    """Show recommendations on a local page and as JSON.
 
-    On the page, one chooses a user or composes a history. It needs no network, and only this
-    machine can open it unless --host says otherwise. Ctrl+C ends it.
+    On the page, one chooses a user of the finished runs or composes a history. It needs no
+    network, and only this machine can open it unless --host says otherwise. Ctrl+C ends it.
 
     \b
     Examples:
