@@ -26,6 +26,7 @@ PAGES = (
     "docs/features.md",
     "docs/llm.md",
     "docs/own_features.md",
+    "docs/protocol.md",
     "docs/tensorboard.md",
 )
 SHOWN = README + "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)

@@ -327,7 +327,7 @@ class HellmConfig(Config):
         for key, kind in (("metrics", str), ("topk", int)):
             if isinstance(final[key], kind):
                 final[key] = [final[key]]
-        RunSettings.from_config(final)
+        final.update(RunSettings.from_config(final).canonical())
         check_valid_metric(final["metrics"], final["topk"], final["valid_metric"])
         settings = self._outside_settings | self.external_config_dict
         eval_args = settings.get("eval_args") or {}
@@ -335,8 +335,8 @@ class HellmConfig(Config):
         for key, value in pairs.items():
             if LEAVE_ONE_OUT.get(key) != value:
                 raise ConfigError(
-                    f"eval_args.{key}={value!r} leaves this package's protocol (leave-one-out, "
-                    "full ranking); remove it."
+                    f"eval_args.{key}={value!r} leaves this package's protocol; remove it, or use "
+                    "split and candidates (docs/protocol.md)."
                 )
         final["eval_args"] = dict(LEAVE_ONE_OUT)
         check_histories(self.entry, final)

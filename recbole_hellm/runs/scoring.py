@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from recbole_hellm.config.split_settings import described, protocol
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.runs import tensorboard
 from recbole_hellm.runs.directory import ARTEFACTS
@@ -49,7 +50,7 @@ def score(trained: Trained) -> None:
         "masking": masking,
         "split": dataset.fingerprint,
         "candidates": dataset.candidates_hash,
-        "users": len(dataset.histories.evaluated_users),
+        "users": len(dataset.histories.evaluated("test")),
         "items": len(dataset.item_tokens),
         "seed": config["seed"],
         "best_epoch": trainer.best_epoch + 1,
@@ -76,6 +77,9 @@ def score(trained: Trained) -> None:
             for role, file in config.imported.items()
         },
     }
+    shared = protocol(config)
+    if shared:
+        record |= {"protocol": shared, "held_out": dataset.held_out}
     _write_artefacts(trained, record, weights)
     tensorboard.write_results(trainer.tensorboard, record, config["valid_metric"])
     directory.write_record(record)
@@ -105,6 +109,7 @@ def _write_artefacts(
         metrics=record["test"],
         training=training,
         versions=environment()["packages"],
+        protocol=described(record),
     )
     if not current().first:
         return
