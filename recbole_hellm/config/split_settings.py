@@ -80,12 +80,20 @@ def _check_points(points: tuple[float | str, float | str]) -> None:
 
 
 def as_points(value: Any) -> Any:
-    """Points as they are recorded: dates, which YAML reads as such, as texts."""
-    if not isinstance(value, list | tuple):
+    """Points as they are recorded: shares as numbers, and dates as texts.
+
+    The command line gives both as texts, and a settings file gives dates as such.
+    """
+    return tuple(map(_point, value)) if isinstance(value, list | tuple) else value
+
+
+def _point(value: Any) -> Any:
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
         return value
-    return tuple(
-        point.isoformat() if isinstance(point, datetime.date) else point for point in value
-    )
 
 
 def protocol(values: Mapping[str, Any]) -> dict[str, Any]:

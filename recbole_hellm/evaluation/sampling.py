@@ -47,6 +47,7 @@ class SampledCandidates:
         name, _, number = kind.partition("-")
         self.count, self.seed, self.histories = int(number), seed, histories
         self._users = users
+        self._drawn: dict[int, np.ndarray] = {}
         # Drawn are places in the order of tokens, which is the same whatever the ids are.
         self._ids = np.argsort(np.asarray(items, dtype=object), kind="stable") + 1
         self._places = np.empty(len(items) + 1, dtype=np.int64)
@@ -71,10 +72,10 @@ class SampledCandidates:
     def draw(self, users: np.ndarray) -> np.ndarray:
         """Candidates of some users, item ids [B, C]; 0 where there are fewer left to draw."""
         drawn = np.zeros((len(users), self.count), dtype=np.int64)
-        by_user = {int(user): self._of_user(int(user)) for user in np.unique(users)}
-        for row, user in enumerate(users):
-            found = by_user[int(user)]
-            drawn[row, : len(found)] = found
+        for row, user in enumerate(users.tolist()):
+            if user not in self._drawn:
+                self._drawn[user] = self._of_user(user)
+            drawn[row, : len(self._drawn[user])] = self._drawn[user]
         return drawn
 
     def _of_user(self, user: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from recbole_hellm.cli.main import parse_options
 from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.config.split_settings import described, protocol
 from recbole_hellm.errors import ConfigError
@@ -46,6 +47,15 @@ def test_dates_may_be_dates_of_yaml_or_texts_and_mixed_with_shares() -> None:
     settings = RunSettings(split="temporal", split_points=dates)
     assert settings.canonical()["split_points"] == ["2014-06-01", "2014-07-01T12:00:00"]
     assert RunSettings(split="temporal", split_points=[0.8, "2014-07-01T00:00:00+02:00"])
+
+
+def test_the_command_line_gives_texts(make_config: Callable[..., Any]) -> None:
+    words = ["--split=temporal", "--split_points=[0.6, 2014-07-01]", "--split_rows=user"]
+    given = parse_options(words)
+    settings = RunSettings(**given)
+    assert settings.split_points == (0.6, "2014-07-01")
+    plain = parse_options(["--split=ratio", "--split_ratios=[6, 2, 2]"])
+    assert make_config("BPR", **plain)["split_ratios"] == [6.0, 2.0, 2.0]
 
 
 def test_runs_without_a_split_keep_their_settings(make_config: Callable[..., Any]) -> None:

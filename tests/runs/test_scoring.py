@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from support.runs import MASKINGS
 
 from recbole_hellm.data.interactions.dataset import create_dataset
+from recbole_hellm.runs.directory import ARTEFACTS
 from recbole_hellm.runs.results import RunResult
 from recbole_hellm.training.trainer import RunTrainer
 
@@ -92,3 +93,18 @@ def test_a_temporal_run_is_recorded_restored_and_scored_again(
     lists = pd.read_parquet(result.path / "topk-seen.parquet")
     assert len(lists) == 5 * held["test"]["rows"]
     assert ("row" in lists) == (unit == "interaction")
+
+
+def test_stages_of_a_language_model_have_its_split(
+    train: Callable[..., RunResult], spread_data: Path, small_model: dict[str, Any]
+) -> None:
+    options = {"split": "temporal", "split_points": [0.6, 0.8], "data_path": str(spread_data)}
+    result = train("HeLLM", **small_model, **options)
+    units = {run.record["model"]: run.record["held_out"]["rows"] for run in result.all_stages}
+    assert units == {"HeLLMPre": "user", "SASRec": "interaction"}
+    assert result.record["held_out"]["rows"] == "interaction"
+    for stage in result.all_stages:
+        assert stage.record["split"] == result.record["split"]
+        assert stage.record["protocol"] == result.record["protocol"]
+    card = (result.path / ARTEFACTS / "README.md").read_text()
+    assert "Dataset `tiny`, split=temporal, split_points=[0.6, 0.8]; split fingerprint" in card
