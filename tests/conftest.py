@@ -121,6 +121,23 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def spread() -> pd.DataFrame:
+    """Interactions of users who overlap in time, with ties; every fifth user begins late."""
+    frame = tiny_interactions()
+    begin = frame.groupby("user_id")["timestamp"].transform("min")
+    late = frame["user_id"].str[1:].astype(int) % 5 == 0
+    return frame.assign(timestamp=START + 500 * (frame["timestamp"] - begin) + 60_000 * late)
+
+
+@pytest.fixture(scope="session")
+def spread_data(spread: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ``data_path`` holding :func:`spread` as the dataset ``tiny``."""
+    root = tmp_path_factory.mktemp("spread")
+    write_dataset(root / "tiny", spread)
+    return root
+
+
 @pytest.fixture
 def quick(tiny_data: Path, tmp_path: Path) -> dict[str, Any]:
     """Settings that make a run on ``tiny`` quick and quiet."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from recbole_hellm.benchmark.record_ranks import CLIP
 from recbole_hellm.benchmark.records import Record
+from recbole_hellm.config.split_settings import described
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.metric import RankMetric
 from recbole_hellm.evaluation.metrics import BUILT_IN
@@ -17,6 +18,7 @@ from recbole_hellm.evaluation.ranking import Ranks
 
 COMPARED = {
     "dataset": "datasets",
+    "protocol": "protocols",
     "split": "splits (their users' validation and test items)",
     "candidates": "sets of candidate items",
     "masking": "masking policies under which an epoch was chosen",
@@ -86,7 +88,7 @@ class Method:
         name, _, k = metric.partition("@")
         built_in = BUILT_IN.get(name)
         if isinstance(built_in, RankMetric):
-            return np.stack([built_in.per_user(ranks[masking], int(k)) for ranks in self._ranks])
+            return np.stack([built_in.of_users(ranks[masking], int(k)) for ranks in self._ranks])
         return np.stack([run.user_values[masking, metric] for run in self.runs])
 
 
@@ -107,9 +109,13 @@ def methods(runs: Mapping[str, Iterable[Record]]) -> list[Method]:
 def check_comparable(runs: Sequence[Record]) -> None:
     """Refuse runs that were not measured in the same way; see :func:`methods`."""
     for key, what in COMPARED.items():
-        _check([(run, run.record[key]) for run in runs], what)
+        _check([(run, _compared(run, key)) for run in runs], what)
     fed = [run for run in runs if run.record.get("features")]
     _check([(run, run.record["features"]) for run in fed], "item features")
+
+
+def _compared(run: Record, key: str) -> object:
+    return described(run.record) or "the default" if key == "protocol" else run.record[key]
 
 
 def _check(values: Sequence[tuple[Record, object]], what: str) -> None:

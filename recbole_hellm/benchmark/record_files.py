@@ -191,7 +191,7 @@ class Record:
         path, way_out = self.directory.verified(RANKS), self.directory.way_out
         ranks = read_record_ranks(path, way_out)
         for masking in self.record["test"]:
-            if masking not in ranks or len(ranks[masking].users) != self.record["users"]:
+            if masking not in ranks or len(ranks[masking].user_ids) != self.record["users"]:
                 raise RunError(
                     f"{path} is damaged (it does not hold the ranks of {self.record['users']} "
                     f"users under mask_history={masking}); {way_out}."

@@ -1,7 +1,8 @@
 """Per-user ranks in a form that can be published: small, and without tokens of users or items.
 
 Row u is the u-th user by ascending token, so that files of runs on one split (same fingerprint)
-belong together row by row, whatever ids the runs gave their users.
+belong together row by row, whatever ids the runs gave their users. Where users have several
+targets, two more columns tell whose each of them is and which are ranked together.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ CLIP = 255
 
 _COUNTS = ("higher", "tied", "candidates")
 _KEPT = {"higher": np.uint8, "tied": np.uint32}
+_OWNERS = ("user", "row")
 _PREFIX = "ranks-"
 _FILE = re.compile(rf"{_PREFIX}[^/]*\.parquet")
 
@@ -43,29 +45,34 @@ def read_run_ranks(directory: Path) -> dict[str, Ranks]:
     files = [run.verified(name) for name in sorted(names) if _FILE.fullmatch(name)]
     if not files:
         raise RunError(f"{directory} holds no per-user ranks; is this a finished run?")
-    frames = {file: _read(file, run.way_out, _COUNTS, "user") for file in files}
-    first = frames[files[0]]["user"]
-    if any(not first.equals(frame["user"]) for frame in frames.values()):
+    frames = {file: _read(file, run.way_out) for file in files}
+    first = frames[files[0]]
+    owners = [[name for name in _OWNERS if name in frame] for frame in frames.values()]
+    if any(
+        names != owners[0] or not first[names].equals(frame[names])
+        for names, frame in zip(owners, frames.values(), strict=True)
+    ):
         raise RunError(
             f"The ranks in {directory} are about different users under each masking; {run.way_out}."
         )
+    rows = first["row"].to_numpy() if "row" in first else None
     ranks = {
-        file.stem.removeprefix(_PREFIX): _ranks({name: frame[name] for name in _COUNTS})
+        file.stem.removeprefix(_PREFIX): _ranks({name: frame[name] for name in _COUNTS}, rows)
         for file, frame in frames.items()
     }
-    return in_token_order(ranks, first.to_numpy())
+    return in_token_order(ranks, first["user"].to_numpy())
 
 
 def in_token_order(
     ranks_by_masking: Mapping[str, Ranks], tokens: Sequence[str] | np.ndarray
 ) -> dict[str, Ranks]:
-    """The same ranks with users numbered 0..U-1 by ascending token.
+    """The same ranks with users, and rows if there are any, numbered from 0 by ascending token.
 
     Parameters
     ----------
     ranks_by_masking : mapping of str to Ranks
-    tokens : sequence of str, length U
-        The token of each row.
+    tokens : sequence of str, length T
+        The token of each target's user.
 
     Raises
     ------
@@ -73,15 +80,25 @@ def in_token_order(
         If there is not one token for each row.
     """
     order = token_order(tokens)
+    users = np.cumsum(_changes(np.asarray(tokens, dtype=object)[order]))
     for masking, ranks in ranks_by_masking.items():
         if len(ranks.users) != len(order):
             raise DataError(
                 f"{len(order)} user tokens do not fit {len(ranks.users)} ranks under {masking}."
             )
     return {
-        masking: _ranks({name: getattr(ranks, name)[order] for name in _COUNTS})
+        masking: _ranks(
+            {name: getattr(ranks, name)[order] for name in _COUNTS},
+            None if ranks.rows is None else np.cumsum(_changes(ranks.rows[order])),
+            None if ranks.rows is None else users,
+        )
         for masking, ranks in ranks_by_masking.items()
     }
+
+
+def _changes(values: np.ndarray) -> np.ndarray:
+    """Whether each value differs from the one before; False for the first."""
+    return np.r_[False, values[1:] != values[:-1]][: len(values)]
 
 
 def compress_ranks(ranks_by_masking: Mapping[str, Ranks]) -> pd.DataFrame:
@@ -95,7 +112,8 @@ def compress_ranks(ranks_by_masking: Mapping[str, Ranks]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a user by ascending token; for each masking the columns ``<masking>.higher``
+        One row a user by ascending token, or one a target with the columns ``user`` and ``row``
+        (uint32), if users have several; for each masking the columns ``<masking>.higher``
         (uint8) and ``<masking>.tied`` (uint32). A metric is spread over all the places that ties
         allow, so ties are exact, however many. A target with :data:`CLIP` items or more above it
         is kept as having exactly so many and no ties, which is 0 in every metric all the same.
@@ -106,7 +124,10 @@ def compress_ranks(ranks_by_masking: Mapping[str, Ranks]) -> pd.DataFrame:
         columns[f"{masking}.higher"] = np.where(below, CLIP, ranks.higher)
         columns[f"{masking}.tied"] = np.where(below, 0, ranks.tied)
     kinds = {name: _KEPT[name.rpartition(".")[2]] for name in columns}
-    return pd.DataFrame(columns).astype(kinds)
+    first = next(iter(ranks_by_masking.values()))
+    owners = {} if first.rows is None else {"user": first.users, "row": first.rows}
+    kinds |= dict.fromkeys(owners, np.uint32)
+    return pd.DataFrame({**owners, **columns}).astype(kinds)
 
 
 def write_record_ranks(path: Path, frame: pd.DataFrame) -> None:
@@ -132,26 +153,35 @@ def read_record_ranks(path: Path, way_out: str = "restore it") -> dict[str, Rank
         If the file is missing, damaged, or something else.
     """
     frame = read_parquet(path, None, RunError, way_out)
-    maskings = dict.fromkeys(str(column).partition(".")[0] for column in frame)
+    owners = [name for name in _OWNERS if name in frame]
+    columns = [str(column) for column in frame if column not in owners]
+    maskings = dict.fromkeys(column.partition(".")[0] for column in columns)
     wanted = {f"{masking}.{name}" for masking in maskings for name in _KEPT}
-    if not wanted or wanted != set(frame):
+    if not wanted or wanted != {*columns} or len(owners) == 1:
         raise RunError(f"{path} holds no kept ranks, since something else wrote it; {way_out}.")
     _check_counts(frame, [*frame], path, way_out)
+    for name in owners:
+        if not frame[name].is_monotonic_increasing:
+            raise RunError(f"{path} is damaged ('{name}' is not in order); {way_out}.")
+    users, rows = (frame[name].to_numpy(np.int64) for name in owners) if owners else (None, None)
     unknown = np.zeros(len(frame), dtype=np.int64)
     return {
         masking: _ranks(
-            {name: frame[f"{masking}.{name}"] for name in _KEPT} | {"candidates": unknown}
+            {name: frame[f"{masking}.{name}"] for name in _KEPT} | {"candidates": unknown},
+            rows,
+            users,
         )
         for masking in maskings
     }
 
 
-def _read(path: Path, way_out: str, counts: Sequence[str], name: str) -> pd.DataFrame:
-    """Columns of whole numbers, and one of names."""
-    frame = read_parquet(path, [name, *counts], RunError, way_out)
-    _check_counts(frame, counts, path, way_out)
-    if not frame[name].is_unique or not frame[name].map(_is_text).all():
-        raise RunError(f"{path} is damaged ('{name}' does not name everyone once); {way_out}.")
+def _read(path: Path, way_out: str) -> pd.DataFrame:
+    """Counts and the users they are about; with the row of each where users have several."""
+    frame = read_parquet(path, ["user", *_COUNTS], RunError, way_out, optional=["row"])
+    _check_counts(frame, [str(name) for name in frame if name != "user"], path, way_out)
+    once = "row" in frame or frame["user"].is_unique
+    if not once or not frame["user"].map(_is_text).all():
+        raise RunError(f"{path} is damaged ('user' does not name everyone once); {way_out}.")
     return frame
 
 
@@ -165,6 +195,11 @@ def _check_counts(frame: pd.DataFrame, columns: Sequence[str], path: Path, way_o
             raise RunError(f"{path} is damaged ('{name}' is no count); {way_out}.")
 
 
-def _ranks(columns: Mapping[str, np.ndarray | pd.Series]) -> Ranks:
+def _ranks(
+    columns: Mapping[str, np.ndarray | pd.Series],
+    rows: np.ndarray | None = None,
+    users: np.ndarray | None = None,
+) -> Ranks:
     counts = {name: np.asarray(values, dtype=np.int64) for name, values in columns.items()}
-    return Ranks(users=np.arange(len(counts["higher"])), **counts)
+    users = np.arange(len(counts["higher"])) if users is None else users
+    return Ranks(users=users, rows=rows, **counts)

@@ -154,7 +154,7 @@ def _write_details(
     ranks_by_masking = read_run_ranks(run.path)
     for masking in run.record["test"]:
         ranks = ranks_by_masking.get(masking)
-        if ranks is None or len(ranks.users) != run.record["users"]:
+        if ranks is None or len(ranks.user_ids) != run.record["users"]:
             raise RunError(
                 f"{run.path} does not hold the ranks of {run.record['users']} users under "
                 f"mask_history={masking}; {RunDirectory(run.path).way_out}."

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from recbole_hellm.config.resolution import HellmConfig, declared_facts
+from recbole_hellm.config.split_settings import described, protocol
+from recbole_hellm.data.interactions.splits import token_order
+from recbole_hellm.data.interactions.target_rows import TargetRows
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.recommended import Catalogue, RecommendedLists
 from recbole_hellm.evaluation.slices import UserSlices
@@ -54,8 +57,15 @@ class TestUsers:
         Raises
         ------
         RunError
-            If its validation and test items, or its candidate items, are not these.
+            If its protocol, validation and test items or candidate items are not these.
         """
+        own = protocol(self.dataset.config)
+        if record.get("protocol", {}) != own:
+            raise RunError(
+                f"{run} was measured under another protocol ({described(record) or 'the default'}) "
+                f"than is asked for ({described({'protocol': own}) or 'the default'}); name the "
+                "same split and candidates."
+            )
         for key, value in (("split", self.split), ("candidates", self.dataset.candidates_hash)):
             if record[key] != value:
                 folder = self.dataset.config.dataset_directory
@@ -82,7 +92,7 @@ class TestUsers:
 
     @functools.cached_property
     def _user_tokens(self) -> np.ndarray:
-        return self.dataset.user_tokens[self.dataset.histories.evaluated_users - 1]
+        return self.dataset.user_tokens[self.dataset.histories.evaluated("test") - 1]
 
     @functools.cached_property
     def slices(self) -> UserSlices:
@@ -92,8 +102,8 @@ class TestUsers:
     def lists_of(self, run: RunResult) -> RecommendedLists | None:
         """A run's test lists under its masking; None where it kept none (``save_topk``).
 
-        Users are in ascending order of their tokens. A list ends where a user has no more
-        candidates.
+        Users are in ascending order of their tokens, and the lists of one in their own order. A
+        list ends where a user has no more candidates.
 
         Raises
         ------
@@ -104,21 +114,30 @@ class TestUsers:
         if not directory.holds(lists_file(masking)):
             return None
         path = directory.file(lists_file(masking))
-        frame = directory.read_table(path.name, ["user", "place", "item"])
-        frame = frame.sort_values(["user", "place"], kind="stable")
+        frame = directory.read_table(path.name)
+        keys = [key for key in ("user", "row") if key in frame]
+        frame = frame.sort_values([*keys, "place"], kind="stable")
         ids = frame["item"].map(self.dataset.field2token_id[self.dataset.iid_field])
-        users = frame["user"].drop_duplicates()
-        user_ids = users.map(self.dataset.field2token_id[self.dataset.uid_field])
-        uneven = frame.groupby("user").size().nunique() != 1 or len(users) != run.record["users"]
+        owners = frame[keys].drop_duplicates()
+        user_ids = owners["user"].map(self.dataset.field2token_id[self.dataset.uid_field])
+        rows = self._rows_of(run)
+        uneven = frame.groupby(keys).size().nunique() != 1 or len(owners) != len(rows)
         if uneven or ids.isna().any() or user_ids.isna().any():
             raise RunError(
                 f"{path} is damaged (its lists are not of the test users and items); "
                 f"{directory.way_out}."
             )
-        items = ids.to_numpy(dtype=np.int64, copy=True).reshape(len(users), -1)
+        items = ids.to_numpy(dtype=np.int64, copy=True).reshape(len(owners), -1)
         ranked = directory.read_table(ranks_file(masking), ["candidates"])["candidates"]
         # A list that is longer than what was ranked ends with items that were masked.
         longest = min(items.shape[1], int(ranked.min()))
+        users = user_ids.to_numpy(dtype=np.int64)
         return RecommendedLists.of(
-            self.dataset, self._catalogue, items[:, :longest], user_ids.to_numpy(dtype=np.int64)
+            self.dataset, self._catalogue, items[:, :longest], users, target_rows=rows
         )
+
+    def _rows_of(self, run: RunResult) -> TargetRows:
+        """The rows that a run was evaluated on, in ascending order of their users' tokens."""
+        rows = self.dataset.target_rows("test", run.record.get("held_out", {}).get("rows"))
+        tokens = self.dataset.field2id_token[self.dataset.uid_field][rows.users]
+        return rows.reordered(token_order(tokens))

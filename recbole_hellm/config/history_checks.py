@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from recbole.utils import ModelType
+
 from recbole_hellm import registry
 from recbole_hellm.errors import ConfigError
 
 
 def check_histories(entry: registry.ModelEntry, settings: Mapping[str, Any]) -> None:
-    """Check ``bucket_by_length`` and ``first_item_target`` against a model.
+    """Check ``bucket_by_length``, ``first_item_target`` and ``split_order`` against a model.
 
     Parameters
     ----------
@@ -22,8 +24,14 @@ def check_histories(entry: registry.ModelEntry, settings: Mapping[str, Any]) -> 
     ------
     ConfigError
         If the model reads padding, which the first would cut off, or if what it makes of an empty
-        history is not known, from which the second learns.
+        history is not known, from which the second learns, or if it reads the order of items, which
+        the third takes away.
     """
+    if settings["split_order"] == "random" and settings["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+        raise ConfigError(
+            f"split_order=random leaves no order of items, which {entry.name} reads; use "
+            "split_order=time, or a general model such as BPR."
+        )
     trimmable = registry.trimmable(entry)
     if settings["bucket_by_length"] and not trimmable:
         raise ConfigError(

@@ -11,7 +11,7 @@ from recbole_hellm.config.settings import Facts
 PASSED_ON = frozenset(dataset_arguments)
 """RecBole's dataset keys, which a stage shares with the model that builds on it."""
 
-_SPLIT = "the split follows from the data alone"
+_SPLIT = "the split follows from the data and the settings alone"
 _PRECISION = "a pre-trained backbone computes in bfloat16 on a GPU by itself"
 
 
@@ -41,7 +41,7 @@ def _refused(why: str, identifies: bool) -> RecboleKey:
 
 RECBOLE_KEYS: dict[str, RecboleKey] = {
     # Without effect here, or against the protocol.
-    "benchmark_filename": _refused("the split is always leave-one-out", identifies=True),
+    "benchmark_filename": _refused("use split", identifies=True),
     "checkpoint_dir": _refused("use runs_dir", identifies=False),
     "enable_amp": _refused(_PRECISION, identifies=True),
     "enable_scaler": _refused(_PRECISION, identifies=True),

@@ -23,7 +23,7 @@ from recbole_hellm.config.devices import AUTO, choose_device
 from recbole_hellm.config.history_checks import check_histories
 from recbole_hellm.config.recbole_keys import PASSED_ON, RECBOLE_KEYS
 from recbole_hellm.config.run_settings import RunSettings
-from recbole_hellm.config.settings import Facts, Settings
+from recbole_hellm.config.settings import Facts, Settings, require
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.config.yaml_files import YamlLoader, as_paths, packaged, read_yaml, with_lists
 from recbole_hellm.data.features.embedding_files import ItemTableFile
@@ -328,16 +328,16 @@ class HellmConfig(Config):
             if isinstance(final[key], kind):
                 final[key] = [final[key]]
         check_trackers(RunSettings.from_config(final).trackers)
+        final.update(RunSettings.from_config(final).canonical())
         check_valid_metric(final["metrics"], final["topk"], final["valid_metric"])
-        settings = self._outside_settings | self.external_config_dict
-        eval_args = settings.get("eval_args") or {}
+        eval_args = (self._outside_settings | self.external_config_dict).get("eval_args") or {}
         pairs = eval_args if isinstance(eval_args, dict) else {"split": eval_args}
         for key, value in pairs.items():
-            if LEAVE_ONE_OUT.get(key) != value:
-                raise ConfigError(
-                    f"eval_args.{key}={value!r} leaves this package's protocol (leave-one-out, "
-                    "full ranking); remove it."
-                )
+            require(
+                LEAVE_ONE_OUT.get(key) == value,
+                f"eval_args.{key}={value!r} leaves this package's protocol; remove it, or use "
+                "split and candidates (docs/protocol.md).",
+            )
         final["eval_args"] = dict(LEAVE_ONE_OUT)
         check_histories(self.entry, final)
         final["repeatable"] = final["MODEL_TYPE"] == ModelType.SEQUENTIAL

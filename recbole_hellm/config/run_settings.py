@@ -8,11 +8,13 @@ from pydantic import field_validator
 
 from recbole_hellm.config.devices import AUTO, DEVICE_HELP
 from recbole_hellm.config.settings import Facts, Settings, names, require, setting
+from recbole_hellm.config.split_settings import as_points, check_split
 
 # Where a run reads and writes, how it is shown and how fast it is; never what comes out of it.
 _PLACE = Facts(identifies=False, passed_on=True)
 _HERE = Facts(identifies=False, passed_on=True, restored=False)
 _PROTOCOL = Facts(passed_on=True)
+_ADDED = Facts(passed_on=True, hash_neutral=True)
 
 
 class RunSettings(Settings):
@@ -58,13 +60,50 @@ class RunSettings(Settings):
         shown=True,
     )
 
-    # Leave-one-out, full ranking, one masking for every model
+    # By default leave-one-out and full ranking; always one masking for every model
     mask_history: Literal["seen", "train", "none"] = setting(
         "seen",
         "Items of a user that the ranking leaves out.",
         facts=_PROTOCOL,
         shown=True,
         group="Evaluation",
+    )
+    split: Literal["leave_one_out", "temporal", "ratio"] = setting(
+        "leave_one_out",
+        "What is held out: a user's last two items, all that follows a point in time, or shares of "
+        "each user's items.",
+        facts=_ADDED,
+    )
+    split_points: tuple[float | str, float | str] = setting(
+        (0.8, 0.9),
+        "split=temporal: where validation and test begin, as shares of all interactions in order "
+        "of time or as dates.",
+        facts=_ADDED,
+    )
+    split_ratios: tuple[float, float, float] = setting(
+        (8.0, 1.0, 1.0), "split=ratio: shares of training, validation and test.", facts=_ADDED
+    )
+    split_order: Literal["time", "random"] = setting(
+        "time", "split=ratio: the order in which shares are taken.", facts=_ADDED
+    )
+    split_seed: int = setting(
+        2024,
+        "Random seed of split_order=random and of sampled candidates.",
+        ge=0,
+        lt=2**32,
+        facts=_ADDED,
+    )
+    split_rows: Literal["auto", "user", "interaction"] = setting(
+        "auto",
+        "split=temporal or ratio: whether all targets of a user are predicted at once, or each "
+        "from all before it; auto does the first for general, the second for sequential models.",
+        facts=_ADDED,
+    )
+    candidates: Literal["all", "uniform-100", "popularity-100"] = setting(
+        "all",
+        "What is ranked: all items; or, for comparison with old papers only, the targets among 100 "
+        "sampled items.",
+        facts=_ADDED,
     )
     metrics: tuple[str, ...] = setting(
         ("Recall", "NDCG", "MRR", "Hit"), "Metrics to compute.", facts=_PROTOCOL
@@ -174,9 +213,20 @@ class RunSettings(Settings):
             return value
         return () if value == "none" else names(value)
 
+    @field_validator("split_points", mode="before")
+    @classmethod
+    def _dates_as_texts(cls, value: Any) -> Any:
+        return as_points(value)
+
     def validate_relations(self) -> None:
         """Check what concerns several fields or elements; raises :class:`ConfigError`."""
         require(
             bool(self.topk) and min(self.topk) >= 1,
             f"topk={list(self.topk)} must be one or more positive numbers.",
         )
+        declared = self.declarations().items()
+        check_split(self.to_dict(), {key: declaration.default for key, declaration in declared})
+
+    def canonical(self) -> dict[str, Any]:
+        """Settings that can be written in several ways, in one of them."""
+        return {"split_points": list(self.split_points), "split_ratios": list(self.split_ratios)}

@@ -17,6 +17,7 @@ from recbole_hellm.errors import ConfigError, DivergenceError, RunError
 from recbole_hellm.evaluation.metrics import MetricSet
 from recbole_hellm.evaluation.ranking import Ranks, count_above, mask_known
 from recbole_hellm.evaluation.recommended import Catalogue, RecommendedLists
+from recbole_hellm.evaluation.sampling import SampledCandidates, count_among
 from recbole_hellm.progress import progress_bar
 from recbole_hellm.training.distributed import current
 
@@ -34,9 +35,9 @@ class Evaluation:
         masking -> ``metric@k`` -> value in [0, 1], not rounded.
     ranks : dict
         masking -> :class:`Ranks`.
-    topk : ndarray of int64, shape [U, K], or None
-        Internal item ids recommended under the first masking, best first; with ``save_topk``, on
-        test.
+    topk : ndarray of int64, shape [R, K], or None
+        Internal item ids recommended under the first masking, best first, for each row that is
+        evaluated; with ``save_topk``, on test.
     """
 
     phase: str
@@ -46,7 +47,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Full ranking over all items for any RecBole model.
+    """Full ranking over all items for any RecBole model, unless sampled candidates are asked for.
 
     Parameters
     ----------
@@ -73,8 +74,10 @@ class Evaluator:
                 f"A list of {longest} items needs more than the {dataset.item_num - 1} items there "
                 "are; lower save_topk and topk."
             )
-        self.metrics.check(self.catalogue, len(dataset.histories.evaluated_users))
-        self.inputs = {phase: self._inputs(part) for phase, part in parts.items()}
+        self.rows = {phase: dataset.target_rows(phase) for phase in parts}
+        self.metrics.check(self.catalogue, min(map(len, self.rows.values())))
+        self.inputs = {phase: self._inputs(phase, part) for phase, part in parts.items()}
+        self.sampled = SampledCandidates.of(dataset)
         # Some models read the names of what RecBole's transform adds, so it is made before them.
         self.transform = construct_transform(config)
         self._items = None
@@ -84,13 +87,13 @@ class Evaluator:
         """Items of each list that the metrics look at."""
         return max(self.metrics.topk) if self.metrics.listed.metrics else 0
 
-    def _inputs(self, part: Any) -> Interaction:
-        """User, user features and history of each row of a split, sorted by user.
+    def _inputs(self, phase: str, part: Any) -> Interaction:
+        """User, user features and history of each row that is evaluated.
 
         Nothing else of a row may reach a model: it belongs to the interaction to be predicted.
         """
         rows = part.inter_feat
-        order = np.argsort(rows[part.uid_field].numpy(), kind="stable")
+        order = self.dataset.part_rows(part, phase)
         history = {self._length_field, *(k for k in rows.columns if k.endswith(self._suffix))}
         shown = {k: rows[k][order] for k in rows.columns if k in {part.uid_field, *history}}
         return part.join(Interaction(shown))
@@ -99,7 +102,7 @@ class Evaluator:
     def evaluate(
         self, model: Any, phase: str, maskings: Sequence[str], show_progress: bool = False
     ) -> Evaluation:
-        """Score every evaluated user once and rank under each of `maskings`.
+        """Score every evaluated row once and rank under each of `maskings`.
 
         Several processes deal the chunks out among them; each learns the outcome of all.
 
@@ -144,7 +147,7 @@ class Evaluator:
             masking: self.metrics.of_ranks(ranks_under) for masking, ranks_under in ranks.items()
         }
         if self.metrics.listed.metrics:
-            users = self.dataset.histories.evaluated_users
+            users = self.rows[phase].users
             recommended = RecommendedLists.of(self.dataset, self.catalogue, lists, users, phase)
             metrics[maskings[0]].update(self.metrics.of_lists(recommended))
         return Evaluation(phase, metrics, ranks, lists[:, :saved] if saved else None)
@@ -154,26 +157,36 @@ class Evaluator:
     ) -> tuple[list[Ranks], np.ndarray]:
         """Ranks of some rows' targets under each masking, and their lists under the first."""
         inputs, device = self.inputs[phase][chunk], self.config["device"]
-        users = inputs[self.dataset.uid_field].numpy()
-        targets = torch.from_numpy(self.dataset.histories.targets(phase)[chunk]).to(device)
-        known = [
-            tuple(
-                torch.from_numpy(values).to(device)
-                for values in self.dataset.histories.masked_items(users, masking, phase)
-            )
-            for masking in maskings
-        ]
+        rows, histories = self.rows[phase], self.dataset.histories
+        owners, items = rows.targets(chunk)
+        known = []
+        for masking in maskings:
+            masked_rows, masked_items = map(torch.from_numpy, rows.known(histories, chunk, masking))
+            known.append((masked_rows.to(device), masked_items.to(device)))
         scores = self.score(model, inputs.to(device))
+        targets, places = torch.from_numpy(items).to(device), torch.from_numpy(owners).to(device)
+        single = len(items) == len(chunk)
         try:
-            counted = count_above(scores, targets, known)  # type: ignore[arg-type]
+            if self.sampled is None:
+                counted = count_above(scores, targets, known, None if single else places)
+            else:
+                # None of them is known to the user, so that masking changes nothing.
+                drawn = torch.from_numpy(self.sampled.draw(rows.users[chunk])).to(device)
+                counted = [count_among(scores, targets, places, drawn)] * len(maskings)
         except FloatingPointError as error:
             raise DivergenceError(
                 f"{self.config['model']} gives NaN scores on {phase}", "lower learning_rate"
             ) from error
-        ranks = [Ranks(users, *(count.cpu().numpy() for count in counts)) for counts in counted]
+        users = rows.users[chunk][owners]
+        numbers = None if rows.one_a_user else chunk[owners]
+        ranks = []
+        for counts in counted:
+            higher, tied, candidates = (count.cpu().numpy() for count in counts)
+            ranks.append(Ranks(users, higher, tied, candidates, numbers))
         if length == 0:
             return ranks, np.zeros((len(chunk), 0), dtype=np.int64)
-        return ranks, mask_known(scores, targets, *known[0]).topk(length).indices.cpu().numpy()
+        masked = mask_known(scores, targets, *known[0], owners=places)
+        return ranks, masked.topk(length).indices.cpu().numpy()
 
     def _rounds(self, inputs: Interaction, users: int, size: int) -> list[list[np.ndarray]]:
         """Row numbers of each batch of so many users, so many batches at a time."""

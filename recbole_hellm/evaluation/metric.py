@@ -8,13 +8,14 @@ has an example of each.
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
 
 from recbole_hellm.errors import ConfigError
-from recbole_hellm.evaluation.ranking import Ranks
+from recbole_hellm.evaluation.ranking import Ranks, means_of_runs
 from recbole_hellm.evaluation.recommended import Catalogue, RecommendedLists
 
 _LISTS = 4096  # lists that a metric of single lists gets at a time
@@ -52,10 +53,11 @@ class Metric(abc.ABC):
 
 
 class RankMetric(Metric):
-    """A metric of the place at which a user's held-out item is ranked.
+    """A metric of the places at which a user's held-out items are ranked.
 
     Subclasses define :meth:`gain`. One that needs more than the place, such as the number of
-    candidates, overrides :meth:`per_user`.
+    candidates, overrides :meth:`per_user`. Where a ranking has several targets the metric is the
+    mean over them, unless :meth:`per_row` says otherwise.
     """
 
     over_users = True
@@ -76,7 +78,7 @@ class RankMetric(Metric):
         """
 
     def per_user(self, ranks: Ranks, k: int) -> np.ndarray:
-        """Expected value of ``metric@k`` for each user, float64, shape [U].
+        """Expected value of ``metric@k`` for each target, as if it were a user's only one, [T].
 
         Candidates with the same score as the held-out item can come in any order. The value is the
         mean over these orders.
@@ -91,16 +93,42 @@ class RankMetric(Metric):
         ConfigError
             If :meth:`gain` does not give a value for each place.
         """
+        cumulative = np.concatenate([[0.0], np.cumsum(self.gains(k))])
+        first = np.minimum(ranks.higher, k)
+        last = np.minimum(ranks.higher + ranks.tied + 1, k)
+        return (cumulative[last] - cumulative[first]) / (ranks.tied + 1)
+
+    def gains(self, k: int) -> np.ndarray:
+        """:meth:`gain` of the places 1 to k, float64, shape [k], checked."""
         gains = np.asarray(self.gain(np.arange(1, k + 1, dtype=np.float64), k), dtype=np.float64)
         if gains.shape != (k,):
             raise ConfigError(
                 f"The metric {self.name} gives a gain of shape {gains.shape} for {k} places; give "
                 "one value a place."
             )
-        cumulative = np.concatenate([[0.0], np.cumsum(gains)])
-        first = np.minimum(ranks.higher, k)
-        last = np.minimum(ranks.higher + ranks.tied + 1, k)
-        return (cumulative[last] - cumulative[first]) / (ranks.tied + 1)
+        return gains
+
+    def per_row(self, ranks: Ranks, k: int) -> np.ndarray:
+        """Expected value of ``metric@k`` for each ranking of one or several targets, [R].
+
+        Parameters
+        ----------
+        ranks : Ranks
+            With ``rows``.
+        k : int
+        """
+        assert ranks.rows is not None  # noqa: S101
+        alone = dataclasses.replace(ranks, rows=None)
+        return means_of_runs(self.per_user(alone, k), ranks.rows)
+
+    def of_users(self, ranks: Ranks, k: int) -> np.ndarray:
+        """Expected value of ``metric@k`` for each user, float64, shape [U].
+
+        Of a user with several rankings, their mean.
+        """
+        if ranks.rows is None:
+            return self.per_user(ranks, k)
+        return ranks.of_users(self.per_row(ranks, k))
 
 
 class FunctionMetric(RankMetric):
@@ -159,7 +187,7 @@ class UserListMetric(ListMetric):
         return float(self.per_user(lists, lists.items.shape[1]).mean())
 
     def per_user(self, lists: RecommendedLists, k: int) -> np.ndarray:
-        """The value of ``metric@k`` for each user, float64, shape [U]."""
+        """The value of ``metric@k`` for each list, float64, shape [U]."""
         shown = lists.top(k)
         starts = range(0, len(shown.items), _LISTS)
         parts = [self.per_list(shown.rows(start, start + _LISTS)) for start in starts]

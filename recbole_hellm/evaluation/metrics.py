@@ -173,9 +173,10 @@ class MetricSet:
         values = {}
         for key, (metric, k) in self.measures.items():
             if isinstance(metric, RankMetric) and ranks is not None:
-                values[key] = _checked(key, metric.per_user(ranks, k), len(ranks.users))
+                values[key] = _checked(key, metric.of_users(ranks, k), len(ranks.user_ids))
             elif isinstance(metric, UserListMetric) and lists is not None:
-                values[key] = _checked(key, metric.per_user(lists, k), len(lists.items))
+                by_list = _checked(key, metric.per_user(lists, k), len(lists.items))
+                values[key] = lists.of_users(by_list)
         return values
 
     def of_ranks(self, ranks: Ranks) -> dict[str, float]:

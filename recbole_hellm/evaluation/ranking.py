@@ -1,4 +1,4 @@
-"""Exact ranks of the held-out items, under every masking at once.
+"""Exact ranks of the held-out items, one or several a ranking, under every masking at once.
 
 A target's place among the candidates is fixed by two counts: candidates that score higher, and
 other candidates that score the same. Ties are resolved by expectation: a metric is averaged over
@@ -18,65 +18,133 @@ from torch import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Ranks:
-    """Where each user's held-out item was ranked.
+    """Where held-out items were ranked.
 
     Attributes
     ----------
-    users : ndarray of int64, shape [U]
-        Internal user ids, ascending.
-    higher : ndarray of int64, shape [U]
+    users : ndarray of int64, shape [T]
+        Internal user id of each target, ascending.
+    higher : ndarray of int64, shape [T]
         Candidates with a higher score than the target.
-    tied : ndarray of int64, shape [U]
+    tied : ndarray of int64, shape [T]
         Candidates other than the target with the same score.
-    candidates : ndarray of int64, shape [U]
+    candidates : ndarray of int64, shape [T]
         Candidates that were ranked, the target included.
+    rows : ndarray of int64, shape [T], optional
+        The ranking that each target stands in, ascending; a user may have several rankings, and a
+        ranking several targets, which are candidates, too. None where every user has one ranking
+        with one target.
     """
 
     users: np.ndarray
     higher: np.ndarray
     tied: np.ndarray
     candidates: np.ndarray
+    rows: np.ndarray | None = None
 
     @property
     def mean_rank(self) -> np.ndarray:
-        """Expected 1-based rank of the target, shape [U]."""
+        """Expected 1-based rank of the target, shape [T]."""
         return self.higher + 1 + self.tied / 2
+
+    @property
+    def user_ids(self) -> np.ndarray:
+        """Internal user ids, each once, ascending, shape [U]."""
+        return self.users if self.rows is None else np.unique(self.users)
+
+    def of_users(self, values: np.ndarray) -> np.ndarray:
+        """Each user's mean of values of rankings, [R]: float64, shape [U]."""
+        if self.rows is None:
+            return values
+        return means_of_runs(values, self.users[run_starts(self.rows)])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Ranks]) -> Ranks:
-        """Join parts and sort them by user."""
+        """Join parts and sort them by user, or by row where they have any."""
         columns = {
             field.name: np.concatenate([getattr(part, field.name) for part in parts])
             for field in dataclasses.fields(cls)
+            if getattr(parts[0], field.name) is not None
         }
-        order = np.argsort(columns["users"], kind="stable")
+        order = np.argsort(columns.get("rows", columns["users"]), kind="stable")
         return cls(**{name: column[order] for name, column in columns.items()})
 
 
+def run_starts(values: np.ndarray) -> np.ndarray:
+    """First places of the runs of equal values, int64."""
+    return np.flatnonzero(np.r_[True, values[1:] != values[:-1]][: len(values)])
+
+
+def means_of_runs(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Means of values over each run of equal owners, float64."""
+    starts = run_starts(owners)
+    return np.add.reduceat(values, starts) / np.diff(np.r_[starts, len(owners)])
+
+
+Counts = tuple[Tensor, Tensor, Tensor]
+"""Of each target: higher, tied, candidates."""
+
+
 def count_above(
-    scores: Tensor, targets: Tensor, known: Iterable[tuple[Tensor, Tensor]]
-) -> list[tuple[Tensor, Tensor, Tensor]]:
+    scores: Tensor,
+    targets: Tensor,
+    known: Iterable[tuple[Tensor, Tensor]],
+    owners: Tensor | None = None,
+) -> list[Counts]:
     """Count the candidates above and level with each target, once per masking.
 
     Parameters
     ----------
     scores : Tensor, shape [B, N + 1]
         Column 0 is padding and is never a candidate, whatever it holds.
-    targets : Tensor of int64, shape [B]
-        Held-out item of each row; a target is never masked.
+    targets : Tensor of int64, shape [T]
+        Held-out items; a row's targets are never masked.
     known : iterable of (rows, items)
         For each masking, the pairs that are no candidates. Pairs may repeat.
+    owners : Tensor of int64, shape [T], optional
+        The row of each target, ascending; by default every row has one.
 
     Returns
     -------
     list of (higher, tied, candidates)
-        One triple of int64 tensors of shape [B] per masking.
+        One triple of int64 tensors of shape [T] per masking.
 
     Raises
     ------
     FloatingPointError
         If a candidate's score is NaN.
     """
+    if owners is None:
+        return _count_single(scores, targets, known)
+    width = scores.shape[1]
+    kept = []
+    for rows, masked in known:
+        others = ~torch.isin(rows * width + masked, owners * width + targets)
+        kept.append((rows[others], masked[others]))
+    results = [tuple(torch.empty_like(targets) for _ in range(3)) for _ in kept]
+    # All rows' first targets, then all rows' second targets, and so on.
+    first = torch.searchsorted(owners, owners)
+    numbers = torch.arange(len(owners), device=owners.device) - first
+    for number in range(int(numbers.max()) + 1 if len(numbers) else 0):
+        places = torch.nonzero(numbers == number).squeeze(1)
+        chosen = owners[places]
+        row_of = torch.full((len(scores),), -1, dtype=torch.int64, device=owners.device)
+        row_of[chosen] = torch.arange(len(chosen), device=owners.device)
+        pairs = [(row_of[rows], masked) for rows, masked in kept]
+        pairs = [(rows[rows >= 0], masked[rows >= 0]) for rows, masked in pairs]
+        part = scores if len(chosen) == len(scores) else scores[chosen]
+        for result, counts in zip(
+            results, _count_single(part, targets[places], pairs), strict=True
+        ):
+            for whole, count in zip(result, counts, strict=True):
+                whole[places] = count
+    return results  # type: ignore[return-value]
+
+
+def _count_single(
+    scores: Tensor, targets: Tensor, known: Iterable[tuple[Tensor, Tensor]]
+) -> list[Counts]:
+    """:func:`count_above` of one target a row."""
     items = scores[:, 1:]
     target_scores = scores.gather(1, targets[:, None])
     # One NaN makes the sum NaN. So do infinities of both signs, which are scores.
@@ -104,10 +172,16 @@ def _count(truths: Tensor) -> Tensor:
     return truths.view(torch.uint8).sum(1, dtype=torch.int32).long()
 
 
-def mask_known(scores: Tensor, targets: Tensor, rows: Tensor, items: Tensor) -> Tensor:
-    """Scores with padding and known items, but never the target, at minus infinity."""
+def mask_known(
+    scores: Tensor, targets: Tensor, rows: Tensor, items: Tensor, owners: Tensor | None = None
+) -> Tensor:
+    """Scores with padding and known items, but never a target, at minus infinity.
+
+    `owners` has the row of each target; by default every row has one.
+    """
+    owners = torch.arange(len(targets), device=targets.device) if owners is None else owners
     masked = scores.clone()
-    target_scores = scores.gather(1, targets[:, None])
     masked[:, 0] = -torch.inf
     masked[rows, items] = -torch.inf
-    return masked.scatter_(1, targets[:, None], target_scores)
+    masked[owners, targets] = scores[owners, targets]
+    return masked

@@ -12,7 +12,9 @@ import numpy as np
 from recbole_hellm.data.features.item_metadata import ItemMetadata
 from recbole_hellm.data.features.store import list_features
 from recbole_hellm.data.interactions.atomic_files import atomic_settings
+from recbole_hellm.data.interactions.target_rows import TargetRows
 from recbole_hellm.errors import DataError
+from recbole_hellm.evaluation.ranking import means_of_runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Catalogue:
 
 @dataclasses.dataclass(frozen=True)
 class RecommendedLists:
-    """The recommended lists of evaluated users.
+    """The recommended lists of evaluated users, one a ranking.
 
     Attributes
     ----------
@@ -98,13 +100,16 @@ class RecommendedLists:
         Training interactions of the U users; rows are ascending and numbered as in `items`.
     catalogue : Catalogue
     targets : ndarray of int64, shape [U], optional
-        Each user's held-out item.
+        Each list's held-out item; None where a list has several.
+    owners : ndarray of int64, shape [U], optional
+        User id of each list, ascending; None where every user has one list.
     """
 
     items: np.ndarray
     histories: tuple[np.ndarray, np.ndarray]
     catalogue: Catalogue
     targets: np.ndarray | None = None
+    owners: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -114,6 +119,7 @@ class RecommendedLists:
         items: np.ndarray,
         users: np.ndarray,
         phase: str = "test",
+        target_rows: TargetRows | None = None,
     ) -> RecommendedLists:
         """Lists of evaluated users of a dataset.
 
@@ -123,12 +129,24 @@ class RecommendedLists:
         catalogue : Catalogue
         items : ndarray of int64, shape [U, K]
         users : ndarray of int64, shape [U]
-            User ids.
+            User ids; of several rows a user, those of all rows in order.
         phase : {"valid", "test"}
+        target_rows : TargetRows, optional
+            What the lists were made for, list by list; by default the dataset's rows of `users`.
         """
-        histories = dataset.histories
-        rows = np.searchsorted(histories.evaluated_users, users)
-        return cls(items, histories.training(users), catalogue, histories.targets(phase)[rows])
+        rows = dataset.target_rows(phase)
+        several = len(np.unique(users)) < len(users)
+        if target_rows is not None:
+            rows = target_rows
+        elif not several:
+            rows = rows.reordered(np.searchsorted(rows.users, users))
+        targets = rows.items if len(rows.items) == len(rows) else None
+        known = dataset.histories.training(users)
+        return cls(items, known, catalogue, targets, users if several else None)
+
+    def of_users(self, values: np.ndarray) -> np.ndarray:
+        """Each user's mean of values of lists, [U]."""
+        return values if self.owners is None else means_of_runs(values, self.owners)
 
     def top(self, k: int) -> RecommendedLists:
         """The first k items of each list."""
@@ -143,6 +161,7 @@ class RecommendedLists:
             items=self.items[start:stop],
             histories=(rows[first:last] - start, items[first:last]),
             targets=None if self.targets is None else self.targets[start:stop],
+            owners=None if self.owners is None else self.owners[start:stop],
         )
 
     def check(self) -> None:

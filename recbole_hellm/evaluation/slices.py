@@ -54,16 +54,21 @@ class UserSlices:
     def from_dataset(cls, dataset: Any) -> UserSlices:
         """Groups of a loaded dataset's test users by history, target and ties.
 
+        Where users have several targets, by history alone.
+
         Parameters
         ----------
         dataset : CanonicalMixin
         """
         histories, counts = dataset.histories, dataset.training_counts
-        users, targets = histories.evaluated_users, histories.targets("test")
+        users, targets = histories.evaluated("test"), histories.targets("test")
+        by_history = {"history_length": by_history_length(histories.training_lengths[users])}
+        if dataset.config["split"] != "leave_one_out":
+            return cls(users, by_history)
         return cls(
             users,
-            {
-                "history_length": by_history_length(histories.training_lengths[users]),
+            by_history
+            | {
                 "target_popularity": by_target_popularity(targets, counts),
                 "target_warmth": by_target_warmth(targets, counts),
                 "target_ties": by_target_ties(dataset.tied_tests),
@@ -154,7 +159,7 @@ def metrics_by_slice(
     """
     runs = [ranks] if isinstance(ranks, Ranks) else list(ranks)
     for run in runs:
-        if not np.array_equal(run.users, slices.users):
+        if not np.array_equal(run.user_ids, slices.users):
             raise DataError(
                 "Ranks and slices are about different users, or number them differently; bring "
                 "both into token order."

@@ -22,6 +22,7 @@ from recbole_hellm.evaluation.metric import Metric
 from recbole_hellm.evaluation.significance import PairedComparison, compare_to_rest, leaders
 from recbole_hellm.evaluation.user_values import mean_interval, seed_deviation
 from recbole_hellm.reporting.costs import cost_columns, cost_notes
+from recbole_hellm.reporting.headers import counted, ending, policy, row_notes
 from recbole_hellm.reporting.numbers import (
     LEVEL,
     number,
@@ -93,7 +94,9 @@ def results(
     notes += undefined(row["mean"] for row in data)
     notes += [*cost_notes(methods), *absent]
     head = ["", "seeds", *(short(table, metric) for metric in table.shown), *costs]
-    title = f"{table.title}: {methods[0].runs[0].record['dataset']}, mask_history={masking}"
+    record = methods[0].runs[0].record
+    title = f"{table.title}: {record['dataset']}, {policy(record, masking)}"
+    notes += row_notes((method.name, run.record) for method in methods for run in method.runs)
     return Sheet("results", title, head, rows, notes, pd.DataFrame(data))
 
 
@@ -116,7 +119,7 @@ def validation(table: Table, methods: Sequence[Method]) -> Sheet:
             data.append({"method": method.name, "metric": metric, "mean": values.mean()})
         rows.append(cells)
     head = ["", "seeds", *(short(table, metric) for metric in shown)]
-    title = f"{table.title}: {record['dataset']}, validation, mask_history={masking}"
+    title = f"{table.title}: {record['dataset']}, validation, {policy(record, masking)}"
     notes = [PLUS_MINUS, "Epochs and settings were chosen by these figures, not by those on test."]
     return Sheet("validation", title, head, rows, notes, pd.DataFrame(data))
 
@@ -200,7 +203,9 @@ def _significance(
     if smaller:
         names = ", ".join(short(table, metric) for metric in smaller)
         notes.append(f"Of {names} less is better, so a gain is a difference below zero.")
-    title = f"{family.reference} against each: {any_.runs[0].record['dataset']}, {masking} masked"
+    record = any_.runs[0].record
+    title = f"{family.reference} against each: {record['dataset']}, {masking} masked"
+    title += ending(record)
     return Sheet(f"tests-{family.reference}", title, head, rows, notes, pd.DataFrame(data))
 
 
@@ -235,6 +240,8 @@ def slices(
     data = pd.concat(frames, ignore_index=True)
     data = data[data["grouping"].eq(grouping) & data["masking"].eq(masking)]
     shown = data[data["metric"] == metric]
+    if not len(shown) and methods[0].runs[0].record.get("protocol", {}).get("split"):
+        return None  # with several targets a user, users have no group by target
     groups = shown.drop_duplicates("group")[["group", "users"]]
     means = shown.groupby(["method", "group"])["value"].mean()
     for method, group in itertools.product(methods, groups["group"]):
@@ -256,6 +263,7 @@ def slices(
         rows.append(cells)
     head = ["", *(f"{group} ({users:,})" for group, users in groups.itertuples(index=False))]
     what = f"{short(table, metric)} {GROUPINGS[grouping]}"
+    what += ending(methods[0].runs[0].record)
     name = f"by-{grouping}" + ("" if metric == SLICED_METRIC else f"-{metric.partition('@')[0]}")
     notes = [_counted(methods[0], masking), "In brackets, a group's users; means over seeds."]
     return Sheet(name, what, head, rows, notes, data.reset_index(drop=True))
@@ -290,10 +298,12 @@ def lists(methods: Sequence[Method], asked: Sequence[Metric] = (), k: int = 10) 
         rows.append([name, *cells])
     masking = methods[0].runs[0].record["masking"]
     notes = [
-        f"Lists of {k} items under mask_history={masking}; docs/statistics.md defines the columns."
+        f"Lists of {k} items under {policy(methods[0].runs[0].record, masking)}; "
+        "docs/statistics.md defines the columns."
     ]
     head = ["", *(metric.head for metric in columns.values())]
-    return Sheet("lists", "What is recommended", head, rows, notes, pd.DataFrame(data))
+    title = f"What is recommended{ending(methods[0].runs[0].record)}"
+    return Sheet("lists", title, head, rows, notes, pd.DataFrame(data))
 
 
 def short(table: Table, metric: str) -> str:
@@ -314,8 +324,8 @@ def told(table: Table, methods: Sequence[Method]) -> Sequence[str]:
 def _counted(method: Method, masking: str) -> str:
     record = method.runs[0].record
     return (
-        f"{record['users']:,} test users, {record['items']:,} candidate items, split "
-        f"{record['split'][:12]}, mask_history={masking}, epochs chosen by validation."
+        f"{counted(record)}, split {record['split'][:12]}, {policy(record, masking)}, "
+        "epochs chosen by validation."
     )
 
 

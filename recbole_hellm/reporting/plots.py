@@ -46,6 +46,8 @@ def cost_chart(methods: Sequence[Method], metric: str, masking: str) -> tuple[Ca
     marks tell them apart.
     """
     rows, key = [], training_time(methods)
+    protocol = methods[0].runs[0].record.get("protocol", {})
+    sampled = ", SAMPLED candidates" if "candidates" in protocol else ""
     for method in methods:
         seconds = method.cost(key, "cost_with_stages")
         if seconds is None:
@@ -72,7 +74,7 @@ def cost_chart(methods: Sequence[Method], metric: str, masking: str) -> tuple[Ca
         axes.xaxis.set_minor_formatter(NullFormatter())
         unit = "processor minutes" if key == "train_cpu_seconds" else "minutes"
         axes.set_xlabel(f"{unit} of training, stages included")
-        axes.set_ylabel(f"{named(metric)}, {masking} items masked")
+        axes.set_ylabel(f"{named(metric)}, {masking} items masked{sampled}")
         axes.grid(alpha=0.25)
         axes.margins(x=0.15, y=0.15)
         if len(kinds) > 1:

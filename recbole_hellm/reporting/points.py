@@ -10,6 +10,7 @@ import pandas as pd
 from recbole_hellm.benchmark.methods import check_comparable
 from recbole_hellm.benchmark.plans import Figure, paper_masking
 from recbole_hellm.benchmark.records import Record
+from recbole_hellm.reporting.headers import ending
 from recbole_hellm.reporting.numbers import undefined
 from recbole_hellm.reporting.sheets import Sheet
 
@@ -56,7 +57,8 @@ def sheet(figure: Figure, dataset: str, runs: Points, notes: Sequence[str] = ())
         *undefined(data[[key for key in head if "@" in key]].to_numpy().ravel()),
         *notes,
     ]
-    return Sheet("points", f"{figure.title}: {dataset}", head, rows, all_notes, data)
+    title = f"{figure.title}: {dataset}{ending(runs[0][1].record)}"
+    return Sheet("points", title, head, rows, all_notes, data)
 
 
 def _cell(key: str, value: Any) -> str:

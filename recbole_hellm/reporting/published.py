@@ -19,7 +19,12 @@ from recbole_hellm.reporting.sheets import Cell, Sheet
 
 
 def sheets(table: Table, methods: Sequence[Method]) -> list[Sheet]:
-    """All sheets of this module that have figures for the methods and their dataset."""
+    """All sheets of this module that have figures for the methods and their dataset.
+
+    There are none under another protocol than the default one, which all published figures have.
+    """
+    if methods[0].runs[0].record.get("protocol"):
+        return []
     made = (beside_the_paper(table, methods), beside_others(table, methods))
     return [sheet for sheet in made if sheet is not None]
 

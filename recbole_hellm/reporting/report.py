@@ -31,6 +31,7 @@ from recbole_hellm.evaluation.metrics import BUILT_IN, find
 from recbole_hellm.evaluation.user_values import mean_interval
 from recbole_hellm.extensions import is_import_path
 from recbole_hellm.reporting import curves
+from recbole_hellm.reporting.headers import ending
 from recbole_hellm.reporting.numbers import undefined
 from recbole_hellm.reporting.tables import common_metrics, comparable
 from recbole_hellm.runs.directory import CONFIG, RunDirectory
@@ -169,7 +170,8 @@ def _results(runs: list[RunResult], names: Mapping[str, str]) -> list[dict[str, 
             cells = [(f"{values[name]:.4f}", values[name] == best[name]) for name in metrics]
             rows.append((names[str(run.path)], cells))
         shown = [run.metrics("test", masking)[name] for run in runs for name in metrics]
-        note = "; ".join([MASKING_NOTES[masking], *undefined(shown)]).rstrip(".")
+        told = f"{MASKING_NOTES[masking]}{ending(runs[0].record)}"
+        note = "; ".join([told, *undefined(shown)]).rstrip(".")
         tables.append({"masking": masking, "note": note, "metrics": metrics, "rows": rows})
     return tables
 
@@ -358,7 +360,7 @@ def _sampled(
     recommender: Recommender, settings: ReportSettings, pictures: _Pictures
 ) -> list[dict[str, Any]]:
     dataset = recommender.dataset
-    tokens = dataset.field2id_token[dataset.uid_field][dataset.histories.evaluated_users]
+    tokens = dataset.field2id_token[dataset.uid_field][dataset.histories.evaluated("test")]
     count = min(settings.users, len(tokens))
     drawn = np.random.default_rng(settings.seed).choice(len(tokens), count, replace=False)
     users = []

@@ -17,12 +17,14 @@ from recbole_hellm.config.resolution import (
     defaults,
 )
 from recbole_hellm.config.run_settings import RunSettings
+from recbole_hellm.config.split_settings import described
 from recbole_hellm.config.yaml_files import as_yaml, packaged
 from recbole_hellm.errors import RunError
+from recbole_hellm.reporting.headers import counted, policy, row_notes
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.results import RunResult
 
-COMPARED = ("dataset", "split", "candidates", "masking", "users")
+COMPARED = ("dataset", "protocol", "split", "candidates", "masking", "users")
 
 
 def comparison(results: Iterable[RunResult]) -> str:
@@ -31,18 +33,19 @@ def comparison(results: Iterable[RunResult]) -> str:
     Raises
     ------
     RunError
-        If the runs differ in dataset, split, candidate items, masking or number of test users.
+        If the runs differ in dataset, protocol, split, candidate items, masking or number of test
+        users.
     """
     runs = comparable(results)
     record = runs[0].record
     run_masking = record["masking"]
     blocks = [
-        f"Dataset {record['dataset']}: {record['users']} test users, {record['items']} candidate "
-        f"items, split {record['split'][:12]}"
+        f"Dataset {record['dataset']}: {counted(record, 'd')}, split {record['split'][:12]}",
+        *row_notes((run.record["model"], run.record) for run in runs),
     ]
     for masking in (run_masking, *(name for name in MASKINGS if name != run_masking)):
         note = "" if masking == run_masking else " (same checkpoint)"
-        blocks.append(f"\nTest, mask_history={masking}{note}")
+        blocks.append(f"\nTest, {policy(record, masking)}{note}")
         blocks.append(_metrics_table(runs, masking))
     blocks.append("\nRun directories")
     blocks += [f"  {run.record['model']}: {run.path}" for run in runs]
@@ -55,7 +58,8 @@ def comparable(results: Iterable[RunResult]) -> list[RunResult]:
     Raises
     ------
     RunError
-        If they differ in dataset, split, candidate items, masking or number of test users.
+        If they differ in dataset, protocol, split, candidate items, masking or number of test
+        users.
     """
     rows: dict[str, RunResult] = {}
     for result in results:
@@ -65,7 +69,8 @@ def comparable(results: Iterable[RunResult]) -> list[RunResult]:
     for key in COMPARED:
         having: dict[Any, Path] = {}
         for run in runs:
-            having.setdefault(run.record[key], run.path)
+            value = described(run.record) or "the default" if key == "protocol" else run.record[key]
+            having.setdefault(value, run.path)
         if len(having) > 1:
             values = ", ".join(f"{path} has {value}" for value, path in having.items())
             raise RunError(

@@ -60,6 +60,8 @@ class RunRecord(TypedDict):
     cost: dict[str, float | None]
     stages: dict[str, str]
     imported: NotRequired[dict[str, ImportedFile]]
+    protocol: NotRequired[dict[str, Any]]
+    held_out: NotRequired[dict[str, Any]]
 
 
 class Identity(TypedDict):

@@ -22,13 +22,19 @@ def maskings(config: Any) -> tuple[str, ...]:
 
 
 def write_ranks(dataset: Any, directory: RunDirectory, test: Evaluation) -> None:
-    """Write each test user's rank under every masking."""
+    """Write each target's rank under every masking.
+
+    Where a user has several targets, the column ``row`` tells which of them are ranked together.
+    """
+    rows = dataset.target_rows("test")
+    items = dataset.id2token(dataset.iid_field, rows.items)
     for masking, ranks in test.ranks.items():
         users = dataset.id2token(dataset.uid_field, ranks.users)
-        items = dataset.id2token(dataset.iid_field, dataset.histories.targets("test"))
+        numbers = {} if ranks.rows is None else {"row": ranks.rows}
         frame = pd.DataFrame(
             {
                 "user": users,
+                **numbers,
                 "item": items,
                 "higher": ranks.higher,
                 "tied": ranks.tied,
@@ -49,15 +55,21 @@ def lists_file(masking: str) -> str:
 
 
 def write_lists(dataset: Any, directory: RunDirectory, test: Evaluation) -> None:
-    """Write the recommended lists, if the evaluation saved any (``save_topk``)."""
+    """Write the recommended lists, if the evaluation saved any (``save_topk``).
+
+    Where a user has several, the column ``row`` tells them apart.
+    """
     if test.topk is None:
         return
-    masking = next(iter(test.ranks))
-    users = dataset.id2token(dataset.uid_field, test.ranks[masking].users)
+    masking, rows = next(iter(test.ranks)), dataset.target_rows("test")
+    users = dataset.id2token(dataset.uid_field, rows.users)
     length = test.topk.shape[1]
+    several = len(np.unique(rows.users)) < len(rows)
+    numbers = {"row": np.repeat(np.arange(len(rows)), length)} if several else {}
     frame = pd.DataFrame(
         {
             "user": np.repeat(users, length),
+            **numbers,
             "place": np.tile(np.arange(1, length + 1), len(users)),
             "item": dataset.id2token(dataset.iid_field, test.topk.ravel()),
         }

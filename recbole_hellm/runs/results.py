@@ -111,22 +111,21 @@ class RunResult:
         return pd.DataFrame(series).rename_axis("epoch").sort_index()
 
     def ranks(self, masking: str | None = None) -> pd.DataFrame:
-        """Where each test user's item was ranked.
+        """Where each test item was ranked.
 
         Returns
         -------
         DataFrame
-            A row a user: ``user``, ``item``, ``higher`` and ``tied`` (candidates that score more
-            and the same), ``candidates``.
+            A row a target: ``user``, ``item``, ``higher`` and ``tied`` (candidates that score more
+            and the same), ``candidates``; and ``row``, which tells the targets that are ranked
+            together, where users have several.
 
         Raises
         ------
         RunError
             If the file is missing or damaged.
         """
-        return RunDirectory(self.path).read_table(
-            ranks_file(masking or self.record["masking"]), ["user", "item", *RANK_COLUMNS]
-        )
+        return RunDirectory(self.path).read_table(ranks_file(masking or self.record["masking"]))
 
     def per_user(self, masking: str | None = None) -> pd.DataFrame:
         """Rank metrics of each test user, ties by expectation: what tests over users compare.
@@ -143,14 +142,15 @@ class RunResult:
         """
         frame = self.ranks(masking)
         counts = {name: frame[name].to_numpy() for name in RANK_COLUMNS}
-        ranks = Ranks(users=np.arange(len(frame)), **counts)
+        users, tokens = pd.factorize(frame["user"])
+        ranks = Ranks(users, **counts, rows=frame["row"].to_numpy() if "row" in frame else None)
         values = {}
         for key in self.metrics("test", masking):
             name, _, k = key.partition("@")
             metric = BUILT_IN.get(name)
             if isinstance(metric, RankMetric):
-                values[key] = metric.per_user(ranks, int(k))
-        return pd.DataFrame(values, index=pd.Index(frame["user"], name="user"))
+                values[key] = metric.of_users(ranks, int(k))
+        return pd.DataFrame(values, index=pd.Index(tokens, name="user"))
 
     def vectors(self, of: Literal["item", "user"] = "item") -> pd.DataFrame:
         """Embeddings of items or users, a row each; the index is the token.

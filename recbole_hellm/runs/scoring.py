@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from recbole_hellm.config.run_settings import RunSettings
+from recbole_hellm.config.split_settings import described, protocol
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.runs.directory import ARTEFACTS
 from recbole_hellm.runs.rankings import maskings, write_lists, write_ranks
@@ -52,7 +53,7 @@ def score(trained: Trained) -> None:
         "masking": masking,
         "split": dataset.fingerprint,
         "candidates": dataset.candidates_hash,
-        "users": len(dataset.histories.evaluated_users),
+        "users": len(dataset.histories.evaluated("test")),
         "items": len(dataset.item_tokens),
         "seed": config["seed"],
         "best_epoch": trainer.best_epoch + 1,
@@ -79,6 +80,9 @@ def score(trained: Trained) -> None:
             for role, file in config.imported.items()
         },
     }
+    shared = protocol(config)
+    if shared:
+        record |= {"protocol": shared, "held_out": dataset.held_out}
     _write_artefacts(trained, record, weights)
     results = results_of(record, config["valid_metric"])
     trained.tracking.results(results, record["best_epoch"] - 1)
@@ -110,6 +114,7 @@ def _write_artefacts(
         metrics=record["test"],
         training=training,
         versions=environment()["packages"],
+        protocol=described(record),
     )
     if not current().first:
         return

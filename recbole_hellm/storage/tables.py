@@ -14,7 +14,11 @@ from recbole_hellm.storage.text_files import open_regular
 
 
 def read_parquet(
-    path: Path, columns: Sequence[str] | None, error: type[HellmError], way_out: str
+    path: Path,
+    columns: Sequence[str] | None,
+    error: type[HellmError],
+    way_out: str,
+    optional: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Read a Parquet table.
 
@@ -25,6 +29,8 @@ def read_parquet(
         Those to read; all by default.
     error, way_out : type, str
         What is raised, and the end of its sentence.
+    optional : sequence of str
+        Further columns to read where they are there.
 
     Raises
     ------
@@ -37,7 +43,8 @@ def read_parquet(
             lacking = [name for name in columns or () if name not in file.schema_arrow.names]
             if lacking:
                 raise error(f"{path} is damaged (it has no column '{lacking[0]}'); {way_out}.")
-            table = file.read(columns=None if columns is None else list(columns))
+            there = [name for name in optional if name in file.schema_arrow.names]
+            table = file.read(columns=None if columns is None else [*columns, *there])
         table.validate(full=True)
         # What pandas noted beside the table adds nothing, and nothing checks it.
         frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)

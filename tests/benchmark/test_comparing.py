@@ -438,3 +438,36 @@ def test_a_tables_own_settings_give_way_to_the_users(
     assert patience({}, []) == {29}
     assert patience({"stopping_step": 4}, []) == {4}
     assert patience({}, [config]) == {3}
+
+
+def test_other_protocols_are_compared_among_themselves(
+    runner: Runner, settings: dict[str, Any], quick: dict[str, Any], spread_data: Path
+) -> None:
+    """General and sequential methods, paired by user, with everything told in heads."""
+    temporal = {"split": "temporal", "split_points": [0.6, 0.8], "data_path": str(spread_data)}
+    overrides = quick | temporal | {"epochs": 1}
+    chosen = CompareSettings(models="Pop,SASRec", **settings)
+    comparison = Comparison(chosen, "tiny", overrides)
+    comparison.run()
+    sheets = {sheet.name: sheet for sheet in comparison.sheets()}
+    told = "split=temporal, split_points=[0.6, 0.8]"
+    assert set(sheets) == {
+        *("results", "validation", "tests-SASRec", "by-history_length", "lists"),
+    }
+    assert all(told in sheet.title for sheet in sheets.values())
+    assert any("--split_rows=user" in note for note in sheets["results"].notes)
+    for method in comparison.methods:
+        for metric in ("recall@10", "ndcg@20"):
+            for masking in ("seen", "none"):
+                by_user = method.per_user(metric, masking).mean()
+                assert by_user == pytest.approx(method.values(metric, masking)[0])
+    assert comparison.methods[0].per_user("ndcg@10", "seen").shape == (
+        comparison.methods[1].per_user("ndcg@10", "seen").shape
+    )
+    runner.done.clear()
+    with pytest.raises(RunError, match="holds no record of"):  # those of another protocol
+        report(CompareSettings(models="Pop,SASRec", kept_only=True, **settings), quick)
+    sampled = overrides | {"candidates": "popularity-100"}
+    text = report(CompareSettings(models="Pop", **settings), sampled).text
+    heads = [line for line in text.splitlines() if told in line and "Comparison" in line]
+    assert heads and all("SAMPLED METRICS" in head for head in heads)

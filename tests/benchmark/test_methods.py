@@ -37,6 +37,12 @@ def test_values_over_seeds_and_users(
         ("users", 59, "numbers of test users"),
         ("items", 99, "numbers of candidate items"),
         ("features", {"text": "bert"}, "item features"),
+        ("protocol", {"split": "temporal"}, r"protocols \(the default and split=temporal\)"),
+        (
+            "protocol",
+            {"candidates": "uniform-100"},
+            "protocols .* and candidates=uniform-100, SAMP",
+        ),
     ],
 )
 def test_what_was_measured_otherwise_is_refused(

@@ -144,3 +144,48 @@ def test_mistakes(ranks: dict[str, Ranks], tokens: list[str], tmp_path: Path) ->
         RunDirectory(tmp_path).write_table("other.parquet", frame)
         with pytest.raises(RunError, match="holds no kept ranks"):
             read_record_ranks(tmp_path / "other.parquet")
+
+
+def several_ranks(seed: int) -> tuple[Ranks, list[str]]:
+    """Up to five targets a row and three rows a user, in order of ids; and the users' tokens."""
+    rng = np.random.default_rng(seed)
+    rows = np.repeat(np.arange(120), rng.integers(1, 6, 120))
+    users = np.sort(rng.integers(1, 41, 120))[rows]
+    higher = rng.choice([0, 1, 5, 19, 255, 256, 300], len(rows))
+    ranks = Ranks(users, higher, rng.integers(0, 4, len(rows)), np.full(len(rows), 999), rows)
+    names = [f"U{number}" for number in rng.permutation(41)]
+    return ranks, [names[user] for user in users]
+
+
+def test_several_targets_are_kept_by_user(tmp_path: Path) -> None:
+    ranks, tokens = several_ranks(0)
+    assert ranks.rows is not None
+    columns = {name: getattr(ranks, name) for name in ("higher", "tied", "candidates")}
+    frame = pd.DataFrame({"user": tokens, "row": ranks.rows, "item": "i", **columns})
+    for masking in MASKINGS:
+        RunDirectory(tmp_path).write_table(f"ranks-{masking}.parquet", frame)
+    found = read_run_ranks(tmp_path)
+    write_record_ranks(tmp_path / "kept.parquet", compress_ranks(found))
+    kept = read_record_ranks(tmp_path / "kept.parquet")
+    names = dict(zip(ranks.users.tolist(), tokens, strict=True))
+    order = np.argsort([names[user] for user in ranks.user_ids.tolist()])
+    for metric in RANK_METRICS:
+        for k in (1, 5, 20, CLIP):
+            wanted = metric.of_users(ranks, k)[order]
+            assert metric.of_users(found["seen"], k) == pytest.approx(wanted, abs=1e-12)
+            assert metric.of_users(kept["none"], k) == pytest.approx(wanted, abs=1e-12)
+    assert kept["seen"].user_ids.tolist() == [*range(len(order))]
+    assert {*pd.read_parquet(tmp_path / "kept.parquet").dtypes.map(str)} == {"uint8", "uint32"}
+
+
+def test_damaged_rows_are_told(tmp_path: Path) -> None:
+    ranks, tokens = several_ranks(1)
+    frame = compress_ranks(in_token_order({"seen": ranks}, tokens))
+    for damaged, message in (
+        (frame.iloc[::-1], "'user' is not in order"),
+        (frame.drop(columns="row"), "holds no kept ranks"),
+        (frame.astype({"row": float}), "'row' is no count"),
+    ):
+        RunDirectory(tmp_path).write_table("kept.parquet", damaged)
+        with pytest.raises(RunError, match=message):
+            read_record_ranks(tmp_path / "kept.parquet")

@@ -46,5 +46,5 @@ def test_data_settings_alone_are_taken(quick: dict[str, Any]) -> None:
     given = quick | {"alpha_u2u": 0.5, "HeLLMPre.tau": 0.1}
     test_users = TestUsers.open(HellmConfig("HeLLMPre", "tiny", given))
     assert test_users.split == test_users.dataset.fingerprint
-    users = len(test_users.dataset.histories.evaluated_users)
+    users = len(test_users.dataset.histories.evaluated("test"))
     assert all(len(grouping.codes) == users for grouping in test_users.slices.groupings.values())

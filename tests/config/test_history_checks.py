@@ -14,8 +14,8 @@ from recbole_hellm.errors import ConfigError
 KEYS = ("bucket_by_length", "first_item_target")
 
 
-def asked(**settings: bool) -> dict[str, bool]:
-    return dict.fromkeys(KEYS, False) | settings
+def asked(**settings: Any) -> dict[str, Any]:
+    return dict.fromkeys(KEYS, False) | {"split_order": "time"} | settings
 
 
 @pytest.mark.parametrize("model", ["BPR", "Caser", "HeLLMPre", "BSARec"])
@@ -71,3 +71,11 @@ def test_the_setting_is_of_one_model_and_leaves_ids_at_its_default(
     below = make_config("HeLLM", **{"SASRec.first_item_target": True})
     assert not below["first_item_target"]
     assert below.stages()["sequence"]["first_item_target"]
+
+
+def test_a_random_order_is_for_models_that_read_none(make_config: Callable[..., Any]) -> None:
+    random = {"split": "ratio", "split_order": "random"}
+    assert make_config("BPR", **random)["split_order"] == "random"
+    for model in ("SASRec", "HeLLM", "BSARec"):
+        with pytest.raises(ConfigError, match=f"no order of items, which {model} reads; use"):
+            make_config(model, **random)

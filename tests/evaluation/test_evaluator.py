@@ -105,7 +105,7 @@ def test_metrics_equal_loops_over_the_file(
                 wanted = reference(interactions, phase, masking, k)
                 metrics = found.metrics[masking]
                 assert {key: metrics[key] for key in wanted} == pytest.approx(wanted, abs=1e-12)
-        assert found.ranks["seen"].users.tolist() == dataset.histories.evaluated_users.tolist()
+        assert found.ranks["seen"].users.tolist() == dataset.histories.evaluated("test").tolist()
 
 
 def test_bpr_has_recboles_own_metrics(make_parts: Parts, tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_top_lists_are_the_best_candidates_in_order(make_parts: Parts) -> None:
     histories = dataset.histories
     assert found.topk is not None
     assert evaluator.evaluate(model, "valid", ("seen",)).topk is None
-    for row, user in enumerate(histories.evaluated_users):
+    for row, user in enumerate(histories.evaluated("test")):
         items = histories.items[histories.offsets[user] : histories.offsets[user + 1]]
         hidden = {0, *items[:-1]} - {items[-1]}
         order = [i for i in torch.argsort(-model.table[user]).tolist() if i not in hidden]
@@ -272,8 +272,9 @@ def test_this_packages_list_metrics_are_counted_on_both_splits(make_parts: Parts
         assert [*metrics][2::2] == [f"{name.lower()}@3" for name in names[1:]]
         bits = []
         targets = histories.targets(phase).tolist()
-        for user, target in zip(histories.evaluated_users, targets, strict=True):
-            _, known = histories.masked_items(np.array([user]), "seen", phase)
+        for user, target in zip(histories.evaluated(phase), targets, strict=True):
+            begin = histories.offsets[user]
+            known = histories.items[begin : begin + histories.before(phase)[user]]
             order = torch.argsort(-model.table[user]).tolist()
             hidden = {0, *known.tolist()} - {target}
             shown = [item for item in order if item not in hidden][:3]
@@ -306,3 +307,191 @@ def test_recboles_transform_reaches_the_model(make_parts: Parts) -> None:
     for row in range(len(shown)):
         length = int(shown["item_length"][row])
         assert flipped[row, 5 - length :].tolist() == shown["item_id_list"][row, :length].tolist()
+
+
+# Other protocols --------------------------------------------------------------------------------
+
+TEMPORAL = {"split": "temporal", "split_points": [0.6, 0.8]}
+NAMES = ["Recall", "NDCG", "MRR", "Hit", "Precision", "MAP"]
+
+
+@pytest.fixture
+def place(spread_data: Path) -> dict[str, Any]:
+    """The setting that names the folder of the data."""
+    return {"data_path": str(spread_data)}
+
+
+def rows_of(
+    frame: pd.DataFrame, phase: str, unit: str, masking: str
+) -> dict[str, list[tuple[set[str], set[str]]]]:
+    """Targets and hidden items of each row of a temporal split, by user, from the file alone."""
+    times = sorted(frame["timestamp"])
+    begin, end = (times[round(share * len(times))] for share in TEMPORAL["split_points"])
+    found = {}
+    for user, rows in frame.groupby("user_id"):
+        ordered = rows.sort_values(["timestamp", "item_id"])
+        items, moments = ordered["item_id"].tolist(), ordered["timestamp"].tolist()
+        train, until = sum(m < begin for m in moments), sum(m < end for m in moments)
+        first, last = (train, until) if phase == "valid" else (until, len(items))
+        if not train or first == last:
+            continue
+        if unit == "user":
+            cuts = [(first, set(items[first:last]))]
+        else:
+            cuts = [(place, {items[place]}) for place in range(first, last)]
+        found[str(user)] = [
+            (targets, set(items[: {"seen": place, "train": train, "none": 0}[masking]]))
+            for place, targets in cuts
+        ]
+    return found
+
+
+def metrics_of(found: list[bool], k: int) -> dict[str, float]:
+    """RecBole's definitions, written out, of one ranking without ties."""
+    places = [place for place, hit in enumerate(found, 1) if hit]
+    first, most = [place for place in places if place <= k], min(len(places), k)
+    ideal = sum(1 / math.log2(place + 1) for place in range(1, most + 1))
+    return {
+        "recall": len(first) / len(places),
+        "ndcg": sum(1 / math.log2(place + 1) for place in first) / ideal,
+        "mrr": 1 / first[0] if first else 0.0,
+        "hit": float(bool(first)),
+        "precision": len(first) / k,
+        "map": sum(number / place for number, place in enumerate(first, 1)) / most,
+    }
+
+
+@pytest.mark.parametrize(("model", "unit"), [("BPR", "user"), ("SASRec", "interaction")])
+@pytest.mark.parametrize("phase", ["valid", "test"])
+def test_several_targets_equal_loops_over_the_file(
+    make_parts: Parts,
+    spread: pd.DataFrame,
+    place: dict[str, Any],
+    model: str,
+    unit: str,
+    phase: str,
+) -> None:
+    options = TEMPORAL | place | {"metrics": NAMES, "topk": [1, 3, 10], "eval_users": 5}
+    config, dataset, parts = make_parts(model, **options)
+    evaluator, table = make_evaluator(config, dataset, parts), TableModel(dataset)
+    table.table += torch.rand(table.table.shape, generator=torch.Generator().manual_seed(0)) / 10
+    found = evaluator.evaluate(table, phase, ALL)
+    items = dataset.item_tokens.tolist()
+    for masking in ALL:
+        wanted: dict[str, list[float]] = {}
+        for user, rows in rows_of(spread, phase, unit, masking).items():
+            scores = table.table[dataset.token2id("user_id", user)][1:].tolist()
+            order = [items[i] for i in np.argsort(-np.array(scores))]
+            of_rows = [
+                {
+                    f"{name}@{k}": value
+                    for k in (1, 3, 10)
+                    for name, value in metrics_of(
+                        [
+                            item in targets
+                            for item in order
+                            if item in targets or item not in hidden
+                        ],
+                        k,
+                    ).items()
+                }
+                for targets, hidden in rows
+            ]
+            for key in of_rows[0]:
+                wanted.setdefault(key, []).append(float(np.mean([row[key] for row in of_rows])))
+        means = {key: np.mean(values) for key, values in wanted.items()}
+        assert found.metrics[masking] == pytest.approx(means, abs=1e-9)
+        assert len(found.ranks[masking].user_ids) == len(wanted["hit@1"])
+
+
+def test_a_general_model_has_recboles_metrics_of_several_targets(
+    make_parts: Parts, tmp_path: Path
+) -> None:
+    config, dataset, parts = make_parts("BPR", metrics=NAMES, topk=[2, 10], split="ratio")
+    torch.manual_seed(0)
+    model = BPR(config, parts[0])
+    config["checkpoint_dir"] = str(tmp_path)
+    with compat.tensorboard_writer(None):
+        trainer = Trainer(config, model)
+    _, *samplers = create_samplers(config, dataset, parts)
+    evaluator = make_evaluator(config, dataset, parts)
+    for phase, part, sampler in zip(("valid", "test"), parts[1:], samplers, strict=True):
+        loader = get_dataloader(config, phase)(config, part, sampler, shuffle=False)
+        theirs = trainer.evaluate(loader, load_best_model=False)
+        ours = evaluator.evaluate(model, phase, ("seen",)).metrics["seen"]
+        assert ours == pytest.approx(dict(theirs), abs=1e-9)
+
+
+def test_a_sequential_model_has_recboles_ranks_of_each_interaction(
+    make_parts: Parts, spread: pd.DataFrame, place: dict[str, Any], tmp_path: Path
+) -> None:
+    """RecBole averages over interactions, this package over users."""
+    options = {"split": "ratio", "split_ratios": [5, 2, 3], "metrics": NAMES} | place
+    config, dataset, parts = make_parts("GRU4Rec", **options)
+    torch.manual_seed(0)
+    model = GRU4Rec(config, parts[0])
+    config["checkpoint_dir"] = str(tmp_path)
+    with compat.tensorboard_writer(None):
+        trainer = Trainer(config, model)
+    samplers = create_samplers(config, dataset, parts)
+    loader = get_dataloader(config, "test")(config, parts[2], samplers[2], shuffle=False)
+    theirs = trainer.evaluate(loader, load_best_model=False)
+    evaluator = make_evaluator(config, dataset, parts)
+    ranks = evaluator.evaluate(model, "test", ("none",)).ranks["none"]
+    assert len(ranks.users) > len(ranks.user_ids)
+    ours = {
+        key: metric.per_row(ranks, k).mean()
+        for key, (metric, k) in evaluator.metrics.measures.items()
+    }
+    assert ours == pytest.approx(dict(theirs), abs=1e-9)
+
+
+@pytest.mark.parametrize("unit", ["user", "interaction"])
+def test_lists_are_of_rows(
+    make_parts: Parts, spread: pd.DataFrame, place: dict[str, Any], unit: str
+) -> None:
+    names = ["NDCG", "Novelty", "ItemCoverage"]
+    options = TEMPORAL | place | {"metrics": names, "save_topk": 3, "split_rows": unit}
+    config, dataset, parts = make_parts("BPR", topk=[3], valid_metric="NDCG@3", **options)
+    evaluator, model = make_evaluator(config, dataset, parts), TableModel(dataset)
+    model.table += torch.rand(model.table.shape, generator=torch.Generator().manual_seed(0)) / 10
+    found = evaluator.evaluate(model, "test", ("seen",))
+    rows = rows_of(spread, "test", unit, "seen")
+    flat = [(user, *row) for user, of_user in sorted(rows.items()) for row in of_user]
+    assert found.topk is not None
+    assert len(found.topk) == len(flat)
+    items = dataset.item_tokens.tolist()
+    for shown, (user, targets, hidden) in zip(found.topk, flat, strict=True):
+        scores = model.table[dataset.token2id("user_id", user)][1:].tolist()
+        order = [items[i] for i in np.argsort(-np.array(scores))]
+        left = [item for item in order if item in targets or item not in hidden]
+        assert dataset.id2token("item_id", shown).tolist() == left[:3]
+    coverage = len(np.unique(found.topk)) / 31
+    assert found.metrics["seen"]["itemcoverage@3"] == pytest.approx(coverage)
+
+
+@pytest.mark.parametrize(("model", "split"), [("BPR", {}), ("BPR", TEMPORAL), ("SASRec", TEMPORAL)])
+def test_sampled_candidates_are_those_of_the_user_under_any_masking(
+    make_parts: Parts,
+    spread: pd.DataFrame,
+    place: dict[str, Any],
+    model: str,
+    split: dict[str, Any],
+) -> None:
+    config, dataset, parts = make_parts(model, candidates="uniform-100", **split, **place)
+    evaluator, table = make_evaluator(config, dataset, parts), TableModel(dataset)
+    found = evaluator.evaluate(table, "test", ALL)
+    rows, histories = dataset.target_rows("test"), dataset.histories
+    ranks = found.ranks["seen"]
+    numbers = np.arange(len(rows)) if ranks.rows is None else ranks.rows
+    for number, row in enumerate(numbers):
+        user = rows.users[row]
+        known = histories.items[histories.offsets[user] : histories.offsets[user + 1]]
+        targets = rows.items[rows.offsets[row] : rows.offsets[row + 1]]
+        # So few items that all the others are drawn.
+        pool = {*range(1, 31)} - {*known.tolist()} | {*targets.tolist()}
+        assert ranks.candidates[number] == len(pool)
+        others = table.table[user, [*(pool - {int(rows.items[number])})]]
+        assert ranks.higher[number] == int((others > table.table[user, rows.items[number]]).sum())
+    for masking in ("train", "none"):
+        assert found.metrics[masking] == found.metrics["seen"]

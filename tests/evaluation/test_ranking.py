@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from recbole_hellm.data.interactions.histories import Histories
+from recbole_hellm.data.interactions.target_rows import TargetRows
 from recbole_hellm.evaluation.rank_metrics import NDCG, RANK_METRICS, Recall
 from recbole_hellm.evaluation.ranking import Ranks, count_above, mask_known
 
@@ -73,9 +74,11 @@ def test_equals_the_mean_over_all_orders_of_tied_items(
     case: tuple[Histories, list[list[int]], torch.Tensor], masking: str, phase: str
 ) -> None:
     histories, lists, scores = case
-    users = histories.evaluated_users
+    target_rows = TargetRows.of(histories, phase, "user")
+    users = target_rows.users
     targets = torch.from_numpy(histories.targets(phase))
-    known = tuple(torch.from_numpy(part) for part in histories.masked_items(users, masking, phase))
+    pairs = target_rows.known(histories, np.arange(len(users)), masking)
+    known = tuple(torch.from_numpy(part) for part in pairs)
     counts = count_above(scores[users], targets, [known])[0]  # type: ignore[list-item]
     ranks = Ranks(users, *(count.numpy() for count in counts))
     for row, user in enumerate(users):

@@ -38,7 +38,7 @@ def test_a_catalogue_is_that_of_the_dataset(
 def test_lists_come_with_what_their_users_had(make_parts: Callable[..., Any]) -> None:
     _, dataset, _ = make_parts("BPR")
     histories = dataset.histories
-    users = histories.evaluated_users[[4, 0, 9]]
+    users = histories.evaluated("test")[[4, 0, 9]]
     items = np.arange(1, 10).reshape(3, 3)
     for phase in ("valid", "test"):
         lists = RecommendedLists.of(dataset, Catalogue.of(dataset), items, users, phase)

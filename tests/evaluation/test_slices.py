@@ -164,7 +164,7 @@ def test_slices_of_a_dataset_equal_loops_over_the_file(
 ) -> None:
     _, dataset, _ = make_parts(model)
     found = UserSlices.from_dataset(dataset)
-    assert found.users.tolist() == dataset.histories.evaluated_users.tolist()
+    assert found.users.tolist() == dataset.histories.evaluated("test").tolist()
     tokens = dataset.id2token("user_id", found.users)
     ordered = interactions.sort_values(["user_id", "timestamp", "item_id"])
     by_user = {str(user): rows for user, rows in ordered.groupby("user_id")}

@@ -52,6 +52,30 @@ def test_one_row_a_run_with_stages_before_their_model() -> None:
     assert lines[-3:] == ["  Pop: runs/Pop", "  SASRec: runs/SASRec", "  HeLLM: runs/HeLLM"]
 
 
+def test_other_protocols_are_refused_and_told_in_heads() -> None:
+    test = {"targets": 90, "unknown_item_targets": 2}
+    test |= {"unknown_user_interactions": 3, "unknown_users": 1}
+    held = {"held_out": {"rows": "user", "test": test}}
+    temporal = {"protocol": {"split": "temporal", "split_points": [0.8, 0.9]}} | held
+    with pytest.raises(
+        RunError, match=r"differ in protocol .* has the default, .*B has split=temp"
+    ):
+        comparison([result("A", 0.25), result("B", 0.25, **temporal)])
+    other = {"protocol": {"split": "temporal", "split_points": [0.7, 0.9]}} | held
+    with pytest.raises(RunError, match="differ in protocol"):
+        comparison([result("A", 0.25, **other), result("B", 0.25, **temporal)])
+    table = comparison([result("A", 0.25, **temporal), result("B", 0.25, **temporal)])
+    assert table.startswith("Dataset tiny: 36 test users, 30 candidate items, 90 targets, 2 of th")
+    assert "\nTest, mask_history=seen, split=temporal, split_points=[0.8, 0.9]\n" in table
+    sampled = {"protocol": {"candidates": "uniform-100", "split_seed": 2024}} | held
+    with pytest.raises(RunError, match="differ in protocol"):
+        comparison([result("A", 0.25), result("B", 0.25, **sampled)])
+    table = comparison([result("A", 0.25, **sampled)])
+    heads = [line for line in table.splitlines() if line.startswith("Test, ")]
+    assert len(heads) == 3
+    assert all("SAMPLED METRICS, for comparison with old papers only" in head for head in heads)
+
+
 def test_the_runs_own_masking_comes_first_and_common_metrics_only() -> None:
     other = result("B", 0.5, masking="none")
     other.record["test"]["none"]["itemcoverage@10"] = 0.9

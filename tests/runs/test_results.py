@@ -147,14 +147,17 @@ def test_the_history_has_an_epoch_a_row(train: Callable[..., RunResult]) -> None
     assert not any(name.startswith(("best", "cost", "test")) for name in history)
 
 
+@pytest.mark.parametrize("split", ["leave_one_out", "ratio"])
 @pytest.mark.parametrize("masking", [None, "train", "none"])
 def test_means_over_users_are_the_metrics(
-    train: Callable[..., RunResult], masking: str | None
+    train: Callable[..., RunResult], masking: str | None, split: str
 ) -> None:
-    result = train("BPR")
+    several = {"split": split, "split_ratios": [2, 1, 2]} if split == "ratio" else {}
+    result = train("BPR", **several)
     users = result.per_user(masking)
     assert len(users) == result.record["users"]
-    assert list(users.index) == list(result.ranks(masking)["user"])
+    assert list(users.index) == list(dict.fromkeys(result.ranks(masking)["user"]))
+    assert (len(users) < len(result.ranks(masking))) == (split == "ratio")
     expected = result.metrics("test", masking)
     assert users.mean().to_dict() == pytest.approx({name: expected[name] for name in users})
     assert {"recall@10", "ndcg@10", "mrr@10", "hit@10"} < {*users}

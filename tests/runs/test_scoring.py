@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from support.runs import MASKINGS
 
 from recbole_hellm.data.interactions.dataset import create_dataset
+from recbole_hellm.runs.directory import ARTEFACTS
 from recbole_hellm.runs.results import RunResult
 from recbole_hellm.training.trainer import RunTrainer
 
@@ -68,3 +69,42 @@ def test_the_test_split_is_ranked_by_the_weights_that_validation_chose(
     assert (longer.record["best_epoch"], longer.record["epochs"]) == (1, 3)
     assert longer.record["test"] == once.record["test"]
     assert phases == ["valid"] * 3 + ["test"]  # the test split is scored once
+
+
+@pytest.mark.parametrize(("model", "unit"), [("BPR", "user"), ("SASRec", "interaction")])
+def test_a_temporal_run_is_recorded_restored_and_scored_again(
+    train: Callable[..., RunResult], spread_data: Path, model: str, unit: str
+) -> None:
+    options = {"split": "temporal", "split_points": [0.6, 0.8], "data_path": str(spread_data)}
+    result = train(model, epochs=1, **options)
+    record = result.record
+    assert record["protocol"] == {"split": "temporal", "split_points": [0.6, 0.8]}
+    held = record["held_out"]
+    assert held["rows"] == unit
+    assert held["test"]["users"] == record["users"] < held["test"]["targets"]
+    assert held["test"]["unknown_users"] > 0
+    ranks = pd.read_parquet(result.path / "ranks-seen.parquet")
+    assert ranks["row"].nunique() == held["test"]["rows"]
+    assert (len(ranks), ranks["user"].nunique()) == (held["test"]["targets"], record["users"])
+    again = result.evaluate("test")
+    assert again["seen"] == pytest.approx(result.metrics())
+    longer = train(model, epochs=1, save_topk=5, **options)  # lists are made from the model
+    assert longer.path == result.path
+    lists = pd.read_parquet(result.path / "topk-seen.parquet")
+    assert len(lists) == 5 * held["test"]["rows"]
+    assert ("row" in lists) == (unit == "interaction")
+
+
+def test_stages_of_a_language_model_have_its_split(
+    train: Callable[..., RunResult], spread_data: Path, small_model: dict[str, Any]
+) -> None:
+    options = {"split": "temporal", "split_points": [0.6, 0.8], "data_path": str(spread_data)}
+    result = train("HeLLM", **small_model, **options)
+    units = {run.record["model"]: run.record["held_out"]["rows"] for run in result.all_stages}
+    assert units == {"HeLLMPre": "user", "SASRec": "interaction"}
+    assert result.record["held_out"]["rows"] == "interaction"
+    for stage in result.all_stages:
+        assert stage.record["split"] == result.record["split"]
+        assert stage.record["protocol"] == result.record["protocol"]
+    card = (result.path / ARTEFACTS / "README.md").read_text()
+    assert "Dataset `tiny`, split=temporal, split_points=[0.6, 0.8]; split fingerprint" in card

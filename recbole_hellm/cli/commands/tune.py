@@ -30,7 +30,9 @@ def tune(options: dict[str, Any], overrides: dict[str, Any]) -> str:
     from tabulate import tabulate
 
     from recbole_hellm.benchmark.tuning import tune
+    from recbole_hellm.config.resolution import HellmConfig
     from recbole_hellm.config.settings import names
+    from recbole_hellm.config.split_settings import described, protocol
 
     models = names(options.get("model"))
     if len(models) != 1:
@@ -39,6 +41,9 @@ def tune(options: dict[str, Any], overrides: dict[str, Any]) -> str:
     settings = _settings().from_config(options)
     study = tune(models[0], dataset, settings, overrides, config_files(options))
     table = tabulate(study.trials.to_dict("records"), headers="keys", floatfmt=".5g")
+    config = HellmConfig(models[0], dataset, overrides, config_files(options))
+    told = described({"protocol": protocol(config)})
+    table = f"Validation, {told}\n\n{table}" if told else table
     # The best settings come last, since the last file wins, as they do in a trial.
     files = ",".join(map(str, (*config_files(options), study.path)))
     # A trial is a run before its test, which --resume takes up.

@@ -1,8 +1,8 @@
 """RecBole datasets in canonical order, with one split, a fingerprint and item features.
 
 RecBole reads atomic files, filters and assigns ids; the classes here put the rows into canonical
-order before ids exist, keep users with fewer than three interactions for training only, and prove
-with a fingerprint that general and sequential models get the same validation and test items.
+order before ids exist, split them as the settings say, and prove with a fingerprint that general
+and sequential models get the same validation and test items.
 """
 
 from __future__ import annotations
@@ -25,14 +25,22 @@ from recbole_hellm.data.features.encoders.text import named_features
 from recbole_hellm.data.features.store import Features, features_fingerprint, load_features
 from recbole_hellm.data.interactions.filtering import CountedFiltersMixin
 from recbole_hellm.data.interactions.further_columns import columns_hash
-from recbole_hellm.data.interactions.histories import MIN_INTERACTIONS, Histories
+from recbole_hellm.data.interactions.held_out import random_order
+from recbole_hellm.data.interactions.histories import PHASES, Histories
 from recbole_hellm.data.interactions.splits import (
     POSITION,
     candidate_fingerprint,
     canonical_order,
     histories_hash,
+    parts_fingerprint,
     split_fingerprint,
 )
+from recbole_hellm.data.interactions.splitting import (
+    held_out_counts,
+    split_histories,
+    tell_held_out,
+)
+from recbole_hellm.data.interactions.target_rows import TargetRows, Unit
 from recbole_hellm.data.preparation.manifest import check_files
 from recbole_hellm.errors import ConfigError, DataError
 
@@ -53,7 +61,7 @@ class CanonicalMixin(CountedFiltersMixin):
     id2token: Any
     histories: Histories
     tied_tests: np.ndarray
-    """Whether each evaluated user's test item has the time of the one before, bool [E]."""
+    """Whether each test user's first test item has the time of the one before, bool [E]."""
     columns_hash: str | None
     """Hash of what is read beside users, items and their order; None if nothing is."""
 
@@ -116,6 +124,11 @@ class CanonicalMixin(CountedFiltersMixin):
         self._ordered_by, frame = self._time_column(), self.inter_feat
         ordered = canonical_order(frame, uid, iid, self._ordered_by)
         ordered[POSITION] = ordered[POSITION].astype(np.float64)
+        if self.config["split_order"] == "random":
+            positions = ordered[POSITION].to_numpy()
+            order = random_order(ordered[uid].to_numpy(), self.config["split_seed"])
+            ordered = ordered.iloc[order].reset_index(drop=True)
+            ordered[POSITION] = positions
         self.inter_feat = ordered
         self.field2type[POSITION] = FeatureType.FLOAT
         self.field2source[POSITION] = FeatureSource.INTERACTION
@@ -139,40 +152,33 @@ class CanonicalMixin(CountedFiltersMixin):
         super()._remap_ID_all()  # type: ignore[misc]
         users = self.inter_feat[self.uid_field].to_numpy()
         items = self.inter_feat[self.iid_field].to_numpy()
-        self.histories = Histories.from_pairs(users, items, self.num(self.uid_field))
         # Times are exact here; RecBole makes them float32 next.
-        times = self.inter_feat[self._ordered_by].to_numpy()[np.argsort(users, kind="stable")]
-        last = self.histories.offsets[self.histories.evaluated_users + 1] - 1
-        self.tied_tests = times[last] == times[last - 1]
-        short = int(((self.histories.lengths > 0) & (self.histories.lengths < 3)).sum())
-        if short:
-            logger.warning(
-                "%d users of '%s' have fewer than %d interactions; they are trained on and never "
-                "evaluated.",
-                short,
-                self.dataset_name,
-                MIN_INTERACTIONS,
-            )
-        if len(self.histories.evaluated_users) == 0:
-            raise DataError(
-                f"No user of '{self.dataset_name}' has {MIN_INTERACTIONS} interactions, so there "
-                "is nothing to evaluate; use a larger dataset."
-            )
+        times = self.inter_feat[self._ordered_by].to_numpy()
+        timed = None if self._ordered_by == POSITION else times
+        histories = split_histories(self.config, users, items, self.num(self.uid_field), timed)
+        self.histories = histories
+        times = times[np.argsort(users, kind="stable")]
+        evaluated = histories.evaluated("test")
+        first = histories.offsets[evaluated] + histories.before("test")[evaluated]
+        self.tied_tests = times[first] == times[first - 1]
+        if self.config["split"] != "leave_one_out":
+            tell_held_out(self.dataset_name, self.held_out)
 
     def _split_index_by_leave_one_out(
         self, grouped_index: Any, leave_one_num: int
     ) -> list[list[int]]:
-        """Answers dataset.py:1654: a user with two interactions would get a test item."""
-        rows = 1 if isinstance(self, SequentialDataset) else 0
-        parts: list[list[int]] = [[] for _ in range(leave_one_num + 1)]
+        """Answers dataset.py:1654: the split is that of the histories, whatever kind it is."""
+        owners = self.inter_feat[self.uid_field].numpy()
+        left_out = 1 if isinstance(self, SequentialDataset) else 0  # first items have no row
+        bounds = np.maximum(self.histories.bounds - left_out, 0)
+        parts: list[list[int]] = [[], [], []]
         for group in grouped_index:
             index = list(group)
-            if len(index) + rows < MIN_INTERACTIONS:
-                parts[0].extend(index)
-                continue
-            parts[0].extend(index[:-leave_one_num])
-            for part, row in zip(parts[1:], index[-leave_one_num:], strict=True):
-                part.append(row)
+            first, second = bounds[:, owners[index[0]]]
+            for part, rows in zip(
+                parts, (index[:first], index[first:second], index[second:]), strict=True
+            ):
+                part.extend(rows)
         return parts
 
     def build(self) -> list[Any]:
@@ -189,24 +195,47 @@ class CanonicalMixin(CountedFiltersMixin):
             If RecBole's split is not the canonical one.
         """
         datasets: list[Any] = super().build()  # type: ignore[misc]
-        for phase, part in zip(("valid", "test"), datasets[1:], strict=True):
-            users = part.inter_feat[self.uid_field].numpy()
-            order = np.argsort(users)
-            same = np.array_equal(users[order], self.histories.evaluated_users)
-            items = part.inter_feat[self.iid_field].numpy()[order]
-            if not same or not np.array_equal(items, self.histories.targets(phase)):
-                raise DataError(f"The {phase} split is not the canonical leave-one-out split.")
+        for phase, part in zip(PHASES, datasets[1:], strict=True):
+            rows = part.inter_feat[self.part_rows(part, phase, "interaction")]
+            if not np.array_equal(rows[self.iid_field].numpy(), self.histories.targets(phase)):
+                split = self.config["split"].replace("_", "-")
+                raise DataError(f"The {phase} split is not the canonical {split} split.")
         return datasets
+
+    @property
+    def unit(self) -> Unit:
+        """What a row of the evaluation holds: all targets of a user, or one of them."""
+        if self.config["split_rows"] != "auto":
+            return self.config["split_rows"]  # type: ignore[no-any-return]
+        return "interaction" if isinstance(self, SequentialDataset) else "user"
+
+    def target_rows(self, phase: str, unit: Unit | None = None) -> TargetRows:
+        """The rows that are evaluated in `phase`; by default of :attr:`unit`."""
+        return TargetRows.of(self.histories, phase, unit or self.unit)
+
+    def part_rows(self, part: Any, phase: str, unit: Unit | None = None) -> np.ndarray:
+        """The row of a split that begins each of :meth:`target_rows`, int64 [R]."""
+        owners, positions = (part.inter_feat[name].numpy() for name in (self.uid_field, POSITION))
+        return self.target_rows(phase, unit).places_among(self.histories, phase, owners, positions)
+
+    @functools.cached_property
+    def held_out(self) -> dict[str, Any]:
+        """What is evaluated, and what training does not know of it; see `held_out_counts`."""
+        return held_out_counts(self.histories, self.training_counts, self.unit)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of every evaluated user's validation and test item, by token."""
-        users = self.id2token(self.uid_field, self.histories.evaluated_users)
-        valid, test = (
-            self.id2token(self.iid_field, self.histories.targets(phase))
-            for phase in ("valid", "test")
+        """Hash of every evaluated user's validation and test items, by token."""
+        held = {phase: TargetRows.of(self.histories, phase, "interaction") for phase in PHASES}
+        users = {phase: self.id2token(self.uid_field, of.users) for phase, of in held.items()}
+        items = {phase: self.id2token(self.iid_field, of.items) for phase, of in held.items()}
+        if self.config["split"] == "leave_one_out":
+            return split_fingerprint(list(users["test"]), *map(list, items.values()))
+        return parts_fingerprint(
+            (user, phase, item)
+            for phase in PHASES
+            for user, item in zip(users[phase], items[phase], strict=True)
         )
-        return split_fingerprint(list(users), list(valid), list(test))
 
     @functools.cached_property
     def interactions_hash(self) -> str:
@@ -320,16 +349,18 @@ class HistoryDataset(CanonicalMixin, SequentialDataset):
         """This training split with a row for every user's first item, too.
 
         The history of such a row is one item of padding: its lists hold zeros alone, and its
-        length is 1. A first item is never held out.
+        length is 1. First items that are held out have none.
         """
         rows = self.inter_feat.interaction
-        count = len(self.first_rows)
+        owners = self.first_rows[self.uid_field].numpy()
+        first_rows = self.first_rows[np.flatnonzero(self.histories.training_lengths[owners] > 0)]
+        count = len(first_rows)
         added = {
             name: torch.zeros(count, *values.shape[1:], dtype=values.dtype)
             for name, values in rows.items()
         }
         added[self.item_list_length_field] += 1
-        added |= self.first_rows.interaction
+        added |= first_rows.interaction
         columns = {name: torch.cat([values, added[name]]) for name, values in rows.items()}
         extended: HistoryDataset = self.copy(Interaction(columns))
         return extended

@@ -9,8 +9,9 @@ import dataclasses
 
 import numpy as np
 
-MIN_INTERACTIONS = 3
-"""Users with fewer interactions are kept for training and never evaluated."""
+from recbole_hellm.data.interactions.held_out import leave_one_out
+
+PHASES = ("valid", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,28 +24,51 @@ class Histories:
         User u's items are ``items[offsets[u]:offsets[u + 1]]``; user 0 is padding and empty.
     items : ndarray of int64, shape [n_interactions]
         Item ids in canonical order within a user.
+    bounds : ndarray of int64, shape [2, n_users]
+        How many of a user's interactions stand before the validation part and before the test part.
     """
 
     offsets: np.ndarray
     items: np.ndarray
+    bounds: np.ndarray
 
     @classmethod
-    def from_pairs(cls, users: np.ndarray, items: np.ndarray, n_users: int) -> Histories:
-        """Group interaction rows, already in canonical order, by user id below `n_users`."""
+    def from_pairs(
+        cls, users: np.ndarray, items: np.ndarray, n_users: int, bounds: np.ndarray | None = None
+    ) -> Histories:
+        """Group interaction rows, already in canonical order, by user id below `n_users`.
+
+        Without `bounds`, the last interaction is held out for test and the one before it for
+        validation.
+        """
         order = np.argsort(users, kind="stable")
         counts = np.bincount(users, minlength=n_users)
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return cls(offsets, np.asarray(items, dtype=np.int64)[order])
+        bounds = leave_one_out(counts) if bounds is None else bounds
+        return cls(offsets, np.asarray(items, dtype=np.int64)[order], bounds)
 
     @property
     def lengths(self) -> np.ndarray:
         """Number of interactions of each user, shape [n_users]."""
         return np.diff(self.offsets)
 
-    @property
-    def evaluated_users(self) -> np.ndarray:
-        """Ids of the users that have a validation and a test item, ascending."""
-        return np.flatnonzero(self.lengths >= MIN_INTERACTIONS)
+    def before(self, phase: str) -> np.ndarray:
+        """Number of interactions of each user before the part of `phase`, shape [n_users]."""
+        return self.bounds[PHASES.index(phase)]
+
+    def held_out(self, phase: str) -> np.ndarray:
+        """Number of interactions of each user in the part of `phase`, shape [n_users]."""
+        until = self.before("test") if phase == "valid" else self.lengths
+        return until - self.before(phase)
+
+    def evaluated(self, phase: str) -> np.ndarray:
+        """Ids of the users with training interactions and interactions of `phase`, ascending."""
+        return np.flatnonzero((self.training_lengths > 0) & (self.held_out(phase) > 0))
+
+    def targets(self, phase: str) -> np.ndarray:
+        """The held-out items of each of the users :meth:`evaluated`, one user after the other."""
+        users = self.evaluated(phase)
+        return self.stretch(users, self.before(phase)[users], self.held_out(phase)[users])[1]
 
     def learning_users(
         self, share: float = 1.0, seed: int = 0, first_items: bool = False
@@ -66,46 +90,30 @@ class Histories:
         order = np.random.default_rng(seed).permutation(users)
         return np.sort(order[: max(1, round(share * len(users)))])
 
-    def targets(self, phase: str) -> np.ndarray:
-        """Validation or test item of each of :attr:`evaluated_users`."""
-        return self.items[self.offsets[self.evaluated_users + 1] - _HELD_OUT[phase]]
-
-    def masked_items(
-        self, users: np.ndarray, masking: str, phase: str
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers and item ids that `masking` removes from the ranking of `users`.
-
-        Parameters
-        ----------
-        users : ndarray of int64, shape [B]
-        masking : {"seen", "train", "none"}
-            ``seen`` is everything before the target of `phase`; ``train`` is training items only.
-        phase : {"valid", "test"}
-
-        Returns
-        -------
-        rows, items : ndarray of int64
-            Pairs to mask; ``rows`` indexes into `users`. Empty for ``none``.
-        """
-        if masking == "none":
-            empty = np.empty(0, dtype=np.int64)
-            return empty, empty
-        held_out = 2 if masking == "train" else _HELD_OUT[phase]
-        return self._ragged(users, self.lengths[users] - held_out)
-
     def training(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Training interactions of `users` as (row, item) pairs, in canonical order."""
-        return self._ragged(users, self.training_lengths[users])
+        return self.stretch(users, np.zeros_like(users), self.training_lengths[users])
 
     @property
     def training_lengths(self) -> np.ndarray:
         """Number of training interactions of each user, shape [n_users]."""
-        return np.where(self.lengths >= MIN_INTERACTIONS, self.lengths - 2, self.lengths)
+        return self.before("valid")
 
-    def _ragged(self, users: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def stretch(
+        self, users: np.ndarray, starts: np.ndarray, counts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Stretches of users' sequences as (row, item) pairs, in canonical order.
+
+        Parameters
+        ----------
+        users, starts, counts : ndarray of int64, shape [B]
+            Whose sequence, the place in it where a stretch begins, and its number of items.
+
+        Returns
+        -------
+        rows, items : ndarray of int64
+            ``rows`` indexes into `users`.
+        """
         rows = np.repeat(np.arange(len(users)), counts)
         within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return rows, self.items[self.offsets[users][rows] + within]
-
-
-_HELD_OUT = {"valid": 2, "test": 1}
+        return rows, self.items[(self.offsets[users] + starts)[rows] + within]

@@ -245,7 +245,7 @@ def training_loader(config: Any, dataset: Any, parts: list[Any], model: Any) -> 
         parts = [parts[0].with_first_items(), *parts[1:]]
     elif sequential and dataset.histories.training_lengths.max() < 2:
         raise DataError(
-            f"No user of '{name}' has two interactions beside the two that are held out, so there "
+            f"No user of '{name}' has two interactions beside those that are held out, so there "
             "is no next item to learn; use a larger dataset, or a general model such as BPR."
         )
     kind = getattr(model, "batches", None)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from recbole_hellm.data.interactions.histories import MIN_INTERACTIONS
+from recbole_hellm.data.interactions.held_out import MIN_INTERACTIONS
 from recbole_hellm.errors import DataError
 
 POSITION = "position"
@@ -141,6 +141,22 @@ def split_fingerprint(users: Sequence[str], valid: Sequence[str], test: Sequence
             "items has no fingerprint; pass one of each per user."
         )
     return _digest("\t".join(row) for row in sorted(zip(users, valid, test, strict=True)))
+
+
+def parts_fingerprint(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Hash of a split that may hold out several items of a user.
+
+    Parameters
+    ----------
+    rows : iterable of (user, phase, item)
+        A token, ``valid`` or ``test``, and a token of each held-out interaction, in any order.
+
+    Returns
+    -------
+    str
+        SHA-256 in hex over the UTF-8 lines ``user <tab> phase <tab> item`` in ascending order.
+    """
+    return _digest("\t".join(row) for row in sorted(rows))
 
 
 def interactions_hash(frame: pd.DataFrame, user: str, item: str) -> str:

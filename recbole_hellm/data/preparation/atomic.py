@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from recbole_hellm.data.interactions.histories import MIN_INTERACTIONS
+from recbole_hellm.data.interactions.held_out import MIN_INTERACTIONS
 from recbole_hellm.data.interactions.splits import (
     POSITION,
     candidate_fingerprint,

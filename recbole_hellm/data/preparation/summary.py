@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_hellm.data.interactions.histories import MIN_INTERACTIONS
+from recbole_hellm.data.interactions.held_out import MIN_INTERACTIONS
 from recbole_hellm.data.preparation.atomic import TEXT_COLUMNS
 from recbole_hellm.data.preparation.manifest import MANIFEST, listed_files
 from recbole_hellm.storage.terminal import plain_text

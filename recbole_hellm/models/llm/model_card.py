@@ -23,7 +23,7 @@ class CardFacts:
     model, dataset : str
         Names as on the command line.
     split : str
-        Fingerprint of the leave-one-out split.
+        Fingerprint of the split.
     masking : str
         ``mask_history`` of the run; the masking of its reported metrics.
     metrics : Mapping
@@ -32,6 +32,8 @@ class CardFacts:
         Settings of the training, seed and epoch included.
     versions : Mapping
         Package -> version.
+    protocol : str
+        How validation and test were made and what was ranked.
     """
 
     model: str
@@ -41,6 +43,7 @@ class CardFacts:
     metrics: Mapping[str, Mapping[str, float]]
     training: Mapping[str, Any]
     versions: Mapping[str, str | None]
+    protocol: str = ""
 
 
 def model_card(
@@ -122,7 +125,8 @@ def _measured(facts: CardFacts) -> str:
     lines = [head, ["---"] * len(head), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
-        f"## Data and test metrics\n\nDataset `{facts.dataset}`, leave-one-out, full ranking; "
+        f"## Data and test metrics\n\nDataset `{facts.dataset}`, "
+        f"{facts.protocol or 'leave-one-out, full ranking'}; "
         f"split fingerprint `{facts.split}`. The test split was scored once, on the epoch that "
         f"validation chose; `masking` says which known items the ranking leaves out, and "
         f"`{facts.masking}` is the one this run reports.\n\n{table}"

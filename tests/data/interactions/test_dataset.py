@@ -344,7 +344,7 @@ def test_beauty_is_the_published_dataset_in_both_families(
         if model == "SASRec":
             assert len(training.inter_feat) == 131_413
             assert len(training.with_first_items().inter_feat) == 153_776
-        assert len(dataset.histories.evaluated_users) == 22_363
+        assert len(dataset.histories.evaluated("test")) == 22_363
         assert len(dataset.item_tokens) == 12_101
         assert len(dataset.histories.items) == 198_502
         assert dataset.fingerprint == manifest["split_fingerprint"]

@@ -24,28 +24,24 @@ def test_every_user_gets_its_own_items_in_order(histories: Histories) -> None:
 
 
 def test_targets_are_the_last_two_of_users_with_three(histories: Histories) -> None:
-    assert histories.evaluated_users.tolist() == [3, 5]
-    assert histories.targets("test").tolist() == [5, 3]
-    assert histories.targets("valid").tolist() == [8, 2]
+    for phase, items in (("valid", [8, 2]), ("test", [5, 3])):
+        assert histories.evaluated(phase).tolist() == [3, 5]
+        assert histories.targets(phase).tolist() == items
 
 
-@pytest.mark.parametrize(
-    ("masking", "phase", "masked"),
-    [
-        ("seen", "test", {(0, 1), (0, 2), (1, 8), (1, 9)}),
-        ("seen", "valid", {(0, 1), (1, 8), (1, 9)}),
-        ("train", "test", {(0, 1), (1, 8), (1, 9)}),
-        ("train", "valid", {(0, 1), (1, 8), (1, 9)}),
-        ("none", "test", set()),
-        ("none", "valid", set()),
-    ],
-)
-def test_known_items(
-    histories: Histories, masking: str, phase: str, masked: set[tuple[int, int]]
-) -> None:
-    rows, items = histories.masked_items(np.array([5, 3]), masking, phase)
-    assert set(zip(rows.tolist(), items.tolist(), strict=True)) == masked
-    assert (rows.dtype, items.dtype) == (np.int64, np.int64)
+def test_a_user_needs_training_and_held_out_interactions() -> None:
+    lists = [[], [1, 2, 3, 4], [5, 6], [7, 8], [9, 10, 11]]
+    users = np.repeat(np.arange(5), [len(items) for items in lists])
+    bounds = np.array([[0, 2, 0, 2, 1], [0, 3, 1, 2, 3]])
+    histories = Histories.from_pairs(users, np.concatenate(lists), 5, bounds)
+    assert histories.held_out("valid").tolist() == [0, 1, 1, 0, 2]
+    assert histories.held_out("test").tolist() == [0, 1, 1, 0, 0]
+    assert histories.evaluated("valid").tolist() == [1, 4]  # user 2 has no training interaction
+    assert histories.evaluated("test").tolist() == [1]
+    assert histories.targets("valid").tolist() == [3, 10, 11]
+    assert histories.targets("test").tolist() == [4]
+    rows, items = histories.training(np.array([4, 1, 2]))
+    assert (rows.tolist(), items.tolist()) == ([0, 1, 1], [9, 1, 2])
 
 
 def test_training_leaves_the_targets_out_and_keeps_short_users_whole(histories: Histories) -> None:

@@ -272,7 +272,7 @@ def test_users_without_a_next_item_to_learn_are_told(
     frame = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
     make_dataset(tmp_path / "tiny", frame)
     config, dataset, parts = make_parts("SASRec", data_path=str(tmp_path))
-    with pytest.raises(DataError, match="No user of 'tiny' has two interactions beside the two"):
+    with pytest.raises(DataError, match="No user of 'tiny' has two interactions beside those"):
         training_loader(config, dataset, parts, Wants(wants) if wants else object())
 
 
