@@ -24,6 +24,7 @@ from transformers import LlamaModel
 
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.data.interactions.batches import BucketedBatches, sequence_rows
+from recbole_hellm.data.interactions.held_out import leave_one_out
 from recbole_hellm.data.interactions.histories import Histories
 from recbole_hellm.errors import DataError, DivergenceError, reason
 from recbole_hellm.evaluation.rank_metrics import NDCG, Recall
@@ -79,9 +80,10 @@ class Inputs:
             with safe_open(file, "pt") as content:
                 tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
                 facts = json.loads((content.metadata() or {})["facts"])
-            histories = Histories(
-                *(tensors.pop(name).numpy().astype(np.int64) for name in ("offsets", "items"))
+            offsets, items = (
+                tensors.pop(name).numpy().astype(np.int64) for name in ("offsets", "items")
             )
+            histories = Histories(offsets, items, leave_one_out(np.diff(offsets)))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise DataError(
                 f"{file} cannot be read ({reason(error)}); make it by gpu_inputs.py."
@@ -194,10 +196,9 @@ def metrics(
     """
     network.eval()
     device = network.item_weights().device
-    everyone = histories.evaluated_users
+    everyone = histories.evaluated(phase)
     targets = histories.targets(phase)
-    owners, _ = histories.masked_items(everyone, "seen", phase)
-    seen = np.bincount(owners, minlength=len(everyone))
+    seen = histories.before(phase)[everyone]
     lengths = np.minimum(seen, LIMIT)
     starts = histories.offsets[everyone] + seen - lengths
     order = np.argsort(lengths, kind="stable")
@@ -208,7 +209,7 @@ def metrics(
         read = torch.from_numpy(lengths[rows]).to(device)
         scores = network.logits(network.hidden_states(items, read))
         users = everyone[rows]
-        known, masked = histories.masked_items(users, "seen", phase)
+        known, masked = histories.stretch(users, np.zeros_like(users), seen[rows])
         counts = count_above(
             scores,
             torch.from_numpy(targets[rows]).to(device),

@@ -349,7 +349,7 @@ def main() -> None:
     source = options.histories or "synthetic histories"
     print(f"torch {torch.__version__}, {where}, {options.threads} threads, {source}")
     print(
-        f"{len(histories.evaluated_users):,} users, {n_items:,} items; {options.dtype}, shape "
+        f"{len(histories.evaluated('test')):,} users, {n_items:,} items; {options.dtype}, shape "
         f"{tuple(options.sizes)}, prefix {options.prefix} ({options.projection}), compiled: "
         f"{options.compile}; matrix products: {rate / 1e12:.2f} T/s"
     )

@@ -64,7 +64,7 @@ def evaluation(
 
     With `shared`, the instruction is read once a batch.
     """
-    users = histories.evaluated_users
+    users = histories.evaluated("test")
     users = np.random.default_rng(seed).choice(users, min(count, len(users)), replace=False)
     lengths = np.minimum(histories.lengths[users] - 1, LIMIT)
     starts = histories.offsets[users + 1] - 1 - lengths

@@ -91,7 +91,7 @@ def test_comparisons_of_the_docs_are_plans(command: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(comparisons, "report", plan)
     assert main(shlex.split(command)[1:]) == 0
-    assert planned and all(len(seed) >= 3 for one in planned for seed in one.by_seed)
+    assert planned and all(len(seed) >= 2 for one in planned for seed in one.by_seed)
 
 
 def own_files(folder: Path) -> set[str]:
