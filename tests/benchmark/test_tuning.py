@@ -274,9 +274,6 @@ def test_the_authors_recipe_is_one_file(model: str) -> None:
     assert {key: config[key] for key in recipe} == recipe
     searched = {key: config[key] for key in search_space(model)}  # the first trial
     assert all(value in search_space(model)[key] for key, value in searched.items())
-    if model == "BSARec":  # whose default it is; WEARec's was searched
-        plain = HellmConfig(model, "Beauty").identifying_settings()
-        assert config.identifying_settings() == plain | {"first_item_target": True}
 
 
 def test_a_database_holds_the_studies_of_several_models(
