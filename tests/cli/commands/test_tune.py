@@ -30,8 +30,10 @@ def test_one_model_is_tuned(tell: Callable[..., str], model: str) -> None:
 
 
 def test_the_study_gets_all_settings(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("b.yaml").write_text("stopping_step: 3\n")
     calls: list[tuple[Any, ...]] = []
 
     def study(*arguments: Any) -> Any:
