@@ -105,4 +105,5 @@ def test_models_are_compared_by_the_examples_metrics(
         assert total == pytest.approx(run.metrics()["serendipity@10"], rel=1e-5)
     lists = pd.read_csv(folder / "tables/Pop-BPR-sample-lists.csv")
     assert {"serendipity@10", "itemcoverage@10"} <= set(lists["metric"])
-    assert "serendipity, bits" in text.partition("What is recommended")[2]
+    written = (folder / "tables/Pop-BPR-sample.md").read_text(encoding="utf-8")
+    assert "serendipity, bits" in written.partition("What is recommended")[2]

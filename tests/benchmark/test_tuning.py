@@ -102,7 +102,7 @@ def test_poor_trials_are_pruned(quick: dict[str, Any], tmp_path: Path) -> None:
 def test_a_pruned_trial_is_known_by_its_best_score(
     settings: TuningSettings, quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def falling(config: Any, report: Any) -> Any:
+    def falling(config: Any, report: Any, searched: Any) -> Any:
         rate = config["learning_rate"]
         scores = [0.5, 0.6, 0.7] if rate == 0.01 else [0.3, 0.1, 0.0]
         for epoch, score in enumerate(scores):
@@ -193,7 +193,7 @@ def test_a_training_that_diverges_is_a_pruned_trial(
 ) -> None:
     original = tuning.validate
 
-    def fail(config: Any, report: Any) -> Any:
+    def fail(config: Any, report: Any, searched: Any) -> Any:
         if config["learning_rate"] == 0.05:
             raise RunError("the loss is not finite.")
         return original(config, report)
@@ -209,7 +209,7 @@ def test_a_search_whose_first_training_diverges_late_goes_on(
 ) -> None:
     tried = []
 
-    def diverging(config: Any, report: Any) -> Any:
+    def diverging(config: Any, report: Any, searched: Any) -> Any:
         tried.append(config["learning_rate"])
         report(0, 0.2)
         if len(tried) == 1:
@@ -405,7 +405,7 @@ def test_an_interrupted_trial_is_no_result_and_is_gone_on_with(
     original = tuning.validate
     begun: list[dict[str, Any]] = []
 
-    def interrupt(config: Any, report: Any) -> Any:
+    def interrupt(config: Any, report: Any, searched: Any) -> Any:
         begun.append({key: config[key] for key in SPACE})
         if len(begun) == 2:
             report(0, 0.1)
@@ -446,7 +446,7 @@ def test_what_another_process_trains_is_left_to_it(
 ) -> None:
     original = tuning.validate
 
-    def busy(config: Any, report: Any) -> Any:
+    def busy(config: Any, report: Any, searched: Any) -> Any:
         if config["learning_rate"] == 0.05:
             raise BusyError("the run is being trained by another process.")
         return original(config, report)
