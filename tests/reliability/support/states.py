@@ -13,7 +13,7 @@ from typing import Any
 
 LEFTOVERS = re.compile(r"(\.tmp|\.old|\.part|\.partial|\.lock)$")
 _PASSING = re.compile(
-    r"^events\.out\.tfevents|^(last\.pt|environment\.json|studies\.log)$"
+    r"^events\.out\.tfevents|^(last\.pt|environment\.json|run\.log|studies\.log)$"
     r"|-cost\.\w+$|^Pop-BPR-shop\.\w+$|^BPR\.csv$"  # tables with costs, and lists of trials
 )
 """Files that may differ: curves and journals keep times, the last checkpoint its costs."""
