@@ -244,6 +244,11 @@ class Comparison:
             }
         )
 
+    @property
+    def masking(self) -> str:
+        """The masking of a table's runs, which is one for all."""
+        return str(self.methods[0].runs[0].record["masking"])
+
     def sheets(self) -> list[Sheet]:
         """All tables of the dataset.
 
@@ -257,14 +262,13 @@ class Comparison:
             return [points.sheet(self.plan, self.dataset, runs, self._absent())]
         asked = {key: metric for key, (metric, _) in self.asked.measures.items()}
         table = dataclasses.replace(self.plan, asked=asked)
-        masking = self.methods[0].runs[0].record["masking"]
-        tests, tested = evidence.tested(table, self.methods, masking)
+        tests, tested = evidence.tested(table, self.methods, self.masking)
         sheets = [
-            evidence.results(table, self.methods, masking, tests, self._absent()),
+            evidence.results(table, self.methods, self.masking, tests, self._absent()),
             evidence.validation(table, self.methods),
             *published.sheets(table, self.methods),
             *tested,
-            *evidence.all_slices(table, self.methods, masking),
+            *evidence.all_slices(table, self.methods, self.masking),
             evidence.lists(self.methods, self.asked.listed.metrics),
         ]
         return [sheet for sheet in sheets if sheet is not None]
@@ -315,9 +319,8 @@ class Comparison:
             if sheet.data is not None:
                 directory.write_text(f"{name}-{sheet.name}.csv", sheet.data.to_csv(index=False))
                 written.append(folder / f"{name}-{sheet.name}.csv")
-        masking = self.methods[0].runs[0].record["masking"]
         place = folder / f"{name}-cost.svg"
-        cost = plots.quality_and_cost(self.methods, PLOTTED, masking, place)
+        cost = plots.quality_and_cost(self.methods, PLOTTED, self.masking, place)
         return [*written, cost]
 
     def _marked(self, plan: Figure) -> dict[str, Any]:
@@ -330,5 +333,4 @@ class Comparison:
         if isinstance(self.plan, Figure):
             assert sheets[0].data is not None  # noqa: S101
             return plots.sweep_chart(self.plan, sheets[0].data, self._marked(self.plan))
-        masking = self.methods[0].runs[0].record["masking"]
-        return plots.cost_chart(self.methods, PLOTTED, masking)[0]
+        return plots.cost_chart(self.methods, PLOTTED, self.masking)[0]

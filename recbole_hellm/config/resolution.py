@@ -327,8 +327,8 @@ class HellmConfig(Config):
         for key, kind in (("metrics", str), ("topk", int)):
             if isinstance(final[key], kind):
                 final[key] = [final[key]]
-        check_trackers(RunSettings.from_config(final).trackers)
-        final.update(RunSettings.from_config(final).canonical())
+        check_trackers((runs := RunSettings.from_config(final)).trackers)
+        final.update(runs.canonical())
         check_valid_metric(final["metrics"], final["topk"], final["valid_metric"])
         eval_args = (self._outside_settings | self.external_config_dict).get("eval_args") or {}
         pairs = eval_args if isinstance(eval_args, dict) else {"split": eval_args}

@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from recbole_hellm.evaluation.metric import RankMetric
-from recbole_hellm.evaluation.ranking import Ranks, run_starts
+from recbole_hellm.evaluation.ranking import Ranks, run_lengths, run_starts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class TieGroups:
         """The groups of `ranks`, which have ``rows``."""
         assert ranks.rows is not None  # noqa: S101
         starts = run_starts(ranks.rows)
-        counts = np.diff(np.r_[starts, len(ranks.rows)])
+        counts = run_lengths(ranks.rows)
         order = np.lexsort((ranks.higher, ranks.rows))
         new = np.r_[True, np.diff(ranks.higher[order]) != 0][: len(order)]
         new[starts] = True
@@ -76,6 +76,12 @@ def first_target(ranks: Ranks, gains: np.ndarray) -> np.ndarray:
         value += found * _at(gains, higher + place)
         none_yet = none_yet - found
     return value
+
+
+def _targets(ranks: Ranks) -> np.ndarray:
+    """Number of targets of each ranking, int64 [R]."""
+    assert ranks.rows is not None  # noqa: S101
+    return run_lengths(ranks.rows)
 
 
 def _at(gains: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -118,7 +124,7 @@ class NDCG(RankMetric):
 
     def per_row(self, ranks: Ranks, k: int) -> np.ndarray:
         """Sum of discounts, divided by that of a ranking that begins with all targets."""
-        counts = TieGroups.of(ranks).counts
+        counts = _targets(ranks)
         ideal = np.cumsum(self.gains(k))[np.minimum(counts, k) - 1]
         return super().per_row(ranks, k) * counts / ideal
 
@@ -164,7 +170,7 @@ class Precision(RankMetric):
 
     def per_row(self, ranks: Ranks, k: int) -> np.ndarray:
         """Sum over the targets."""
-        return super().per_row(ranks, k) * TieGroups.of(ranks).counts
+        return super().per_row(ranks, k) * _targets(ranks)
 
 
 RANK_METRICS: tuple[RankMetric, ...] = (Recall(), Hit(), NDCG(), MRR(), MAP(), Precision())

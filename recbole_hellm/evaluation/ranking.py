@@ -75,10 +75,14 @@ def run_starts(values: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.r_[True, values[1:] != values[:-1]][: len(values)])
 
 
+def run_lengths(values: np.ndarray) -> np.ndarray:
+    """Lengths of the runs of equal values, int64."""
+    return np.diff(np.r_[run_starts(values), len(values)])
+
+
 def means_of_runs(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
     """Means of values over each run of equal owners, float64."""
-    starts = run_starts(owners)
-    return np.add.reduceat(values, starts) / np.diff(np.r_[starts, len(owners)])
+    return np.add.reduceat(values, run_starts(owners)) / run_lengths(owners)
 
 
 Counts = tuple[Tensor, Tensor, Tensor]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.evaluation.evaluator import users_at_once
 from recbole_hellm.models.sequential.hellm import HeLLM
+from recbole_hellm.progress import progress_bar
 from recbole_hellm.runs.recommending import Recommender
 from recbole_hellm.training.model_state import embedding_tables
 
@@ -96,7 +96,7 @@ def _states(recommender: Recommender, show_progress: bool) -> tuple[Tensor, Tens
     count = recommender.dataset.user_num
     size = users_at_once(recommender.opened.config, model)
     parts: list[Tensor] = []
-    bar = tqdm(total=count - 1, unit="user", disable=not show_progress, leave=False)
+    bar = progress_bar(show=show_progress, total=count - 1, unit="user", leave=False)
     with torch.no_grad():
         items = read.items(model)
         for start in range(1, count, size):

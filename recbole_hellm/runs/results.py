@@ -15,8 +15,7 @@ import pandas as pd
 
 from recbole_hellm.config.devices import AUTO
 from recbole_hellm.errors import RunError
-from recbole_hellm.evaluation.metric import RankMetric
-from recbole_hellm.evaluation.metrics import BUILT_IN
+from recbole_hellm.evaluation.metrics import BUILT_IN, MetricSet
 from recbole_hellm.evaluation.ranking import Ranks
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.rankings import RANK_COLUMNS, ranks_file
@@ -144,13 +143,10 @@ class RunResult:
         counts = {name: frame[name].to_numpy() for name in RANK_COLUMNS}
         users, tokens = pd.factorize(frame["user"])
         ranks = Ranks(users, **counts, rows=frame["row"].to_numpy() if "row" in frame else None)
-        values = {}
-        for key in self.metrics("test", masking):
-            name, _, k = key.partition("@")
-            metric = BUILT_IN.get(name)
-            if isinstance(metric, RankMetric):
-                values[key] = metric.of_users(ranks, int(k))
-        return pd.DataFrame(values, index=pd.Index(tokens, name="user"))
+        keys = [key.partition("@") for key in self.metrics("test", masking)]
+        built_in = dict.fromkeys(BUILT_IN[name] for name, *_ in keys if name in BUILT_IN)
+        known = MetricSet(tuple(built_in), tuple(dict.fromkeys(int(k) for *_, k in keys)))
+        return pd.DataFrame(known.per_user(ranks), index=pd.Index(tokens, name="user"))
 
     def vectors(self, of: Literal["item", "user"] = "item") -> pd.DataFrame:
         """Embeddings of items or users, a row each; the index is the token.
