@@ -6,9 +6,10 @@ import contextlib
 import contextvars
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
 
 # None: only where they can be seen.
 _wanted: contextvars.ContextVar[bool | None] = contextvars.ContextVar("bars", default=None)
@@ -44,6 +45,8 @@ def progress_bar(
     **options
         As for `tqdm`.
     """
+    from tqdm.auto import tqdm  # no work at the start of every command
+
     return tqdm(iterable, disable=not (show and bars_visible()), **options)
 
 

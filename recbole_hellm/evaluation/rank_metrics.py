@@ -25,6 +25,8 @@ class TieGroups:
     ----------
     starts : ndarray of int64, shape [R]
         First target of each ranking.
+    order : ndarray of int64, shape [T]
+        Targets by ranking, those with the highest score first.
     counts : ndarray of int64, shape [R]
         Targets of each ranking.
     above : ndarray of int64, shape [T]
@@ -34,6 +36,7 @@ class TieGroups:
     """
 
     starts: np.ndarray
+    order: np.ndarray
     counts: np.ndarray
     above: np.ndarray
     within: np.ndarray
@@ -52,7 +55,7 @@ class TieGroups:
         above = np.flatnonzero(new)[group] - np.repeat(starts, counts)
         unsorted = np.empty_like(order)
         unsorted[order] = np.arange(len(order))
-        return cls(starts, counts, above[unsorted], sizes[group][unsorted])
+        return cls(starts, order, counts, above[unsorted], sizes[group][unsorted])
 
 
 def first_target(ranks: Ranks, gains: np.ndarray) -> np.ndarray:
@@ -66,8 +69,7 @@ def first_target(ranks: Ranks, gains: np.ndarray) -> np.ndarray:
         Of the places 1 to k.
     """
     groups = TieGroups.of(ranks)
-    assert ranks.rows is not None  # noqa: S101
-    best = np.lexsort((ranks.higher, ranks.rows))[groups.starts]
+    best = groups.order[groups.starts]
     higher, size, targets = ranks.higher[best], ranks.tied[best] + 1, groups.within[best]
     value, none_yet = np.zeros(len(best)), np.ones(len(best))
     for place in range(len(gains)):  # of the group's, counted from 0
