@@ -19,7 +19,9 @@ class CompareSettings(Settings):
     """What is compared, and where its records are."""
 
     benchmark: str | None = setting(
-        None, "A table or figure: table1, table3, fig3 or fig4 of the paper, or pretrained."
+        None,
+        "A table or figure: table1, table3, fig3 or fig4 of the paper, ranking, prefix or "
+        "pretrained.",
     )
     models: str | tuple[str, ...] | None = setting(
         None, "Models to compare, or a part of the benchmark's methods."

@@ -247,6 +247,8 @@ _LEFT_OUT: dict[str, dict[str, Any]] = {
 }
 _PLUS = registry.variant_settings(registry.OWN_MODELS["HeLLM-plus"])
 _WITHOUT = {name: _PLUS | settings for name, settings in _LEFT_OUT.items()}
+# The paper's read-out: a pass for each target, in which all items see the whole history's prefix.
+_LAST = {"HeLLM-last-no-prefix": "HeLLM-wo-GNN_PEFT", "HeLLM-last": "HeLLM"}
 BENCHMARKS: dict[str, Benchmark] = {
     "table1": Table(
         "table1",
@@ -275,6 +277,18 @@ BENCHMARKS: dict[str, Benchmark] = {
         settings=_WITHOUT,
         paths=dict.fromkeys(_WITHOUT, "Ensemble"),
         others=True,
+    ),
+    "prefix": Table(
+        "prefix",
+        "HeLLM with and without the graph prefix, under both ways to read it",
+        (Family("HeLLM", ("HeLLM-wo-GNN_PEFT", "HeLLM")), Family("HeLLM-last", tuple(_LAST))),
+        settings={name: {"targets": "last"} for name in _LAST},
+        paths=_LAST,
+        notes=(
+            "In rows with 'last' each target has a pass of its own, in which all items see the "
+            "prefix of the whole history, as in the paper (`targets=last`); in the others each "
+            "item sees that of the items up to itself (`targets=every`).",
+        ),
     ),
     "pretrained": Table(
         "pretrained",

@@ -65,6 +65,23 @@ def test_rows_over_language_models_are_settings_of_models_and_all_differ() -> No
     assert not table.told_apart_by & {"seed", "topk", "eval_batch_size"}
 
 
+def test_the_prefix_is_shown_under_both_ways_to_read_it() -> None:
+    table = BENCHMARKS["prefix"]
+    assert isinstance(table, Table)
+    of_row = {
+        name: HellmConfig(table.paths.get(name, name), "Beauty", table.settings.get(name, {}))
+        for name in table.models
+    }
+    read = {name: (config["targets"], config["prefix"]) for name, config in of_row.items()}
+    assert read == {
+        "HeLLM-wo-GNN_PEFT": (None, "none"),
+        "HeLLM": (None, "graph"),
+        "HeLLM-last-no-prefix": ("last", "none"),
+        "HeLLM-last": ("last", "graph"),
+    }
+    assert [family.reference for family in table.families] == ["HeLLM", "HeLLM-last"]
+
+
 def test_the_ranking_has_every_method_and_the_parts_of_an_ensemble() -> None:
     table = BENCHMARKS["ranking"]
     assert isinstance(table, Table)
