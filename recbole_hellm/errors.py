@@ -99,6 +99,11 @@ def without_passwords(text: str) -> str:
     return re.sub(r"//[^@/\s]*@", "//...@", text)
 
 
+def install_extra(extra: str) -> str:
+    """How to get the packages of one of this package's extras, as a part of a sentence."""
+    return f"run `pip install 'recbole-hellm[{extra}]'`"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`` (did you mean …?);`` for the known names close to `name`, else ``;``."""
     lowered = {candidate.lower(): candidate for candidate in known}

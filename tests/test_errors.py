@@ -1,6 +1,11 @@
 from __future__ import annotations
 
-from recbole_hellm.errors import UnknownOptionError, nearest, without_passwords
+import configparser
+import re
+from pathlib import Path
+
+from recbole_hellm.errors import UnknownOptionError, install_extra, nearest, without_passwords
+from recbole_hellm.tracking.finding import EXTRAS
 
 
 def test_nearest_names_are_offered() -> None:
@@ -21,3 +26,14 @@ def test_addresses_lose_their_passwords() -> None:
     assert without_passwords(text) == (
         "http://...@host:5000/a failed (postgresql://...@db/y); see https://host/c"
     )
+
+
+def test_the_extras_that_messages_advise_exist() -> None:
+    root = Path(__file__).resolve().parents[1]
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(root / "setup.cfg")
+    sources = [path.read_text(encoding="utf-8") for path in (root / "recbole_hellm").rglob("*.py")]
+    advised = {name for text in sources for name in re.findall(r"install_extra\('(\w+)'\)", text)}
+    assert len(advised) > 5
+    assert advised | set(EXTRAS) <= set(setup["options.extras_require"])
+    assert install_extra("serve") == "run `pip install 'recbole-hellm[serve]'`"

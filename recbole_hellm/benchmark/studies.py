@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import pydantic
 from typing_extensions import NotRequired, TypedDict
 
-from recbole_hellm.errors import ConfigError, RunError, reason, without_passwords
+from recbole_hellm.errors import ConfigError, RunError, install_extra, reason, without_passwords
 from recbole_hellm.storage.checksums import CHECKSUM, check_seal, sealed
 from recbole_hellm.storage.files import writing
 from recbole_hellm.storage.json_files import fit, parse_json
@@ -196,9 +196,7 @@ def require_optuna() -> Any:
     try:
         import optuna
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            "`tune` needs Optuna; run `pip install 'recbole-hellm[tune]'`."
-        ) from error
+        raise ConfigError(f"`tune` needs Optuna; {install_extra('tune')}.") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

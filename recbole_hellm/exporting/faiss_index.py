@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_hellm.errors import ConfigError, RunError
+from recbole_hellm.errors import ConfigError, RunError, install_extra
 from recbole_hellm.exporting.vectors import CHECKED, TOLERANCE, ScoringVectors, scoring_vectors
 from recbole_hellm.runs.recommending import Recommender
 
@@ -28,7 +28,7 @@ def faiss_library() -> Any:
         import faiss
     except ImportError as error:
         raise ConfigError(
-            f"--format=faiss needs faiss ({error}); pip install -e '.[export]'."
+            f"--format=faiss needs faiss ({error}); {install_extra('export')}."
         ) from error
     return faiss
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_hellm.errors import ConfigError, HellmError, RunError, reason
+from recbole_hellm.errors import ConfigError, HellmError, RunError, install_extra, reason
 from recbole_hellm.runs.recommending import Recommender
 
 MODEL = "model.onnx"
@@ -70,8 +70,8 @@ def onnx_runtime() -> Any:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"--format=onnx needs onnx, onnxscript and onnxruntime ({error}); pip install -e "
-            "'.[export]'."
+            f"--format=onnx needs onnx, onnxscript and onnxruntime ({error}); "
+            f"{install_extra('export')}."
         ) from error
     return onnxruntime
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from recbole_hellm.errors import ConfigError
+from recbole_hellm.errors import ConfigError, install_extra
 from recbole_hellm.serving.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def prepare_server(runs: Iterable[str | Path] | str, settings: ServeSettings) ->
         import uvicorn
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"`serve` needs FastAPI and uvicorn ({error}); pip install -e '.[serve]'."
+            f"`serve` needs FastAPI and uvicorn ({error}); {install_extra('serve')}."
         ) from error
     from recbole_hellm.serving.app import create_app
     from recbole_hellm.serving.service import Service, load_runs

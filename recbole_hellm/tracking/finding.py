@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterable
 from typing import Any, cast
 
-from recbole_hellm.errors import ConfigError, nearest, reason
+from recbole_hellm.errors import ConfigError, install_extra, nearest, reason
 from recbole_hellm.extensions import installed, is_import_path, load_object
 from recbole_hellm.tracking.tracker import Tracker
 
@@ -81,7 +81,7 @@ def _check_package(name: str) -> None:
     if found is None or found.origin is None:
         raise ConfigError(
             f"The tracker {name} needs the package '{name}', which is not installed; "
-            f"pip install -e '.[{name}]'."
+            f"{install_extra(name)}."
         )
 
 
@@ -93,7 +93,7 @@ def _loaded(name: str, path: str) -> Any:
             raise
         raise ConfigError(
             f"The tracker {name} needs the package '{name}', which cannot be imported "
-            f"({reason(error)}); pip install -e '.[{name}]'."
+            f"({reason(error)}); {install_extra(name)}."
         ) from error
 
 

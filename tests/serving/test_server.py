@@ -108,7 +108,7 @@ def test_what_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError) as error:
         prepare_server("runs", ServeSettings())
     assert str(error.value).startswith("`serve` needs FastAPI and uvicorn (")
-    assert str(error.value).endswith("); pip install -e '.[serve]'.")
+    assert str(error.value).endswith("); run `pip install 'recbole-hellm[serve]'`.")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for others")

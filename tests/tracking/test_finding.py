@@ -47,7 +47,7 @@ def test_a_missing_package_is_told_with_the_command_before_anything_is_trained(
     )
     sentence = (
         f"The tracker {name} needs the package '{name}', which is not installed; "
-        rf"pip install -e '\.\[{name}\]'\."
+        rf"run `pip install 'recbole-hellm\[{name}\]'`\."
     )
     with pytest.raises(ConfigError, match=sentence):
         make_config("BPR", trackers=f"tensorboard,{name}")
@@ -74,7 +74,7 @@ def test_a_package_that_cannot_be_imported_is_told(
     for loaded in [m for m in sys.modules if m.split(".")[0] == name]:
         monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.delitem(sys.modules, f"recbole_hellm.tracking.{name}", raising=False)
-    with pytest.raises(ConfigError, match=r"cannot be imported \(it needs protobuf 3\); pip insta"):
+    with pytest.raises(ConfigError, match=r"cannot be imported \(it needs protobuf 3\); run `pip"):
         find_tracker(name)
     sys.modules.pop(name, None)
 

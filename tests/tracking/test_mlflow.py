@@ -11,7 +11,9 @@ import pytest
 from support.tracked import INSTALLED, mlflow_runs, of_mlflow
 
 if "mlflow" not in INSTALLED:  # not imported here, where it would read the environment too early
-    pytest.skip("mlflow is not installed; pip install -e '.[mlflow]'", allow_module_level=True)
+    pytest.skip(
+        "mlflow is not installed; pip install 'recbole-hellm[mlflow]'", allow_module_level=True
+    )
 
 
 from recbole_hellm.errors import ConfigError

@@ -40,7 +40,7 @@ TRACKERS = [
         name,
         marks=pytest.mark.skipif(
             name in PACKAGES and name not in INSTALLED,
-            reason=f"{name} is not installed; pip install -e '.[{name}]'",
+            reason=f"{name} is not installed; pip install 'recbole-hellm[{name}]'",
         ),
     )
     for name in READERS

@@ -10,7 +10,9 @@ import pytest
 from support.tracked import INSTALLED, wandb_records
 
 if "wandb" not in INSTALLED:  # not imported here, where it would read the environment too early
-    pytest.skip("wandb is not installed; pip install -e '.[wandb]'", allow_module_level=True)
+    pytest.skip(
+        "wandb is not installed; pip install 'recbole-hellm[wandb]'", allow_module_level=True
+    )
 
 import wandb
 

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from recbole_hellm.errors import BackboneError, HellmError
+from recbole_hellm.errors import BackboneError, HellmError, install_extra
 from recbole_hellm.models.llm import gguf
 from recbole_hellm.models.llm.item_texts import check_reads_words
 from recbole_hellm.models.llm.prompt import PromptTemplate
@@ -181,8 +181,8 @@ def _require_quantisation(settings: LLMSettings, device: torch.device) -> None:
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise BackboneError(
-            f"{key}=True needs the package bitsandbytes, which is not installed; run "
-            "`pip install recbole-hellm[quant]` or leave it out."
+            f"{key}=True needs the package bitsandbytes, which is not installed; "
+            f"{install_extra('quant')} or leave it out."
         )
 
 

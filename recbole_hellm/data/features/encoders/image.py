@@ -42,7 +42,7 @@ from recbole_hellm.data.features.encoders.storing import (
 )
 from recbole_hellm.data.features.item_metadata import IMAGES, ItemMetadata
 from recbole_hellm.data.features.store import check_tokens, feature_path
-from recbole_hellm.errors import FeatureError
+from recbole_hellm.errors import FeatureError, install_extra
 from recbole_hellm.models.pretrained import NO_CODE, Pretrained, cause
 from recbole_hellm.storage.checksums import file_sha256
 
@@ -87,8 +87,7 @@ class VisionEncoder(OnDevice):
     def __init__(self, path_or_name: str, name: str | None = None, batch_size: int = 64) -> None:
         if importlib.util.find_spec("PIL") is None:
             raise FeatureError(
-                f"Image encoder {path_or_name} needs the package pillow; install it with "
-                "`pip install 'recbole-hellm[image]'`."
+                f"Image encoder {path_or_name} needs the package pillow; {install_extra('image')}."
             )
         self._told = Pretrained(
             path_or_name,

