@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from recbole_hellm.config.yaml_files import read_yaml
-from recbole_hellm.reporting.curves import read_curves
 from recbole_hellm.runs.results import load_run
+from recbole_hellm.tracking.curves import read_curves
 
 Example = Callable[[str], list[list[str]]]
 QUICK = ["--show_progress=False", "--threads=1"]

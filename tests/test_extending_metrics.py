@@ -15,9 +15,9 @@ import pytest
 from recbole_hellm.benchmark import comparing
 from recbole_hellm.cli.main import main
 from recbole_hellm.config.yaml_files import read_yaml
-from recbole_hellm.reporting.curves import read_curves
 from recbole_hellm.runs.results import load_run
 from recbole_hellm.runs.running import execute
+from recbole_hellm.tracking.curves import read_curves
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 QUICK = [f"--data_path={REPOSITORY / 'dataset'}", "--epochs=2", "--show_progress=False"]

@@ -41,6 +41,7 @@ from recbole_hellm.storage.files import write_text
 from recbole_hellm.storage.json_files import fit
 from recbole_hellm.storage.terminal import plain_text
 from recbole_hellm.storage.text_files import read_bytes
+from recbole_hellm.tracking.curves import Curve, read_curves
 
 logger = logging.getLogger(__name__)
 
@@ -256,9 +257,9 @@ def _figures(
     }
 
 
-def _curves(run: RunResult, name: str) -> dict[str, curves.Curve]:
+def _curves(run: RunResult, name: str) -> dict[str, Curve]:
     try:
-        return curves.read_curves(run.path)
+        return read_curves(run.path)
     except RunError as error:  # the page tells that there are none
         logger.warning("No learning curves of %s: %s", plain_text(name), error)
         return {}

@@ -99,7 +99,7 @@ class RunResult:
         RunError
             If a file of events is damaged or missing.
         """
-        from recbole_hellm.reporting.curves import read_curves
+        from recbole_hellm.tracking.curves import read_curves
 
         curves = read_curves(self.path)
         series = {

@@ -30,10 +30,10 @@ from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.data.interactions.dataset import create_dataset
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.evaluation.evaluator import Evaluator
-from recbole_hellm.reporting.curves import read_curves
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.opening import build_model
 from recbole_hellm.runs.results import RunResult
+from recbole_hellm.tracking.curves import read_curves
 from recbole_hellm.tracking.projector import ITEM_VECTORS
 from recbole_hellm.training import parallel
 from recbole_hellm.training.distributed import Processes
