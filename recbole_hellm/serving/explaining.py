@@ -14,6 +14,9 @@ from torch import Tensor
 
 from recbole_hellm.training.model_state import embedding_tables, item_vectors
 
+NEAR = 0.1
+"""The least cosine of a near item. That of random vectors of 64 numbers has a deviation of .125."""
+
 
 @torch.no_grad()
 def unit_item_vectors(model: Any, n_items: int) -> np.ndarray | None:
@@ -56,7 +59,7 @@ def nearest_in_history(
     Returns
     -------
     list of list of (int, float)
-        Nearest first; equally near ones by item id. Only cosines above 0 count as near.
+        Nearest first; equally near ones by item id. Only cosines of :data:`NEAR` or more count.
     """
     others = np.unique(history)
     cosines = vectors[items] @ vectors[others].T
@@ -68,4 +71,4 @@ def _best(
 ) -> list[tuple[int, float]]:
     order = np.argsort(-cosines, kind="stable")
     near = ((int(others[place]), float(cosines[place])) for place in order)
-    return [(other, cosine) for other, cosine in near if other != item and cosine > 0][:count]
+    return [(other, cosine) for other, cosine in near if other != item and cosine >= NEAR][:count]

@@ -20,7 +20,7 @@ def by_hand(
     for other in sorted({*history} - {item}):
         dot = sum(float(x) * float(y) for x, y in zip(table[item], table[other], strict=True))
         lengths = [math.sqrt(sum(float(x) ** 2 for x in table[place])) for place in (item, other)]
-        if lengths[0] and lengths[1] and dot / (lengths[0] * lengths[1]) > 0:
+        if lengths[0] and lengths[1] and dot / (lengths[0] * lengths[1]) >= 0.1:
             near.append((other, dot / (lengths[0] * lengths[1])))
     return sorted(near, key=lambda pair: -pair[1])[:count]
 
