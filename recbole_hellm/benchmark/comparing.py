@@ -17,6 +17,8 @@ from recbole_hellm.benchmark.records import SLICED, Record, read_records, write_
 from recbole_hellm.benchmark.running import Job, PlannedRun, carry_out
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
+from recbole_hellm.config.run_settings import RunSettings
+from recbole_hellm.config.split_settings import in_file_name
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.errors import ConfigError, HellmError, RunError
 from recbole_hellm.evaluation.metrics import MetricSet
@@ -61,6 +63,8 @@ class Comparison:
         configs = [planned.job.config() for planned in self.by_seed[0]]
         check_addressed(configs)
         self._check_metrics(configs[0])
+        declared = RunSettings.declarations().items()
+        self.protocol = in_file_name(configs[0], {key: one.default for key, one in declared})
         self.asked = self._asked(configs[0])
         self.failed: dict[str, str] = {}
 
@@ -295,8 +299,11 @@ class Comparison:
 
     @property
     def file_name(self) -> str:
-        """Of the files that are written: a part of a benchmark's methods has one of its own."""
-        name = f"{self.plan.name}-{self.dataset}"
+        """Of the files that are written.
+
+        Other protocols than the default, and parts of a benchmark's methods, have their own.
+        """
+        name = f"{self.plan.name}-{self.dataset}{self.protocol}"
         if isinstance(self.plan, Figure) or self.settings.chosen == self.plan.models:
             return name
         return f"{name}-{short_name(self.settings.chosen)}"

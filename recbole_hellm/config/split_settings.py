@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ _SPLITS = {
     "split_rows": ("temporal", "ratio"),
 }
 """The splits that each option is for."""
+
+_NAMED = ("split", *_SPLITS, "split_seed", "candidates")
 
 
 def check_split(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -134,6 +137,19 @@ def described(record: Mapping[str, Any]) -> str:
     if "candidates" in record.get("protocol", {}):
         parts.append("SAMPLED METRICS, for comparison with old papers only")
     return ", ".join(parts)
+
+
+def in_file_name(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """The protocol as the end of a file's name, such as ``-temporal``; empty for the default one.
+
+    Parameters
+    ----------
+    values, defaults : Mapping of str to object
+        All settings by key.
+    """
+    texts = [(_plain(values[key]), _plain(defaults[key])) for key in _NAMED]
+    own = [re.sub(r"[^\w.]+", "-", text).strip("-") for text, default in texts if text != default]
+    return "".join(f"-{text}" for text in own)
 
 
 def _draws(values: Mapping[str, Any]) -> bool:

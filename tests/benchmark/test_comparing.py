@@ -448,6 +448,7 @@ def test_other_protocols_are_compared_among_themselves(
     overrides = quick | temporal | {"epochs": 1}
     chosen = CompareSettings(models="Pop,SASRec", **settings)
     comparison = Comparison(chosen, "tiny", overrides)
+    assert comparison.file_name == "Pop-SASRec-tiny-temporal-0.6-0.8"
     comparison.run()
     sheets = {sheet.name: sheet for sheet in comparison.sheets()}
     told = "split=temporal, split_points=[0.6, 0.8]"

@@ -10,7 +10,7 @@ import pytest
 
 from recbole_hellm.cli.main import parse_options
 from recbole_hellm.config.run_settings import RunSettings
-from recbole_hellm.config.split_settings import described, protocol
+from recbole_hellm.config.split_settings import described, in_file_name, protocol
 from recbole_hellm.errors import ConfigError
 
 
@@ -47,6 +47,25 @@ def test_dates_may_be_dates_of_yaml_or_texts_and_mixed_with_shares() -> None:
     settings = RunSettings(split="temporal", split_points=dates)
     assert settings.canonical()["split_points"] == ["2014-06-01", "2014-07-01T12:00:00"]
     assert RunSettings(split="temporal", split_points=[0.8, "2014-07-01T00:00:00+02:00"])
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({}, ""),
+        ({"split": "temporal"}, "-temporal"),
+        ({"split": "temporal", "split_rows": "interaction"}, "-temporal-interaction"),
+        (
+            {"split": "temporal", "split_points": [0.75, "2014-07-01T12:00"]},
+            "-temporal-0.75-2014-07-01T12-00",
+        ),
+        ({"split": "ratio", "split_order": "random", "split_seed": 3}, "-ratio-random-3"),
+        ({"candidates": "uniform-100"}, "-uniform-100"),
+    ],
+)
+def test_files_of_tables_are_called_after_the_protocol(values: dict[str, Any], name: str) -> None:
+    settings, defaults = RunSettings(**values).to_dict(), RunSettings().to_dict()
+    assert in_file_name(settings, defaults) == name
 
 
 def test_the_command_line_gives_texts(make_config: Callable[..., Any]) -> None:
