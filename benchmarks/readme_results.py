@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from recbole_hellm.cli.main import main
+from recbole_hellm.cli.main import main, parse_options
+from recbole_hellm.config.run_settings import RunSettings
+from recbole_hellm.config.split_settings import in_file_name
 
 README, RESULTS = Path("README.md"), Path("docs/results.md")
 COMMAND = re.compile(r"`recbole-hellm (compare .*--kept_only.*--output=(\S+))`")
@@ -64,6 +66,15 @@ def _rows(table: str) -> set[str]:
     return set(rows[2:])
 
 
+def file_name(command: str) -> str:
+    """The name, without ending, of the files that a shown command writes."""
+    options = parse_options(shlex.split(command)[1:], "compare")
+    declared = RunSettings.declarations()
+    given = {key: value for key, value in options.items() if key in declared}
+    protocol = in_file_name(RunSettings(**given).to_dict(), RunSettings().to_dict())
+    return f"{options['benchmark']}-{options['datasets']}{protocol}"
+
+
 def brief(results: pd.DataFrame) -> str:
     """The README's table: means of a few methods, the best in bold."""
     wide = results.pivot_table(index="method", columns="metric", values="mean")
@@ -85,11 +96,9 @@ def run() -> int:
     """Command line."""
     text = RESULTS.read_text(encoding="utf-8")
     for command, folder in COMMAND.findall(text):
-        words = shlex.split(command)
-        if main(words):
+        if main(shlex.split(command)):
             return 1
-        options = dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
-        file = Path(folder) / f"{options['benchmark']}-{options['datasets']}.md"
+        file = Path(folder) / f"{file_name(command)}.md"
         text = refreshed(text, file.read_text(encoding="utf-8"))
     RESULTS.write_text(text, encoding="utf-8")
     table = brief(pd.read_csv(BRIEF_FROM))
