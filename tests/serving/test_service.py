@@ -16,6 +16,7 @@ from recbole_hellm import recommend
 from recbole_hellm.errors import ConfigError, RunError
 from recbole_hellm.runs.results import RunResult
 from recbole_hellm.serving import service as module
+from recbole_hellm.serving.explaining import NEAR
 from recbole_hellm.serving.schemas import Answer, Question
 from recbole_hellm.serving.service import OverloadError, Service, UnknownTokenError, load_runs
 
@@ -68,7 +69,7 @@ def test_reasons_are_items_that_the_model_has_read(service: Service) -> None:
     ids = run.recommender.dataset.field2token_id["item_id"]
     for one in sequential.recommendations:
         cosines = {h: float(run.vectors[ids[one.item]] @ run.vectors[ids[h]]) for h in history[-6:]}
-        best = sorted((c for c in cosines.values() if c > 0), reverse=True)[:3]
+        best = sorted((c for c in cosines.values() if c >= NEAR), reverse=True)[:3]
         assert [reason.similarity for reason in one.because] == pytest.approx(best, abs=1e-4)
     pop = ask(service, user="u39").runs[2]
     assert not pop.explains and not any(one.because for one in pop.recommendations)
