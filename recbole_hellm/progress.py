@@ -17,7 +17,7 @@ _wanted: contextvars.ContextVar[bool | None] = contextvars.ContextVar("bars", de
 
 @contextlib.contextmanager
 def bars(shown: bool | None) -> Iterator[None]:
-    """Show all bars within, or none, whatever standard error is.
+    """Show all bars within, those of transformers included, or none, whatever standard error is.
 
     Parameters
     ----------
@@ -26,9 +26,24 @@ def bars(shown: bool | None) -> Iterator[None]:
     """
     token = _wanted.set(shown)
     try:
-        yield
+        with _those_of_transformers():
+            yield
     finally:
         _wanted.reset(token)
+
+
+@contextlib.contextmanager
+def _those_of_transformers() -> Iterator[None]:
+    from transformers.utils import logging  # no work at the start of every command
+
+    if bars_visible() or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def progress_bar(
