@@ -1,5 +1,5 @@
 # One command each for what a change needs; see CONTRIBUTING.md.
-.PHONY: install lint format test docs
+.PHONY: install lint format test docs tour
 
 install:
 	pip install -e '.[test]'
@@ -18,3 +18,6 @@ test:
 
 docs:
 	sphinx-build -W -b html docs site
+
+tour:
+	python .ci/run_notebook.py --write docs/notebooks/tour.ipynb

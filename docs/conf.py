@@ -9,7 +9,7 @@ project = "recbole_hellm"
 author = "The authors of recbole_hellm"
 copyright = author
 extensions = [
-    "myst_parser",
+    "myst_nb",  # pages, and notebooks with the outputs that they were kept with
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -20,7 +20,10 @@ exclude_patterns = ["records", "results/*.csv", "results/*.tex", "results/*.html
 html_theme = "furo"
 html_title = project
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["notebooks.css"]
 
+nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 myst_fence_as_directive = ["math"]
@@ -48,8 +51,10 @@ def _named(link: re.Match[str]) -> str:
     return f"`{target}`" if target.endswith(text) else f"{text} (`{target}`)"
 
 
-def _for_the_site(_app: Any, _page: str, source: list[str]) -> None:
+def _for_the_site(_app: Any, page: str, source: list[str]) -> None:
     """Links as a site has them, where a reader of the repository sees names of files."""
+    if page.startswith("notebooks/"):  # their links are those of the site
+        return
     text = _OUTWARD.sub(_named, source[0])  # what is outside this folder is no part of the site
     text = _FILE_NAME.sub(r"[](\1)", text)  # the title of the page
     source[0] = text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")

@@ -31,6 +31,21 @@ def bars(shown: bool | None) -> Iterator[None]:
         _wanted.reset(token)
 
 
+@contextlib.contextmanager
+def loading_bars() -> Iterator[None]:
+    """Show the bars of transformers, which loads weights within, where :func:`bars` allows it."""
+    from transformers.utils import logging
+
+    if bars_visible() or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
 def progress_bar(
     iterable: Iterable[Any] | None = None, *, show: bool = True, **options: Any
 ) -> tqdm[Any]:

@@ -318,26 +318,29 @@ def poor() -> list[int]:
     return [4 if n % 10 == 0 else 50 for n in range(N_USERS)]
 
 
-# docs/extending.md -------------------------------------------------------------------------------
+# docs/extending.md and the pages beside it -----------------------------------------------------
 
 
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[list[str]]]:
-    """``example(heading)``: the arguments of the commands of a section of docs/extending.md.
+    """``example(name)``: the arguments of the commands of a page, or section of docs/extending.md.
 
-    The section's files are written into an empty folder, which becomes the working directory.
+    The files that it shows are written into an empty folder, which becomes the working directory.
     """
-    page = (REPOSITORY / "docs/extending.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
-    def write(heading: str) -> list[list[str]]:
-        _, _, rest = page.partition(f"\n## {heading}\n")
-        section = re.split(r"\n## ", rest)[0]
-        for name, content in re.findall(
+    def write(name: str) -> list[list[str]]:
+        own = REPOSITORY / f"docs/{name}.md"
+        if own.exists():
+            section = own.read_text(encoding="utf-8")
+        else:
+            page = (REPOSITORY / "docs/extending.md").read_text(encoding="utf-8")
+            section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        for shown, content in re.findall(
             r"^`([\w./-]+\.\w+)`:\n\n```\w*\n(.*?)^```$", section, flags=re.DOTALL | re.MULTILINE
         ):
-            file = tmp_path / name
+            file = tmp_path / shown
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(content, encoding="utf-8")
             monkeypatch.delitem(sys.modules, file.stem, raising=False)

@@ -1,4 +1,4 @@
-"""docs/extending.md: its examples, word for word, from a folder outside the package.
+"""docs/extending.md and own_models.md: their examples, word for word, from a folder outside.
 
 Those of metrics are in test_extending_metrics.py, those of dataset families and item inputs beside
 the tests of these.
@@ -31,7 +31,7 @@ def hellm(arguments: list[str]) -> str:
 
 
 def test_a_model_of_ones_own(example: Example, tmp_path: Path) -> None:
-    run, compare, recommend = example("Models")
+    run, compare, recommend = example("own_models")
     table = hellm([*run, *QUICK])
     assert any(line.startswith("MeanTaste ") for line in table.splitlines())
     result = load_run(tmp_path / "runs/sample/MeanTaste")
@@ -48,7 +48,7 @@ def test_a_model_of_ones_own(example: Example, tmp_path: Path) -> None:
 
 
 def test_a_model_of_ones_own_as_a_stage(example: Example, tmp_path: Path) -> None:
-    example("Models")
+    example("own_models")
     options = [
         "--dataset=sample",
         "--epochs=1",
@@ -77,8 +77,8 @@ def test_a_tracker_of_ones_own(example: Example, tmp_path: Path) -> None:
 def test_all_of_them_together(example: Example, tmp_path: Path) -> None:
     """A model, a metric, a dataset family and an item input, all from outside the package."""
     prepare, _ = example("Datasets")[:2]
-    for heading in ("Models", "Metrics", "Item inputs of the LLM stage"):
-        example(heading)
+    for name in ("own_models", "own_metrics", "Item inputs of the LLM stage"):
+        example(name)
     hellm(prepare)
     shared = ["--dataset=radio-2024", "--topk=[1, 2]", "--text_encoder=tfidf", *QUICK]
     metrics = ["--metrics=[NDCG, my_metrics:Podium]", "--valid_metric=Podium@2"]

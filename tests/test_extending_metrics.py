@@ -1,4 +1,4 @@
-"""Metrics in docs/extending.md: the example, word for word, from a folder outside the package."""
+"""docs/own_metrics.md: the example, word for word, from a folder outside the package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUICK = [f"--data_path={REPOSITORY / 'dataset'}", "--epochs=2", "--show_progress
 @pytest.fixture
 def commands(example: Callable[[str], list[list[str]]]) -> list[list[str]]:
     """Arguments of the page's commands, in a folder with the example's module."""
-    return example("Metrics")
+    return example("own_metrics")
 
 
 @pytest.fixture

@@ -26,8 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {page.stem: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
 RESULTS = PAGES["results"]
-# What docs/extending.md shows needs its files, and is run in tests/test_extending*.py.
-SHOWN = README + "".join(text for name, text in PAGES.items() if name != "extending")
+# What these show needs files of theirs, and is run in tests/test_extending*.py.
+EXTENDING = {"extending", "own_models", "own_metrics"}
+SHOWN = README + "".join(text for name, text in PAGES.items() if name not in EXTENDING)
 PREFIXES = ("python run_hellm.py", "recbole-hellm", "python -m recbole_hellm")
 
 
@@ -115,6 +116,11 @@ def own_files(folder: Path) -> set[str]:
 def test_from_files_to_recommendations_in_three_commands(tmp_path: Path) -> None:
     (block,) = (block for block in shell_blocks(README) if "--interactions=log.csv" in block)
     titles = own_files(tmp_path)
+    assert block in PAGES["data"]
+    for name, head in re.findall(
+        r"`(\S+)` begins with:\n\n```text\n(.*?)```", PAGES["data"], re.DOTALL
+    ):
+        assert (tmp_path / name).read_text().startswith(head)
     shown = []
     for line in block.splitlines():
         name, *words = shlex.split(line)

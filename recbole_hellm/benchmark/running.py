@@ -149,8 +149,12 @@ class _Worker:
         # Spawn: a fork would copy torch's threads in an unknown state.
         context = multiprocessing.get_context("spawn")
         self._inbox, outbox = context.Pipe(duplex=False)
+        # A notebook, which logs warnings alone, is not filled with a process's progress.
+        level = logger.getEffectiveLevel()
         self.process: SpawnProcess = context.Process(
-            target=_work, args=(dataclasses.replace(job, overrides=overrides), outbox), daemon=True
+            target=_work,
+            args=(dataclasses.replace(job, overrides=overrides), outbox, level),
+            daemon=True,
         )
         logger.info("%s.", job)
         with _interrupts_held():
@@ -192,8 +196,8 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(job: Job, outbox: Connection) -> None:
-    configure_logging()
+def _work(job: Job, outbox: Connection, level: int) -> None:
+    configure_logging(level)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         outbox.send(("done", str(execute(job.config()).path)))

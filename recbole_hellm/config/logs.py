@@ -11,10 +11,16 @@ _NAME = __name__.partition(".")[0]
 _TIME = "%H:%M:%S"
 
 
-def configure_logging() -> None:
-    """Log this package's progress to standard error, and only warnings of other packages."""
+def configure_logging(level: int = logging.INFO) -> None:
+    """Log this package's progress to standard error, and only warnings of other packages.
+
+    Parameters
+    ----------
+    level : int
+        The least that is logged of this package.
+    """
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt=_TIME, level=logging.WARNING)
-    logging.getLogger(_NAME).setLevel(logging.INFO)
+    logging.getLogger(_NAME).setLevel(level)
 
 
 class _LogFile(logging.FileHandler):

@@ -1,7 +1,7 @@
 """What a metric is: the base classes of this package's metrics and of everybody else's.
 
 A metric is one class. Its values come from the ranks of held-out items (:class:`RankMetric`) or
-from recommended lists (:class:`ListMetric`, :class:`UserListMetric`). docs/extending.md
+from recommended lists (:class:`ListMetric`, :class:`UserListMetric`). docs/own_metrics.md
 has an example of each.
 """
 

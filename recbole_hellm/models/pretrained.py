@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from recbole_hellm.errors import HellmError
+from recbole_hellm.progress import loading_bars
 from recbole_hellm.storage.json_files import read_json
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Pretrained:
 
     @contextlib.contextmanager
     def loading(self, tell: Callable[[BaseException], str] | None = None) -> Iterator[None]:
-        """Turn what a library raises over a model's files into `error`.
+        """Turn what a library raises over a model's files into `error`; hide its bars with ours.
 
         Parameters
         ----------
@@ -126,7 +127,8 @@ class Pretrained:
             Makes the sentence of an exception; by default as :meth:`failure` does.
         """
         try:
-            yield
+            with loading_bars():
+                yield
         except HellmError:
             raise
         except Exception as error:

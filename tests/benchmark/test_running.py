@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -40,6 +41,17 @@ def test_jobs_run_in_processes_of_their_own_and_failures_do_not_end_the_others(
     assert graph.metrics()["recall@10"] >= 0
     # A peak of its own, not that of whatever ran before in this process.
     assert graph.record["cost"]["peak_memory_mb"] > 50
+
+
+def test_processes_log_as_much_as_the_one_that_started_them(
+    quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    package = logging.getLogger("recbole_hellm")
+    for seed, (level, told) in enumerate([(logging.WARNING, False), (logging.INFO, True)]):
+        monkeypatch.setattr(package, "level", level)
+        package.manager._clear_cache()  # type: ignore[attr-defined]
+        carried_out([Job("Pop", "tiny", quick | {"seed": seed})])
+        assert ("its training starts" in capfd.readouterr().err) == told
 
 
 class FakeProcess:
