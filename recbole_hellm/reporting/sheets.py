@@ -130,7 +130,7 @@ def html_page(title: str, sheets: Sequence[Sheet]) -> str:
         "body{font:15px system-ui,sans-serif;margin:2em auto;max-width:min(130em,100vw - 4em)}"
         "table{border-collapse:collapse;margin-top:2em;display:block;overflow-x:auto;max-width:max-content}"
         "caption{font-weight:600;text-align:left;padding:.4em 0}"
-        "th,td{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
+        "th,td{padding:.25em .6em;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}"
         "th:first-child,td:first-child{text-align:left}p{color:#444;max-width:60em;margin:.4em 0}"
     )
     body = "\n".join(map(as_html, sheets))
