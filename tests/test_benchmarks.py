@@ -106,3 +106,41 @@ def test_an_epoch_is_measured_beside_the_former_computation(task: str) -> None:
     lines = [line for line in done.stdout.splitlines() if line.startswith(("training", "evaluat"))]
     assert [line.split()[0] for line in lines] == ["training", "evaluation"]
     assert all(float(ratio) > 0 for line in lines for ratio in line.split()[1:])
+
+
+def test_the_page_on_scale_has_what_the_script_counts() -> None:
+    script = runpy.run_path(str(BENCHMARKS / "scale_on_paper.py"))
+    page = (BENCHMARKS.parent / "docs/scale.md").read_text(encoding="utf-8")
+    assert all(f"\n\n{table}\n\n" in page for table in script["tables"]())
+    size, gpu_bytes, gpu_operations = script["LARGE"], 4.8e12, 67e12
+    step = sum(script["traffic"](size).values())
+    epochs = [size.steps, script["Size"](**vars(size) | {"batch": 65_536}).steps]
+    days, hours = (steps * step / gpu_bytes / 86_400 for steps in epochs)
+    neighbours, ranking, head = script["operations"](size).values()
+    counted = [
+        f"moves {step / 1e12:.1f} TB, at least {step / gpu_bytes:.2f} s",
+        f"at least {days:.1f} days of one GPU, {days / 8:.1f} days of eight",
+        f"{hours * 24:.1f} hours of one GPU, {hours * 24 * 60 / 8:.0f} minutes of eight",
+        f"{script['exchanged'](size) / 1e9:.1f} GB, which a ring sends nearly twice",
+        f"at least {neighbours / gpu_operations:.0f} s of one GPU",
+        f"at least {ranking / gpu_operations:,.0f} s of one GPU",
+        f"least {head / gpu_operations / 3600:.0f} hours of one GPU",
+    ]
+    words = " ".join(page.split())
+    assert [claim for claim in counted if claim not in words] == []
+
+
+def test_a_step_on_paper_moves_what_its_products_read_and_write() -> None:
+    """A graph so small that the rows can be counted one by one."""
+    script = runpy.run_path(str(BENCHMARKS / "scale_on_paper.py"))
+    size = script["Size"]("toy", 3, 2, 4, modalities=1, features=5, dim=1, neighbours=2)
+    # Per product: a float and an index for each entry, and a float for each row of the result.
+    to_users, to_items = 4 * 8 + 3 * 4, 4 * 8 + 2 * 4
+    over_items = 2 * (4 * 8 + 2 * 4)  # 2 items with 2 neighbours each, as many hyperedges
+    expected = 4 * (to_users + to_items) + over_items
+    assert script["traffic"](size) == {
+        "sparse products, forward": expected,
+        "sparse products, backward": expected,
+        "Adam": 7 * 2 * 5 * 4,
+    }
+    assert sum(script["memory"](size).values()) == 12 * 5 * 4 + (32 + 40) + (32 + 32)
