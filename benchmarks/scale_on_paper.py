@@ -9,6 +9,7 @@ are counted. Sizes are decimal (1 GB = 10^9 bytes).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 FLOAT, INDEX, OFFSET = 4, 4, 8  # bytes
 GIGA = 1e9
@@ -132,7 +133,7 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def table(head: str, rows: dict[str, tuple[float, float]]) -> str:
+def table(head: str, rows: Mapping[str, tuple[float, float]]) -> str:
     """A table in Markdown with a column for each size."""
     lines = [f"| {head} | {BEAUTY.name} | {LARGE.name} |", "|---|---|---|"]
     lines += [f"| {name} | {number(one)} | {number(two)} |" for name, (one, two) in rows.items()]
