@@ -1,9 +1,10 @@
 """Bring ``docs/results`` and the tables of ``docs/results.md`` and the README up to date.
 
-    python benchmarks/readme_results.py
+    python benchmarks/readme_results.py [PART ...]
 
 Every ``recbole-hellm compare ... --kept_only ...`` that docs/results.md shows is carried out, which
-runs nothing and needs no data. A table that the page holds is replaced by the new one of its
+runs nothing and needs no data; or those alone whose files' names begin with a PART, such as
+``table1-Beauty``. A table that the page holds is replaced by the new one of its
 heading. The README's short table is made from one of them.
 """
 
@@ -92,10 +93,12 @@ def brief(results: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run() -> int:
+def run(parts: tuple[str, ...]) -> int:
     """Command line."""
     text = RESULTS.read_text(encoding="utf-8")
     for command, folder in COMMAND.findall(text):
+        if parts and not file_name(command).startswith(parts):
+            continue
         if main(shlex.split(command)):
             return 1
         file = Path(folder) / f"{file_name(command)}.md"
@@ -108,4 +111,4 @@ def run() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(run(tuple(sys.argv[1:])))
