@@ -32,8 +32,8 @@ def bars(shown: bool | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def loading_bars() -> Iterator[None]:
-    """Show the bars of transformers, which loads weights within, where :func:`bars` allows it."""
+def transformers_bars() -> Iterator[None]:
+    """Show bars of transformers, which reads or writes weights within, where `bars` allows it."""
     from transformers.utils import logging
 
     if bars_visible() or not logging.is_progress_bar_enabled():

@@ -6,7 +6,7 @@ import sys
 import pytest
 from transformers.utils import logging
 
-from recbole_hellm.progress import bars, loading_bars, progress_bar
+from recbole_hellm.progress import bars, progress_bar, transformers_bars
 
 
 class Terminal(io.StringIO):
@@ -46,14 +46,14 @@ def test_a_wish_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bars_of_transformers_are_hidden_with_ours() -> None:
     before = logging.is_progress_bar_enabled()
     logging.enable_progress_bar()
-    with bars(False), loading_bars():
-        with loading_bars():
+    with bars(False), transformers_bars():
+        with transformers_bars():
             assert not logging.is_progress_bar_enabled()
         assert not logging.is_progress_bar_enabled()
         with logging.tqdm(range(3), desc="Loading weights") as bar:
             assert [*bar] == [0, 1, 2]
     assert logging.is_progress_bar_enabled()
-    with bars(True), loading_bars():
+    with bars(True), transformers_bars():
         assert logging.is_progress_bar_enabled()
     if not before:
         logging.disable_progress_bar()

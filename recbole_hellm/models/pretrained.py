@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from recbole_hellm.errors import HellmError
-from recbole_hellm.progress import loading_bars
+from recbole_hellm.progress import transformers_bars
 from recbole_hellm.storage.json_files import read_json
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Pretrained:
             Makes the sentence of an exception; by default as :meth:`failure` does.
         """
         try:
-            with loading_bars():
+            with transformers_bars():
                 yield
         except HellmError:
             raise

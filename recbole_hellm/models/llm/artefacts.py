@@ -55,6 +55,7 @@ from recbole_hellm.models.llm.hellm import HeLLMNetwork
 from recbole_hellm.models.llm.item_tokens import table_key
 from recbole_hellm.models.llm.model_card import CardFacts, model_card
 from recbole_hellm.models.llm.settings import LLMSettings
+from recbole_hellm.progress import transformers_bars
 from recbole_hellm.storage.files import atomic_folder
 
 # File of each part and the sub-modules of the network whose parameters it holds.
@@ -238,7 +239,8 @@ def _save_trunk(network: HeLLMNetwork, folder: Path, values: Mapping[str, Tensor
     trunk = {name.removeprefix("model."): v for name, v in values.items() if name[:6] == "model."}
     if _whole(network):
         plain = {_plain(name): value for name, value in trunk.items() if "lora_" not in name}
-        model.save_pretrained(folder / "backbone", state_dict=plain)
+        with transformers_bars():
+            model.save_pretrained(folder / "backbone", state_dict=plain)
         if network.backbone.tokenizer is not None:
             network.backbone.tokenizer.save_pretrained(folder / "backbone")
     if hasattr(model, "peft_config"):

@@ -30,6 +30,7 @@ from recbole_hellm.errors import BackboneError, HellmError, StorageError
 from recbole_hellm.models.llm.artefact_files import write_json
 from recbole_hellm.models.llm.gguf_header import check_header
 from recbole_hellm.models.pretrained import NO_CODE, Pretrained, cause
+from recbole_hellm.progress import transformers_bars
 from recbole_hellm.storage.checksums import check_seal, checksums, known_sha256, sealed
 from recbole_hellm.storage.files import atomic_folder
 from recbole_hellm.storage.json_files import read_json
@@ -269,7 +270,8 @@ def _write(name: str, file: Path, sha256: str, folder: Path) -> None:
         plain.load_state_dict(
             {key: value.to(config.dtype) for key, value in weights.items()}, assign=True
         )
-    plain.save_pretrained(folder)
+    with transformers_bars():
+        plain.save_pretrained(folder)
     try:
         with told.loading():
             AutoTokenizer.from_pretrained(parent, **place).save_pretrained(folder)

@@ -35,7 +35,7 @@ from recbole_hellm.models.pretrained import (
     computes_in_bfloat16,
     has_words,
 )
-from recbole_hellm.progress import loading_bars
+from recbole_hellm.progress import transformers_bars
 
 HALVES = (torch.float16, torch.bfloat16)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -301,7 +301,7 @@ def _load_model(
         packing = quantisation(settings, dtype)
         if packing is not None:
             options |= {"quantization_config": packing, "device_map": {"": device}}
-        with _no_report(settings.backbone_layers is not None), loading_bars():
+        with _no_report(settings.backbone_layers is not None), transformers_bars():
             model, report = AutoModel.from_pretrained(
                 place.told.source,
                 config=config,
