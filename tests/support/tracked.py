@@ -92,7 +92,9 @@ def of_tensorboard(run: Path) -> Told:
     told = Told()
     events = EventAccumulator(str(run), {"scalars": 0}, purge_orphaned_data=False).Reload()
     for tag in events.Tags()["scalars"]:
-        for event in events.Scalars(tag):
+        # TensorBoard reads files by name; of two that one process begins in the same second, the
+        # tenth comes before the ninth.
+        for event in sorted(events.Scalars(tag), key=lambda event: event.wall_time):
             told.note(name_of(tag), event.step, event.value)
     shown = events.summary_metadata
     content = shown[metadata.SESSION_START_INFO_TAG].plugin_data.content
