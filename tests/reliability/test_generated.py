@@ -44,7 +44,8 @@ def test_generated_inputs_are_read_or_refused(
     verdicts = [verdict for batch in parts for verdict in batch]
     report(f"generated {name}", verdicts)
     read = sum(verdict.kind is Kind.SAME for verdict in verdicts)
-    assert read >= least * len(verdicts), f"only {read} of {len(verdicts)} were read"
+    # Rounded down: of 40 in short, a share of one in a hundred demands none.
+    assert read >= int(least * len(verdicts)), f"only {read} of {len(verdicts)} were read"
 
 
 def test_there_are_enough() -> None:
