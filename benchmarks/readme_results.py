@@ -19,7 +19,6 @@ import pandas as pd
 
 from recbole_hellm.cli.main import main, parse_options
 from recbole_hellm.config.run_settings import RunSettings
-from recbole_hellm.config.split_settings import in_file_name
 
 README, RESULTS = Path("README.md"), Path("docs/results.md")
 COMMAND = re.compile(r"`recbole-hellm (compare .*--kept_only.*--output=(\S+))`")
@@ -70,9 +69,7 @@ def _rows(table: str) -> set[str]:
 def file_name(command: str) -> str:
     """The name, without ending, of the files that a shown command writes."""
     options = parse_options(shlex.split(command)[1:], "compare")
-    declared = RunSettings.declarations()
-    given = {key: value for key, value in options.items() if key in declared}
-    protocol = in_file_name(RunSettings(**given).to_dict(), RunSettings().to_dict())
+    protocol = RunSettings.from_config(options).protocol_suffix
     return f"{options['benchmark']}-{options['datasets']}{protocol}"
 
 

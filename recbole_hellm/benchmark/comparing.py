@@ -18,7 +18,6 @@ from recbole_hellm.benchmark.running import Job, PlannedRun, carry_out
 from recbole_hellm.benchmark.users import TestUsers
 from recbole_hellm.config.resolution import HellmConfig, check_addressed
 from recbole_hellm.config.run_settings import RunSettings
-from recbole_hellm.config.split_settings import in_file_name
 from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.errors import ConfigError, HellmError, RunError
 from recbole_hellm.evaluation.metrics import MetricSet
@@ -63,8 +62,7 @@ class Comparison:
         configs = [planned.job.config() for planned in self.by_seed[0]]
         check_addressed(configs)
         self._check_metrics(configs[0])
-        declared = RunSettings.declarations().items()
-        self.protocol = in_file_name(configs[0], {key: one.default for key, one in declared})
+        self.protocol = RunSettings.from_config(configs[0]).protocol_suffix
         self.asked = self._asked(configs[0])
         self.failed: dict[str, str] = {}
 

@@ -8,7 +8,7 @@ from pydantic import field_validator
 
 from recbole_hellm.config.devices import AUTO, DEVICE_HELP
 from recbole_hellm.config.settings import Facts, Settings, names, require, setting
-from recbole_hellm.config.split_settings import as_points, check_split
+from recbole_hellm.config.split_settings import as_points, check_split, in_file_name
 
 # Where a run reads and writes, how it is shown and how fast it is; never what comes out of it.
 _PLACE = Facts(identifies=False, passed_on=True)
@@ -224,8 +224,15 @@ class RunSettings(Settings):
             bool(self.topk) and min(self.topk) >= 1,
             f"topk={list(self.topk)} must be one or more positive numbers.",
         )
-        declared = self.declarations().items()
-        check_split(self.to_dict(), {key: declaration.default for key, declaration in declared})
+        check_split(self.to_dict(), self._defaults())
+
+    @property
+    def protocol_suffix(self) -> str:
+        """The protocol at the end of a file's name; see :func:`in_file_name`."""
+        return in_file_name(self.to_dict(), self._defaults())
+
+    def _defaults(self) -> dict[str, Any]:
+        return {key: declaration.default for key, declaration in self.declarations().items()}
 
     def canonical(self) -> dict[str, Any]:
         """Settings that can be written in several ways, in one of them."""
