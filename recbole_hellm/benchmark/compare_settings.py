@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import field_validator
 
 from recbole_hellm import registry
-from recbole_hellm.benchmark.plans import Benchmark, Figure, ad_hoc, find_benchmark
+from recbole_hellm.benchmark.plans import BENCHMARKS, Benchmark, Figure, ad_hoc, find_benchmark
 from recbole_hellm.config.settings import Settings, names, require, setting
 from recbole_hellm.errors import ConfigError
 
@@ -19,9 +19,7 @@ class CompareSettings(Settings):
     """What is compared, and where its records are."""
 
     benchmark: str | None = setting(
-        None,
-        "A table or figure: table1, table3, fig3 or fig4 of the paper, ranking, prefix or "
-        "pretrained.",
+        None, f"A table or figure, of the paper or beside it: {', '.join(BENCHMARKS)}."
     )
     models: str | tuple[str, ...] | None = setting(
         None, "Models to compare, or a part of the benchmark's methods."
