@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import field_validator
 
 from recbole_hellm import registry
-from recbole_hellm.benchmark.plans import BENCHMARKS, Benchmark, Figure, ad_hoc, find_benchmark
+from recbole_hellm.benchmark.plans.benchmarks import BENCHMARKS, ad_hoc, find_benchmark
+from recbole_hellm.benchmark.plans.shapes import Benchmark, Figure
 from recbole_hellm.config.settings import Settings, names, require, setting
 from recbole_hellm.errors import ConfigError
 

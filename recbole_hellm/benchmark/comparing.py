@@ -12,7 +12,8 @@ from typing import Any
 
 from recbole_hellm.benchmark.compare_settings import CompareSettings
 from recbole_hellm.benchmark.methods import Method, methods
-from recbole_hellm.benchmark.plans import Figure, Table, short_name
+from recbole_hellm.benchmark.plans.benchmarks import short_name
+from recbole_hellm.benchmark.plans.shapes import Figure, Table
 from recbole_hellm.benchmark.records import SLICED, Record, read_records, write_record
 from recbole_hellm.benchmark.running import Job, PlannedRun, carry_out
 from recbole_hellm.benchmark.users import TestUsers

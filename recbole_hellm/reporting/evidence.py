@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_hellm.benchmark.methods import Method
-from recbole_hellm.benchmark.plans import Family, Table
+from recbole_hellm.benchmark.plans.shapes import Family, Table
 from recbole_hellm.benchmark.records import SLICED
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.list_metrics import LIST_METRICS

@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from recbole_hellm.benchmark.methods import Method
-from recbole_hellm.benchmark.plans import Figure, Panel
+from recbole_hellm.benchmark.plans.shapes import Figure, Panel
 from recbole_hellm.evaluation.metrics import BUILT_IN
 from recbole_hellm.evaluation.user_values import seed_deviation
 from recbole_hellm.reporting.costs import training_time

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from recbole_hellm.benchmark.methods import check_comparable
-from recbole_hellm.benchmark.plans import Figure, paper_masking
+from recbole_hellm.benchmark.plans.benchmarks import paper_masking
+from recbole_hellm.benchmark.plans.shapes import Figure
 from recbole_hellm.benchmark.records import Record
 from recbole_hellm.reporting.headers import ending
 from recbole_hellm.reporting.numbers import undefined

@@ -12,7 +12,8 @@ import pandas as pd
 
 from recbole_hellm.benchmark.methods import Method
 from recbole_hellm.benchmark.paper import OTHERS
-from recbole_hellm.benchmark.plans import Table, paper_masking
+from recbole_hellm.benchmark.plans.benchmarks import paper_masking
+from recbole_hellm.benchmark.plans.shapes import Table
 from recbole_hellm.reporting.evidence import PLUS_MINUS, short, told, value_row
 from recbole_hellm.reporting.numbers import number, signed, spread, undefined
 from recbole_hellm.reporting.sheets import Cell, Sheet

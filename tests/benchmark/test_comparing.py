@@ -12,7 +12,8 @@ import pytest
 from recbole_hellm.benchmark import comparing
 from recbole_hellm.benchmark.compare_settings import CompareSettings
 from recbole_hellm.benchmark.comparing import Comparison
-from recbole_hellm.benchmark.plans import BENCHMARKS, Figure, Panel
+from recbole_hellm.benchmark.plans.benchmarks import BENCHMARKS
+from recbole_hellm.benchmark.plans.shapes import Figure, Panel
 from recbole_hellm.benchmark.records import Record
 from recbole_hellm.benchmark.running import Job
 from recbole_hellm.cli.main import main

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from recbole_hellm.benchmark import tuning
-from recbole_hellm.benchmark.plans import GENERAL
+from recbole_hellm.benchmark.plans.tables import GENERAL
 from recbole_hellm.benchmark.studies import Journal
 from recbole_hellm.benchmark.tuning import TuningSettings, search_space, tune
 from recbole_hellm.config.resolution import HellmConfig

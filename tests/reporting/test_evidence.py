@@ -10,7 +10,7 @@ from scipy import stats
 from support.sheets import TABLE, row
 
 from recbole_hellm.benchmark.methods import Method, methods
-from recbole_hellm.benchmark.plans import Family, Table
+from recbole_hellm.benchmark.plans.shapes import Family, Table
 from recbole_hellm.benchmark.records import Record
 from recbole_hellm.errors import RunError
 from recbole_hellm.evaluation.list_metrics import LIST_METRICS

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.transforms import Bbox
 
 from recbole_hellm.benchmark.methods import methods
-from recbole_hellm.benchmark.plans import Figure, Panel
+from recbole_hellm.benchmark.plans.shapes import Figure, Panel
 from recbole_hellm.benchmark.records import Record
 from recbole_hellm.reporting.plots import _name, quality_and_cost, sweep
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from recbole_hellm.benchmark.plans import Exempt, Figure, Panel
+from recbole_hellm.benchmark.plans.shapes import Exempt, Figure, Panel
 from recbole_hellm.benchmark.records import Record
 from recbole_hellm.errors import RunError
 from recbole_hellm.reporting.points import Points, results, sheet

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recbole_hellm.benchmark.paper import TABLE_1
-from recbole_hellm.benchmark.plans import Family, Table
+from recbole_hellm.benchmark.plans.shapes import Family, Table
 from recbole_hellm.reporting.sheets import Cell, Sheet
 
 TABLE = Table("t", "Title", (Family("HeLLM", ("LightGCN", "SASRec", "HeLLM")),), printed=TABLE_1)
