@@ -73,6 +73,19 @@ _PLUS = registry.variant_settings(registry.OWN_MODELS["HeLLM-plus"])
 _WITHOUT = {name: _PLUS | settings for name, settings in _LEFT_OUT.items()}
 # The paper's read-out: a pass for each target, in which all items see the whole history's prefix.
 _LAST = {"HeLLM-last-no-prefix": "HeLLM-wo-GNN_PEFT", "HeLLM-last": "HeLLM"}
+# One setting at a time, on the default HeLLM and on its sequence stage.
+_CHANGES: dict[str, dict[str, Any]] = {
+    "SASRec-first-items": {"first_item_target": True},
+    "HeLLM-last": {"targets": "last"},
+    "HeLLM-longer": {"epochs": 12},
+    "HeLLM-first-items": {"SASRec.first_item_target": True},
+    "HeLLM-text": {"item_inputs": ("graph", "sequence", "text")},
+    "HeLLM-role-dropout": {"role_dropout": 0.2},
+    "HeLLM-item-gate": {"item_gate": True},
+    "HeLLM-cosine": {"head_scale": "cosine"},
+    "HeLLM-stage-scores": {"stage_scores": True},
+    "HeLLM-averaged": {"weight_averaging": "ema"},
+}
 TABLES: dict[str, Table] = {
     "table1": Table(
         "table1",
@@ -112,6 +125,23 @@ TABLES: dict[str, Table] = {
             "In rows with 'last' each target has a pass of its own, in which all items see the "
             "prefix of the whole history, as in the paper (`targets=last`); in the others each "
             "item sees that of the items up to itself (`targets=every`).",
+        ),
+    ),
+    "changes": Table(
+        "changes",
+        "HeLLM and SASRec with one setting changed",
+        tuple(
+            Family(base, (*(name for name in _CHANGES if name.startswith(base)), base))
+            for base in ("SASRec", "HeLLM")
+        ),
+        settings=_CHANGES,
+        paths={name: name.partition("-")[0] for name in _CHANGES},
+        notes=(
+            "Changes are: users' first items as targets of SASRec (`first_item_target=True`), "
+            "alone and as HeLLM's stage; a pass for each target (`targets=last`); 12 epochs "
+            "instead of 8; texts as a third item table (`item_inputs=[graph,sequence,text]`); "
+            "`role_dropout=0.2`; `item_gate=True`; `head_scale=cosine`; `stage_scores=True`; and "
+            "averaged weights (`weight_averaging=ema`).",
         ),
     ),
     "pretrained": Table(

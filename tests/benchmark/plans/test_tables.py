@@ -81,3 +81,22 @@ def test_the_ranking_has_every_method_and_the_parts_of_an_ensemble() -> None:
         "HeLLM-plus-wo-graph": ["HeLLM", "WEARec"],
         "LLaRA-plus": ["LLaRA", "WEARec", "HeLLMPre"],
     }
+
+
+def test_rows_of_changes_differ_from_their_base_in_one_setting() -> None:
+    table = TABLES["changes"]
+    seen = set()
+    for family in table.families:
+        base = HellmConfig(family.reference, "Beauty")
+        for name in family.models[:-1]:
+            given = table.settings[name]
+            assert len(given) == 1
+            changed = HellmConfig(table.paths[name], "Beauty", given)
+            (key, value), *_ = given.items()
+            held = changed.stages()["sequence"] if "." in key else changed
+            key = key.rpartition(".")[2]
+            assert held[key] == (list(value) if isinstance(value, tuple) else value)
+            seen.add(content_hash(recipe(changed)))
+        seen.add(content_hash(recipe(base)))
+    assert len(seen) == len(table.models) == 12
+    assert [family.reference for family in table.families] == ["SASRec", "HeLLM"]
