@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.resources
 import os
 import re
@@ -100,6 +102,12 @@ YamlLoader.add_implicit_resolver(
 
 def parse_yaml(text: str) -> Any:
     """Parse one YAML value; numbers such as ``1e-3`` are numbers."""
+    return copy.deepcopy(_parsed(text))
+
+
+# A comparison reads RecBole's and this package's files once for each run and stage.
+@functools.lru_cache(maxsize=128)
+def _parsed(text: str) -> Any:
     return yaml.load(text, Loader=YamlLoader)  # noqa: S506 (a SafeLoader)
 
 

@@ -38,6 +38,12 @@ def test_values_are_yaml_and_never_evaluated(text: str, value: Any) -> None:
     assert type(parsed) is type(value)
 
 
+def test_what_was_parsed_can_be_changed_without_harm() -> None:
+    text = "a: [1, {b: 2}]"
+    parse_yaml(text)["a"][1]["b"] = 3
+    assert parse_yaml(text) == {"a": [1, {"b": 2}]}
+
+
 def test_yaml_never_makes_objects_and_pyyaml_is_left_alone() -> None:
     with pytest.raises(yaml.YAMLError):
         parse_yaml("!!python/object/apply:os.getcwd []")
