@@ -69,9 +69,12 @@ def bootstrap_interval(
     step = max(1, _CELLS // len(others))
     sums = []
     for start in range(0, resamples, step):
-        ends = np.cumsum(drawn[start : start + step])
-        chosen = others[generator.integers(len(others), size=ends[-1])]
-        sums.append(np.diff(np.append(0.0, np.cumsum(chosen))[ends], prepend=0.0))
+        numbers = drawn[start : start + step]
+        chosen = others[generator.integers(len(others), size=numbers.sum())]
+        # The zero at the end is where a last resample without other users begins.
+        begins = np.cumsum(numbers) - numbers
+        part = np.add.reduceat(np.append(chosen, 0.0), begins)
+        sums.append(np.where(numbers == 0, 0.0, part))
     means = common + np.concatenate(sums) / len(every)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
