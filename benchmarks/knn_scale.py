@@ -1,19 +1,26 @@
-"""Time and peak memory of exact nearest neighbours in a large catalogue.
+"""Time and peak memory of nearest neighbours in a large catalogue.
 
 python benchmarks/knn_scale.py --items=1000000 --dim=64
+python benchmarks/knn_scale.py --items=100000 --search=faiss-hnsw
 
-Features are random; rows drawn at random are checked against all items in float64.
+Features are random, in --clusters groups if asked for; rows drawn at random are checked against all
+items in float64. With --search=faiss-..., exact search follows in the same process, and a line of
+JSON compares the two.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import time
+import typing
 
 import numpy as np
 import torch
 
-from recbole_hellm.graph.knn import RESOLUTION, knn_graph
+from recbole_hellm.graph.faiss_search import Search
+from recbole_hellm.graph.knn import RESOLUTION, NearestNeighbours, knn_graph
 from recbole_hellm.training.memory import peak_memory_mb
 
 
@@ -39,6 +46,32 @@ def check(features: np.ndarray, indices: np.ndarray, rows: np.ndarray) -> int:
     return wrong
 
 
+def recall(near: NearestNeighbours, exact: NearestNeighbours) -> float:
+    """The share of neighbours that are as similar as the last one of exact search."""
+    least = exact.similarities[:, -1:] - RESOLUTION
+    return float((near.similarities >= least).double().mean())
+
+
+def features_of(options: argparse.Namespace, rng: np.random.Generator) -> np.ndarray:
+    """Random features, shape [items, dim]: of one group, or scattered around some centres."""
+    rows = rng.standard_normal((options.items, options.dim), dtype=np.float32)
+    if options.clusters:
+        centres = rng.standard_normal((options.clusters, options.dim), dtype=np.float32)
+        rows *= 0.5
+        rows += centres[rng.integers(0, options.clusters, options.items)]
+    return rows
+
+
+def timed(
+    features: np.ndarray, k: int, search: Search
+) -> tuple[NearestNeighbours, dict[str, float]]:
+    """Neighbours, and seconds of a clock and of processors."""
+    started, computed = time.perf_counter(), time.process_time()
+    near = knn_graph(features, k, search=search)
+    seconds, cpu = time.perf_counter() - started, time.process_time() - computed
+    return near, {"seconds": seconds, "cpu_seconds": cpu}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -47,24 +80,44 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--checked", type=int, default=50, help="rows to check")
+    parser.add_argument("--search", choices=typing.get_args(Search), default="exact")
+    parser.add_argument("--clusters", type=int, default=0, help="groups of items; none by default")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("recbole_hellm").setLevel(logging.INFO)
     rng = np.random.default_rng(0)
-    features = rng.standard_normal((options.items, options.dim), dtype=np.float32)
+    features = features_of(options, rng)
     before = peak_memory_mb(torch.device("cpu"))
-    started, computed = time.perf_counter(), time.process_time()
-    near = knn_graph(features, options.k)
-    seconds, cpu = time.perf_counter() - started, time.process_time() - computed
+    near, spent = timed(features, options.k, options.search)
     peak = peak_memory_mb(torch.device("cpu"))
     rows = rng.choice(options.items, min(options.checked, options.items), replace=False)
     wrong = check(features, near.indices.numpy(), rows)
     print(
-        f"{options.items:,} items x {options.dim}, K={options.k}: {seconds:,.0f} s "
-        f"({cpu:,.0f} s of processor time, {torch.get_num_threads()} threads), peak memory "
-        f"{peak:,.0f} MiB ({before:,.0f} before), {wrong} wrong of "
+        f"{options.items:,} items x {options.dim}, K={options.k}: {spent['seconds']:,.0f} s "
+        f"({spent['cpu_seconds']:,.0f} s of processor time, {torch.get_num_threads()} threads), "
+        f"peak memory {peak:,.0f} MiB ({before:,.0f} before), {wrong} wrong of "
         f"{len(rows) * options.k} neighbours checked"
     )
+    if options.search == "exact":
+        return
+    exact, reference = timed(features, options.k, "exact")
+    compared = {
+        "search": options.search,
+        "items": options.items,
+        "dim": options.dim,
+        "k": options.k,
+        "clusters": options.clusters,
+        "threads": torch.get_num_threads(),
+        **{key: round(value, 3) for key, value in spent.items()},
+        "peak_mb": round(peak),
+        "recall": round(recall(near, exact), 6),
+        "same_graph": bool(torch.equal(near.indices, exact.indices)),
+        **{f"exact_{key}": round(value, 3) for key, value in reference.items()},
+        "ratio_to_exact": round(spent["seconds"] / reference["seconds"], 4),
+    }
+    print(json.dumps(compared))
 
 
 if __name__ == "__main__":

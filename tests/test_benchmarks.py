@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import subprocess
 import sys
@@ -53,6 +54,22 @@ def test_scale_of_neighbours_is_measured_and_checked() -> None:
     assert done.returncode == 0, done.stderr
     assert "3,000 items x 8, K=4" in done.stdout
     assert done.stdout.rstrip().endswith("0 wrong of 80 neighbours checked")
+
+
+@pytest.mark.parametrize("search", ["faiss-flat", "faiss-hnsw", "faiss-ivf"])
+def test_searches_of_faiss_are_compared_with_exact_search(search: str) -> None:
+    pytest.importorskip("faiss", reason="needs the extra faiss")
+    options = ["--items=3000", "--dim=8", "--k=4", "--threads=1", "--clusters=20"]
+    command = [sys.executable, str(BENCHMARKS / "knn_scale.py"), *options, f"--search={search}"]
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["search"], found["items"], found["k"]) == (search, 3000, 4)
+    assert found["recall"] > 0.9 and found["seconds"] > 0
+    ratio = found["seconds"] / found["exact_seconds"]
+    assert found["ratio_to_exact"] == pytest.approx(ratio, rel=0.1, abs=0.01)
+    assert found["same_graph"] or search != "faiss-flat"
+    assert ("of the nearest items of a sample" in done.stderr) == (search != "faiss-flat")
 
 
 def test_the_check_of_neighbours_counts_wrong_ones() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_hellm.graph.edges import EdgeSet
+from recbole_hellm.graph.faiss_search import Search
 from recbole_hellm.graph.knn import knn_graph
 
 _LEAST = 1e-12
@@ -129,7 +130,9 @@ def rebuild_edges(graph: NeighbourGraph, *_: Any) -> None:
     graph.edges = EdgeSet(pattern).to(graph.neighbours.device)
 
 
-def similarity_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) -> sp.csr_array:
+def similarity_graph(
+    features: np.ndarray | Tensor, k: int, chunk: int = 512, search: Search = "exact"
+) -> sp.csr_array:
     r"""Fixed item graph: cosine similarities of the K nearest items, symmetrically normalised.
 
     .. math::
@@ -147,6 +150,8 @@ def similarity_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) ->
         K.
     chunk : int
         Rows compared at a time.
+    search : str
+        As for :func:`recbole_hellm.graph.knn.knn_graph`.
 
     Returns
     -------
@@ -164,7 +169,7 @@ def similarity_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) ->
     ----------
     LATTICE: similarity, sparsification and normalisation of item graphs.
     """
-    graph = NeighbourGraph(knn_graph(features, k, chunk).indices)
+    graph = NeighbourGraph(knn_graph(features, k, chunk, search).indices)
     with torch.no_grad():
         values = graph.normalised(graph.similarities(torch.as_tensor(features).to(torch.float64)))
     parts = values, graph.neighbours, graph.edges.left_offsets

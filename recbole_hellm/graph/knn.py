@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_hellm.errors import ConfigError, FeatureError
+from recbole_hellm.graph.faiss_search import FaissIndex, Search
 from recbole_hellm.progress import progress_bar
+
+logger = logging.getLogger(__name__)
 
 RESOLUTION = 1e-6
 """Similarities are compared in steps of this size.
@@ -27,6 +31,10 @@ _SPARE = 8
 # columns: a block stays in the processor's cache, and memory stays linear in the items.
 _ONE_PRODUCT = 32_768
 _BLOCK = 4_096
+WANTED_RECALL = 0.95
+"""An approximate search is widened until it finds this share of the nearest items of a sample."""
+_SAMPLE = 1_000
+_SEARCHED = 4_096  # rows that faiss is asked for at a time
 
 
 class NearestNeighbours(NamedTuple):
@@ -44,7 +52,9 @@ class NearestNeighbours(NamedTuple):
 
 
 @torch.no_grad()
-def knn_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) -> NearestNeighbours:
+def knn_graph(
+    features: np.ndarray | Tensor, k: int, chunk: int = 512, search: Search = "exact"
+) -> NearestNeighbours:
     r"""The K items most similar to each item, itself included.
 
     .. math:: I_{ij} = e_i^\top e_j / (\lVert e_i \rVert \lVert e_j \rVert)
@@ -60,6 +70,10 @@ def knn_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) -> Neares
     chunk : int
         Rows compared at a time. Besides the features and the result, memory is at most that of
         `chunk` x 32,768 similarities, whatever N.
+    search : {"exact", "faiss-flat", "faiss-hnsw", "faiss-ivf"}
+        ``faiss-flat`` finds the same neighbours by faiss: rows in which two similarities are too
+        close to tell apart are searched again as by ``exact``. The other two are approximate; the
+        log tells their recall, see :data:`WANTED_RECALL`.
 
     Returns
     -------
@@ -69,7 +83,7 @@ def knn_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) -> Neares
     Raises
     ------
     ConfigError
-        If `k` is less than 1 or more than N.
+        If `k` is less than 1 or more than N, or `search` needs faiss and it is not installed.
     FeatureError
         If `features` is not a matrix of finite numbers.
 
@@ -87,15 +101,92 @@ def knn_graph(features: np.ndarray | Tensor, k: int, chunk: int = 512) -> Neares
     if not 1 <= k <= n:
         raise ConfigError(f"knn_k={k} must lie between 1 and the number of items, {n}.")
     unit = F.normalize(_tempered(matrix), dim=1)
-    indices = torch.empty(n, k, dtype=torch.int64, device=matrix.device)
-    similarities = torch.empty(n, k, device=matrix.device)
-    starts = range(0, n, chunk)
-    for start in progress_bar(
-        starts, show=n >= _SHOW_PROGRESS_FROM, desc="nearest items", leave=False
-    ):
-        part = slice(start, min(start + chunk, n))
-        indices[part], similarities[part] = _nearest(unit[part], unit, k)
+    if search == "exact":
+        return _exact(unit, unit, k, chunk)
+    index = FaissIndex(search, unit.cpu().numpy())
+    if search == "faiss-flat":
+        return _by_flat_index(index, unit, k, chunk)
+    return _by_approximate_index(index, unit, k, chunk)
+
+
+def _exact(rows: Tensor, unit: Tensor, k: int, chunk: int) -> NearestNeighbours:
+    """The K rows of `unit` [N, D] nearest to each of `rows` [R, D]."""
+    n = len(rows)
+    indices = torch.empty(n, k, dtype=torch.int64, device=unit.device)
+    similarities = torch.empty(n, k, device=unit.device)
+    for part in _parts(n, chunk):
+        indices[part], similarities[part] = _nearest(rows[part], unit, k)
     return NearestNeighbours(indices, similarities)
+
+
+def _parts(n: int, chunk: int) -> Iterator[slice]:
+    """Slices of `chunk` of `n` rows, with a bar if they are many."""
+    show = n >= _SHOW_PROGRESS_FROM
+    for start in progress_bar(range(0, n, chunk), show=show, desc="nearest items", leave=False):
+        yield slice(start, min(start + chunk, n))
+
+
+def _by_flat_index(index: FaissIndex, unit: Tensor, k: int, chunk: int) -> NearestNeighbours:
+    """The neighbours of :func:`_exact`, by a flat index.
+
+    Products of faiss are rounded differently. Where two consecutive similarities of the first K + 1
+    differ by more than two steps, they have this order here too. A similarity near 0 may be exactly
+    0 in one of the products. Rows with such a pair or such a similarity are searched again.
+    """
+    n = len(unit)
+    indices = torch.empty(n, k, dtype=torch.int64, device=unit.device)
+    similarities = torch.empty(n, k, device=unit.device)
+    unsure = torch.zeros(n, dtype=torch.bool, device=unit.device)
+    for part in _parts(n, _SEARCHED):
+        columns, values = index.search(unit[part], min(k + 1, n))
+        indices[part], similarities[part] = columns[:, :k], values[:, :k]
+        unsure[part] = (values[:, :-1] - values[:, 1:] <= 2 * RESOLUTION).any(1)
+        unsure[part] |= (values[:, :k].abs() <= 2 * RESOLUTION).any(1)
+    again = unsure.nonzero()[:, 0]
+    if len(again):
+        indices[again], similarities[again] = _exact(unit[again], unit, k, chunk)
+    logger.debug(
+        "knn_search=faiss-flat: ties of %d of %d items were searched again.", len(again), n
+    )
+    return NearestNeighbours(indices, similarities)
+
+
+def _by_approximate_index(index: FaissIndex, unit: Tensor, k: int, chunk: int) -> NearestNeighbours:
+    """Neighbours by an index that may miss some, widened by what it finds for a sample."""
+    n = len(unit)
+    drawn = np.random.default_rng(0).choice(n, min(n, _SAMPLE), replace=False)
+    sample = unit[torch.from_numpy(np.sort(drawn)).to(unit.device)]
+    least = _levels(_exact(sample, unit, k, chunk).similarities[:, -1:]) - 1
+    recall = _recall(index, sample, least, k)
+    while recall < WANTED_RECALL and index.widen():
+        recall = _recall(index, sample, least, k)
+    low = recall < WANTED_RECALL
+    logger.log(
+        logging.WARNING if low else logging.INFO,
+        "knn_search=%s found %.2f %% of the nearest items of a sample of %d items%s",
+        index.search_kind,
+        100 * recall,
+        len(sample),
+        "; knn_search=exact finds all of them." if low else ".",
+    )
+    indices = torch.empty(n, k, dtype=torch.int64, device=unit.device)
+    similarities = torch.empty(n, k, device=unit.device)
+    for part in _parts(n, _SEARCHED):
+        columns, values = index.search(unit[part], k)
+        columns, order = columns.sort(dim=1)
+        values = values.gather(1, order)
+        order = _levels(values).argsort(dim=1, descending=True, stable=True)
+        indices[part], similarities[part] = columns.gather(1, order), values.gather(1, order)
+    again = (indices < 0).any(1).nonzero()[:, 0]
+    if len(again):
+        indices[again], similarities[again] = _exact(unit[again], unit, k, chunk)
+        logger.info("%d items with fewer than %d found were searched exactly.", len(again), k)
+    return NearestNeighbours(indices, similarities)
+
+
+def _recall(index: FaissIndex, sample: Tensor, least: Tensor, k: int) -> float:
+    """The share of found items that are as similar as the K-th nearest, whose level is `least`."""
+    return float((_levels(index.search(sample, k)[1]) >= least).float().mean())
 
 
 def _tempered(matrix: Tensor) -> Tensor:
@@ -169,7 +260,10 @@ def _top_k_of_all(similarities: Tensor, k: int) -> Tensor:
 
 
 def knn_incidence(
-    features: Mapping[str, np.ndarray | Tensor], k: int, chunk: int = 512
+    features: Mapping[str, np.ndarray | Tensor],
+    k: int,
+    chunk: int = 512,
+    search: Search = "exact",
 ) -> sp.csr_array:
     r"""Incidence matrix :math:`H = \Vert_m \hat I^m` of the item hypergraph.
 
@@ -184,6 +278,8 @@ def knn_incidence(
         K.
     chunk : int
         Rows compared at a time.
+    search : str
+        As for :func:`knn_graph`.
 
     Returns
     -------
@@ -213,7 +309,7 @@ def knn_incidence(
     blocks = []
     for matrix in features.values():
         n = len(matrix)
-        near = knn_graph(matrix, k, chunk)
+        near = knn_graph(matrix, k, chunk, search)
         rows, ranks = (near.similarities != 0).nonzero().cpu().numpy().T
         columns = near.indices.cpu().numpy()[rows, ranks]
         blocks.append(sp.csr_array((np.ones(len(rows)), (rows, columns)), shape=(n, n)))

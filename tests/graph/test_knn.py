@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from recbole_hellm.errors import ConfigError, FeatureError
 from recbole_hellm.graph import knn
+from recbole_hellm.graph.faiss_search import FaissIndex, Search
 from recbole_hellm.graph.knn import knn_graph, knn_incidence
 
 
@@ -128,3 +132,111 @@ def test_mistakes_are_named(features: np.ndarray) -> None:
     features[2, 2] = np.nan
     with pytest.raises(FeatureError, match="finite"):
         knn_graph(features, 3)
+
+
+def awkward(kind: str) -> np.ndarray:
+    """Features of 300 items among which are ties."""
+    rng = np.random.default_rng(7)
+    rows = rng.normal(size=(300, 8)).astype(np.float32)
+    if kind == "duplicates":  # of different lengths
+        rows[rng.integers(0, 300, 120)] = rows[5]
+        rows[200:260] = rows[100:160] * rng.uniform(0.1, 9, size=(60, 1)).astype(np.float32)
+    elif kind == "zeros":
+        rows[rng.integers(0, 300, 40)] = 0
+    elif kind == "grid":  # nearly everything ties
+        rows = rng.integers(-1, 2, size=(300, 4)).astype(np.float32)
+    elif kind == "disjoint":  # similarities of exactly 0 among the nearest
+        rows = np.kron(np.eye(100), np.ones((3, 1))).astype(np.float32)
+        rows *= rng.uniform(0.5, 2, size=(300, 1)).astype(np.float32)
+    elif kind == "close":  # pairs a little more and a little less than a step apart
+        rows[150:] = rows[:150] + rng.normal(size=(150, 8)).astype(np.float32) * 1e-3
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["plain", "duplicates", "zeros", "grid", "disjoint", "close"])
+@pytest.mark.parametrize("k", [1, 4, 299, 300])
+def test_the_flat_index_gives_the_graph_of_exact_search(kind: str, k: int) -> None:
+    pytest.importorskip("faiss", reason="needs the extra faiss")
+    rows = awkward(kind)
+    exact, flat = knn_graph(rows, k), knn_graph(rows, k, search="faiss-flat")
+    assert torch.equal(exact.indices, flat.indices)
+    torch.testing.assert_close(exact.similarities, flat.similarities, rtol=0, atol=1e-6)
+    wanted, found = (
+        knn_incidence({"text": rows, "image": rows[:, :3]}, k, search=search)
+        for search in ("exact", "faiss-flat")
+    )
+    assert (wanted != found).nnz == 0
+
+
+def test_only_rows_with_ties_are_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss", reason="needs the extra faiss")
+    rows = awkward("plain")
+    rows[[3, 50, 299]] = rows[3]
+    searched: list[int] = []
+    real = knn._nearest
+
+    def nearest(some: torch.Tensor, *others: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        searched.append(len(some))
+        return real(some, *others)
+
+    monkeypatch.setattr(knn, "_nearest", nearest)
+    near = knn_graph(rows, 5, search="faiss-flat")
+    # Those that have the three among their first six; about 6 / 300 of the items, and themselves.
+    assert 3 <= sum(searched) < 60
+    assert near.indices[299, :3].tolist() == [3, 50, 299]
+
+
+@pytest.mark.parametrize("search", ["faiss-hnsw", "faiss-ivf"])
+@pytest.mark.parametrize("kind", ["plain", "duplicates", "zeros", "disjoint"])
+def test_approximate_search_is_nearly_exact_and_says_how_nearly(
+    kind: str, search: Search, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("faiss", reason="needs the extra faiss")
+    rows = awkward(kind)
+    exact = knn_graph(rows, 4)
+    with caplog.at_level("INFO", logger="recbole_hellm"):
+        near = knn_graph(rows, 4, search=search)
+    told = re.search(rf"knn_search={search} found (\S+) % of .* sample of 300 items", caplog.text)
+    assert told
+    least = exact.similarities[:, -1:] - 2e-6
+    recall = float((near.similarities >= least).float().mean())
+    # Rows that the index leaves incomplete are searched exactly, so the result may be better.
+    assert recall >= knn.WANTED_RECALL
+    assert recall >= float(told[1]) / 100 - 1e-3
+    assert all(len({*row}) == 4 for row in near.indices.tolist())
+    assert int(near.indices.min()) >= 0
+    levels = torch.div(near.similarities, knn.RESOLUTION).round()
+    falls = levels[:, 1:] < levels[:, :-1]
+    assert bool((falls | (near.indices[:, 1:] > near.indices[:, :-1])).all())
+    again = knn_graph(rows, 4, search=search)
+    assert torch.equal(again.indices, near.indices)
+
+
+def test_a_recall_that_stays_low_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("faiss", reason="needs the extra faiss")
+    monkeypatch.setattr(knn, "_SAMPLE", 7)
+    monkeypatch.setattr(FaissIndex, "widen", lambda index: False)
+    monkeypatch.setattr(knn, "WANTED_RECALL", 1.01)
+    with caplog.at_level("INFO", logger="recbole_hellm"):
+        knn_graph(awkward("plain"), 4, search="faiss-ivf")
+    (record,) = [one for one in caplog.records if "knn_search=faiss-ivf" in one.getMessage()]
+    assert record.levelname == "WARNING"
+    assert record.getMessage().endswith("a sample of 7 items; knn_search=exact finds all of them.")
+
+
+def test_what_an_index_does_not_find_is_searched_exactly(
+    features: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss", reason="needs the extra faiss")
+    real = FaissIndex.search
+
+    def search(index: FaissIndex, rows: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        indices, similarities = real(index, rows, k)
+        indices[::3, -1], similarities[::3, -1] = -1, float(np.finfo(np.float32).min)
+        return indices, similarities
+
+    monkeypatch.setattr(FaissIndex, "search", search)
+    near, exact = knn_graph(features, 5, search="faiss-ivf"), knn_graph(features, 5)
+    assert torch.equal(near.indices[::3], exact.indices[::3])

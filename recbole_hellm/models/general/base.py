@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from recbole_hellm.config.settings import Settings, require, setting
 from recbole_hellm.errors import FeatureError
 from recbole_hellm.graph.bipartite import BipartiteGraph, interaction_matrix
+from recbole_hellm.graph.faiss_search import Search
 
 
 class GeneralSettings(Settings):
@@ -26,6 +27,18 @@ class GeneralSettings(Settings):
         "interactions",
         "What an epoch draws uniformly: training interactions, so that active users weigh more, or "
         "users with one of their items each, as the metrics weigh them.",
+    )
+
+
+class NeighbourSettings(Settings):
+    """Settings of models that search the nearest items of each item."""
+
+    knn_search: Search = setting(
+        "exact",
+        "How nearest items are searched: exact; faiss-flat, which finds the same ones; or the "
+        "approximate faiss-hnsw and faiss-ivf, whose recall is logged. Those of faiss need the "
+        "extra faiss.",
+        hash_neutral=True,
     )
 
 

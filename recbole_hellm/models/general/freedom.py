@@ -13,6 +13,7 @@ from torch import Tensor
 from recbole_hellm.config.settings import require, setting
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.graph.bipartite import BipartiteGraph, inverse_power
+from recbole_hellm.graph.faiss_search import Search
 from recbole_hellm.graph.knn import knn_incidence
 from recbole_hellm.graph.pruning import degree_weights, draw_without_replacement
 from recbole_hellm.graph.sparse import SparseOperator
@@ -20,6 +21,7 @@ from recbole_hellm.models.general.base import (
     EmbeddingRecommender,
     GeneralSettings,
     LightGCNNetwork,
+    NeighbourSettings,
     check_features,
     modality_tables,
     register_features,
@@ -31,7 +33,7 @@ PAPER_WEIGHTS = {"image": 0.1}
 """The paper's alpha for images; text has the rest."""
 
 
-class FREEDOMSettings(GeneralSettings):
+class FREEDOMSettings(NeighbourSettings, GeneralSettings):
     """Settings of :class:`FREEDOM`; defaults are MMRec's unless a comment says otherwise."""
 
     n_layers_ui: int = setting(2, "Layers of LightGCN.", ge=0)
@@ -111,7 +113,10 @@ def mixing_weights(
 
 
 def item_graph(
-    features: Mapping[str, Tensor], weights: Mapping[str, float], k: int
+    features: Mapping[str, Tensor],
+    weights: Mapping[str, float],
+    k: int,
+    search: Search = "exact",
 ) -> sp.csr_array:
     r"""The frozen graph :math:`S = \sum_m \alpha_m D_m^{-1/2} \hat S^m D_m^{-1/2}`.
 
@@ -125,6 +130,8 @@ def item_graph(
         :math:`\alpha`.
     k : int
         K.
+    search : str
+        As for :func:`recbole_hellm.graph.knn.knn_graph`.
 
     Returns
     -------
@@ -134,7 +141,7 @@ def item_graph(
     ----------
     Zhou and Shen, FREEDOM, MM 2023 (frozen item-item graph).
     """
-    neighbours = knn_incidence(features, k)
+    neighbours = knn_incidence(features, k, search=search)
     n = neighbours.shape[0]
     graph = sp.csr_array((n, n))
     for index, name in enumerate(features):
@@ -189,7 +196,8 @@ class TwoGraphEncoder(LightGCNNetwork):
         check_features("FREEDOM", features, interactions.shape[1])
         self.settings, self.modalities = settings, tuple(features)
         weights = mixing_weights(self.modalities, settings.modality_weights)
-        self.item_graph = SparseOperator(item_graph(features, weights, settings.knn_k))
+        neighbours = item_graph(features, weights, settings.knn_k, settings.knn_search)
+        self.item_graph = SparseOperator(neighbours)
         self.users, self.items = interactions.nonzero()
         self.pruned = self.graph
         # Not a buffer: drawing on the CPU makes an epoch's graph independent of the device.

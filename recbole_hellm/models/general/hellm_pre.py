@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_hellm.config.settings import Settings, setting
+from recbole_hellm.config.settings import setting
 from recbole_hellm.graph.hypergraph import ItemHypergraph, UserHypergraph
 from recbole_hellm.graph.knn import knn_incidence
 from recbole_hellm.models import losses
-from recbole_hellm.models.general.base import EmbeddingRecommender, LightGCNNetwork, xavier
+from recbole_hellm.models.general.base import (
+    EmbeddingRecommender,
+    LightGCNNetwork,
+    NeighbourSettings,
+    xavier,
+)
 
 
-class HeLLMPreSettings(Settings):
+class HeLLMPreSettings(NeighbourSettings):
     """Settings of :class:`HeLLMPre`.
 
     Defaults are the paper's (section 4.1.4) or those of the authors' published training log on
@@ -216,5 +221,6 @@ class HeLLMPre(EmbeddingRecommender):
         incidence = None
         if self.settings.use_i2i:
             features = {name: entry.matrix for name, entry in dataset.item_features().items()}
-            incidence = knn_incidence(features, self.settings.knn_k)
+            k, search = self.settings.knn_k, self.settings.knn_search
+            incidence = knn_incidence(features, k, search=search)
         return HypergraphEncoder(interactions, incidence, self.settings)

@@ -19,6 +19,7 @@ from recbole_hellm.models.general.base import (
     EmbeddingRecommender,
     GeneralSettings,
     LightGCNNetwork,
+    NeighbourSettings,
     check_features,
     linear,
     modality_tables,
@@ -27,7 +28,7 @@ from recbole_hellm.models.general.base import (
 from recbole_hellm.models.losses import bpr_loss, l2_regularisation
 
 
-class LATTICESettings(GeneralSettings):
+class LATTICESettings(NeighbourSettings, GeneralSettings):
     """Settings of :class:`LATTICE`; defaults are the authors' unless a comment says otherwise."""
 
     n_layers_ui: int = setting(2, "Layers of LightGCN.", ge=0)
@@ -79,8 +80,10 @@ class ModalityStructure(nn.Module):
     def __init__(self, features: Tensor, settings: LATTICESettings) -> None:
         super().__init__()
         self.k, self.share = settings.knn_k, settings.lambda_coeff
+        self.search = settings.knn_search
         if self.share > 0:
-            self.initial = SparseOperator(similarity_graph(features, self.k))
+            graph = similarity_graph(features, self.k, search=self.search)
+            self.initial = SparseOperator(graph)
         if self.share < 1:
             register_features(self, "features", features, settings.train_features)
             self.projection = linear(features.shape[1], settings.embedding_size)
@@ -88,7 +91,7 @@ class ModalityStructure(nn.Module):
 
     @torch.no_grad()
     def _nearest(self) -> Tensor:
-        return knn_graph(self.projection(self.features), self.k).indices
+        return knn_graph(self.projection(self.features), self.k, search=self.search).indices
 
     def find_neighbours(self) -> None:
         """Update the neighbours in the learned graph from the current projection."""

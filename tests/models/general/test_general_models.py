@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from recbole_hellm.errors import ConfigError, FeatureError
 from recbole_hellm.models.general.bm3 import BM3
@@ -28,6 +30,7 @@ OUT_OF_RANGE: dict[type[Any], list[tuple[str, Any]]] = {
         ("dropout", -0.1),
     ],
     FREEDOM: [
+        ("knn_search", "faiss"),
         ("knn_k", 0),
         ("n_layers_ui", -1),
         ("n_layers_i2i", -1),
@@ -41,8 +44,15 @@ OUT_OF_RANGE: dict[type[Any], list[tuple[str, Any]]] = {
         ("modality_weights", 0.1),
     ],
     GRCN: [("n_layers", -1), ("n_routings", -1), ("reg_weight", -0.1)],
-    HeLLMPre: [("tau", 0.001), ("knn_k", 0), ("reg_weight", -1.0), ("variant", "other")],
+    HeLLMPre: [
+        ("tau", 0.001),
+        ("knn_k", 0),
+        ("reg_weight", -1.0),
+        ("variant", "other"),
+        ("knn_search", "hnsw"),
+    ],
     LATTICE: [
+        ("knn_search", "faiss"),
         ("n_layers_ui", -1),
         ("n_layers_i2i", 0),
         ("knn_k", 0),
@@ -132,6 +142,27 @@ def test_features_that_do_not_fit_are_named(
         build()
     with pytest.raises(FeatureError, match=rf"{cls.__name__} .* {N} items; .*'image' .* 4,"):
         build(text=N, image=4)
+
+
+@pytest.mark.parametrize("cls", [FREEDOM, HeLLMPre, LATTICE])
+def test_models_search_nearest_items_as_asked(
+    fresh: Callable[..., Any],
+    cls: type[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pytest.importorskip("faiss", reason="needs the extra faiss")
+    exact = fresh(cls).eval().vectors()
+    flat = fresh(cls, knn_search="faiss-flat").eval().vectors()
+    assert all(torch.equal(mine, other) for mine, other in zip(exact, flat, strict=True))
+    with caplog.at_level("INFO", logger="recbole_hellm"):
+        fresh(cls, knn_search="faiss-ivf", knn_k=3)
+    told = [one for one in caplog.messages if one.startswith("knn_search=faiss-ivf found")]
+    # For both modalities; LATTICE has a graph of raw features and a learned one.
+    assert len(told) == (4 if cls is LATTICE else 2)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ConfigError, match=r"knn_search=faiss-hnsw needs faiss"):
+        fresh(cls, knn_search="faiss-hnsw")
 
 
 @pytest.mark.parametrize(("cls", "names"), STATE.items())
