@@ -11,16 +11,16 @@ JSON compares the two.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import time
 import typing
 
 import numpy as np
 import torch
+from measuring import Goal, print_result
 
 from recbole_hellm.graph.faiss_search import Search
-from recbole_hellm.graph.knn import RESOLUTION, NearestNeighbours, knn_graph
+from recbole_hellm.graph.knn import RESOLUTION, WANTED_RECALL, NearestNeighbours, knn_graph
 from recbole_hellm.training.memory import peak_memory_mb
 
 
@@ -103,21 +103,30 @@ def main() -> None:
     if options.search == "exact":
         return
     exact, reference = timed(features, options.k, "exact")
-    compared = {
-        "search": options.search,
+    found, same = recall(near, exact), bool(torch.equal(near.indices, exact.indices))
+    ratio = reference["seconds"] / spent["seconds"]
+    goals = [Goal("times as fast as exact search", ratio, 1, at_most=False)]
+    if options.search == "faiss-flat":
+        goals.append(Goal("same graph as by exact search (1: yes)", float(same), 1, at_most=False))
+    else:
+        goals.append(Goal("recall", found, WANTED_RECALL, at_most=False))
+    figures = {
         "items": options.items,
         "dim": options.dim,
         "k": options.k,
         "clusters": options.clusters,
-        "threads": torch.get_num_threads(),
-        **{key: round(value, 3) for key, value in spent.items()},
-        "peak_mb": round(peak),
-        "recall": round(recall(near, exact), 6),
-        "same_graph": bool(torch.equal(near.indices, exact.indices)),
-        **{f"exact_{key}": round(value, 3) for key, value in reference.items()},
-        "ratio_to_exact": round(spent["seconds"] / reference["seconds"], 4),
+        **spent,
+        "peak_mb": peak,
+        "recall": found,
+        "same_graph": same,
+        **{f"exact_{key}": value for key, value in reference.items()},
+        "ratio": ratio,
     }
-    print(json.dumps(compared))
+    name = f"neighbours_{options.search.removeprefix('faiss-')}"
+    why = (
+        f"{options.search} is timed with the building of its index and the measuring of its recall."
+    )
+    print_result(name, figures, tuple(goals), why)
 
 
 if __name__ == "__main__":

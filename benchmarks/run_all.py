@@ -23,12 +23,17 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 COMMANDS = {
     "pretrain_epoch": "pretrain_epoch.py --dataset=Beauty --threads=2",
+    "neighbours_flat": "knn_scale.py --items=100000 --threads=2 --search=faiss-flat",
+    "neighbours_hnsw": "knn_scale.py --clusters=1000 --items=100000 --threads=2 "
+    "--search=faiss-hnsw",
     "evaluation": "evaluation.py --dataset=Beauty --threads=2",
     "sequential_epoch": "sequential_epoch.py --dataset=Beauty --threads=2",
     "startup": "startup.py --dataset=Beauty",
 }
 TITLES = {
     "pretrain_epoch": "An epoch of HeLLM_pre beside the literal formulation",
+    "neighbours_flat": "Nearest neighbours by faiss, exact",
+    "neighbours_hnsw": "Nearest neighbours by faiss, approximate",
     "evaluation": "Ranking all test users beside RecBole's evaluator",
     "sequential_epoch": "An epoch of SASRec and of HeLLM's `tiny` beside RecBole's SASRec",
     "startup": "Starting up",

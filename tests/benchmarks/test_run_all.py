@@ -48,7 +48,7 @@ def test_the_page_is_made_of_the_kept_lines() -> None:
     )
     assert set(run_all.TITLES) == set(run_all.COMMANDS)
     for name, command in run_all.COMMANDS.items():
-        assert command.startswith(f"{name}.py")
+        assert (BENCHMARKS / command.split()[0]).is_file()
         kept = BENCHMARKS / "results" / f"{name}.json"
         if kept.is_file():
             result = json.loads(kept.read_text(encoding="utf-8"))
