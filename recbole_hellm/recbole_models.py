@@ -33,6 +33,16 @@ REFUSED = {
     "SASRecCPR": _HELD_OUT,
 }
 """Models that cannot run here, and why."""
+DIVISIBLE = frozenset(
+    {
+        *("BPR", "CORE", "Caser", "DMF", "FISM", "FPMC", "GRU4Rec", "HRM", "LightSANs", "MultiDAE"),
+        *("NAIS", "NARM", "NPE", "NeuMF", "NextItNet", "RepeatNet", "SASRec", "SINE", "STAMP"),
+    }
+)
+"""Models whose loss is a mean over the rows of a batch, beside terms that do not depend on rows.
+
+Others normalise over a batch, count something, or take norms or negatives of a whole batch.
+"""
 
 
 def folder() -> Path:

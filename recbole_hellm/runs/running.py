@@ -26,6 +26,7 @@ from recbole_hellm.runs.scoring import score
 from recbole_hellm.runs.training import track_validation, train
 from recbole_hellm.tracking.tracking import Tracking
 from recbole_hellm.training.distributed import alone, current, process_group
+from recbole_hellm.training.sharing import data_parallel
 
 logger = logging.getLogger(__name__)
 
@@ -149,10 +150,11 @@ def execute(config: HellmConfig, wait: bool = False) -> RunResult:
     """Carry out the run that `config` describes; see :func:`run`.
 
     A run that another process trains is refused, or waited for with `wait`. Several processes share
-    the training of a model with ``data_parallel``. The first process alone trains any other model.
+    the training of the models of :func:`~recbole_hellm.training.sharing.data_parallel`. The first
+    process alone trains any other model.
     """
     with process_group() as processes:
-        if processes.size == 1 or getattr(config.model_class, "data_parallel", False):
+        if processes.size == 1 or data_parallel(config.entry):
             return _execute_here(config, wait)
         path = None
         if processes.first:

@@ -9,6 +9,7 @@ import numpy as np
 from recbole.data.interaction import Interaction
 
 from recbole_hellm.data.interactions.loaders import trim_histories
+from recbole_hellm.models.portions import Portion
 
 
 class Part(NamedTuple):
@@ -108,10 +109,14 @@ class TokenCount:
 class MicroBatcher:
     """Splits the batches of one model.
 
-    Batches are split if the model has three methods: ``sample_tokens(interaction)`` [B], the tokens
-    of each row; ``pass_tokens(tokens)``, the tokens of a pass over such rows without and with
-    padding; and ``target_counts(interaction)`` [B]. Its loss must be the mean over the targets of
-    the rows. Batches of other models are not split.
+    Batches are split by tokens if the model has three methods: ``sample_tokens(interaction)`` [B],
+    the tokens of each row; ``pass_tokens(tokens)``, the tokens of a pass over such rows without and
+    with padding; and ``target_counts(interaction)`` [B]. Its loss must be the mean over the targets
+    of the rows.
+
+    The rows of other models' batches are divided among processes alone. Their losses must be means
+    over the rows, beside terms that do not depend on rows. A model with ``portion_loss`` divides
+    its batches itself.
 
     Parameters
     ----------
@@ -128,14 +133,15 @@ class MicroBatcher:
         self, model: Any, config: Any, max_tokens: int | None, rank: int = 0, world: int = 1
     ) -> None:
         self.model = model if hasattr(model, "sample_tokens") else None
+        self.portion = Portion() if hasattr(model, "portion_loss") else Portion(rank, world)
         self.fields = config["ITEM_LIST_LENGTH_FIELD"], config["LIST_SUFFIX"]
         self.max_tokens, self.rank, self.world = max_tokens, rank, world
         self.tokens = TokenCount()
 
     def split(self, interaction: Interaction) -> list[tuple[Interaction, float]]:
-        """This process's parts of a batch, each with its share of the batch's targets."""
+        """This process's parts of a batch, each with its share of the batch's targets or rows."""
         if self.model is None:
-            return [(interaction, 1.0)]
+            return [(self.portion.of(interaction), self.portion.share(len(interaction)))]
         tokens = self.model.sample_tokens(interaction).numpy()
         parts = plan(tokens, self.max_tokens, self.world)
         for part in parts:

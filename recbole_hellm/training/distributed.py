@@ -1,7 +1,7 @@
 """Processes that share one run, started by ``torchrun``; a single process needs none of this.
 
-The first process writes all files. It also trains the models that cannot be shared; the others
-wait.
+The first process writes all files. It also trains the models whose batches cannot be divided; the
+others wait.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from recbole_hellm.models.averaging import WeightAverage
 from recbole_hellm.progress import progress_bar
 from recbole_hellm.training.batching import MicroBatcher
 from recbole_hellm.training.parallel import SingleProcess
+from recbole_hellm.training.random_state import drawn_alike
 
 
 class TrainingPass(Trainer):
@@ -58,8 +59,8 @@ class TrainingPass(Trainer):
         """
         self.model.train()
         if hasattr(self.model, "start_epoch"):
-            self.model.start_epoch()
-        calculate = loss_func or self.parallel.loss
+            with drawn_alike(self.parallel.processes):
+                self.model.start_epoch()
         sums: dict[str, torch.Tensor] = {}
         for interaction in self._progress(train_data, epoch_idx, show_progress):
             self._set_learning_rate(len(train_data))
@@ -67,7 +68,7 @@ class TrainingPass(Trainer):
             parts_of_batch = self.micro_batcher.split(interaction)
             for number, (part, share) in enumerate(parts_of_batch, start=1):
                 with self.parallel.accumulating(last=number == len(parts_of_batch)):
-                    losses = calculate(part.to(self.device))
+                    losses = self.parallel.loss(part.to(self.device), loss_func)
                     terms = losses if isinstance(losses, tuple) else (losses,)
                     loss: torch.Tensor = sum(terms)  # type: ignore[assignment]
                     # Processes average gradients, while parts need their sum.

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import inspect
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from recbole_hellm.config.settings import require
 from recbole_hellm.config.training_settings import TrainingSettings
+from recbole_hellm.models.portions import Portion
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.training.distributed import Processes, current
 
@@ -37,9 +38,9 @@ class SingleProcess:
         self.model = model
         self.processes = processes
 
-    def loss(self, interaction: Any) -> Any:
-        """The model's loss of some rows."""
-        return self.model.calculate_loss(interaction)
+    def loss(self, interaction: Any, calculate: Callable[[Any], Any] | None = None) -> Any:
+        """The model's loss of some rows, by another function than its own if one is given."""
+        return (calculate or self.model.calculate_loss)(interaction)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Context of a part's forward and backward pass.
@@ -77,30 +78,48 @@ class SingleProcess:
 
 
 class _Loss(nn.Module):
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, portion: Portion) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.portion = model, portion
 
-    def forward(self, interaction: Any) -> Any:
+    def forward(self, interaction: Any, calculate: Callable[[Any], Any] | None) -> Any:
+        if calculate is not None:
+            return calculate(interaction)
+        if hasattr(self.model, "portion_loss"):
+            return self.model.portion_loss(interaction, self.portion)
         return self.model.calculate_loss(interaction)
 
 
 class DDP(SingleProcess):
-    """A copy of the model in each process; averaged gradients keep the copies equal (DDP)."""
+    """A copy of the model in each process; averaged gradients keep the copies equal (DDP).
+
+    Parameters
+    ----------
+    model : nn.Module
+        May have ``portion_loss(interaction, portion)``, see :class:`~recbole_hellm.models.general.
+        base.PortionRecommender`.
+    processes : Processes
+    unused : {"none", "same", "any"}
+        Parameters that the loss leaves out, such as those of a term without weight: none, the same
+        ones in every step, or any, which are searched for in every step.
+    """
 
     name = "ddp"
 
-    def __init__(self, model: Any, processes: Processes) -> None:
+    def __init__(
+        self, model: Any, processes: Processes, unused: Literal["none", "same", "any"] = "none"
+    ) -> None:
         super().__init__(model, processes)
         ddp = nn.parallel.DistributedDataParallel
         # Training changes no buffer. PyTorch has renamed the option.
         names = ("forward_sync_buffers", "broadcast_buffers")
         buffers = next(name for name in names if name in inspect.signature(ddp).parameters)
         options: dict[str, Any] = {buffers: False, "gradient_as_bucket_view": True}
-        self.averaged = ddp(_Loss(model), **options)
+        options |= {"static_graph": unused == "same", "find_unused_parameters": unused == "any"}
+        self.averaged = ddp(_Loss(model, Portion(processes.rank, processes.size)), **options)
 
-    def loss(self, interaction: Any) -> Any:
-        return self.averaged(interaction)
+    def loss(self, interaction: Any, calculate: Callable[[Any], Any] | None = None) -> Any:
+        return self.averaged(interaction, calculate)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         return contextlib.nullcontext() if last else self.averaged.no_sync()
@@ -209,10 +228,14 @@ def building_device(config: Any) -> torch.device:
 
 def distribute(config: Any, model: Any) -> SingleProcess:
     """Distribute `model` over the current processes; its parameters may be replaced."""
-    kind = parallel_kind(config)
+    kind, processes = parallel_kind(config), current()
     if kind is FSDP:
-        return FSDP(model, current(), config["device"])
-    return kind(model, current())
+        return FSDP(model, processes, config["device"])
+    if kind is DDP and any(parameter.requires_grad for parameter in model.parameters()):
+        if config.entry.kind == "LLM":
+            return DDP(model, processes)
+        return DDP(model, processes, "any" if config.entry.outside else "same")
+    return SingleProcess(model, processes)
 
 
 def check_shareable(config: Any, model: Any) -> None:
@@ -221,7 +244,7 @@ def check_shareable(config: Any, model: Any) -> None:
     Raises
     ------
     ConfigError
-        If its weights are to be averaged, or its ``blocks`` raises it.
+        If its weights are to be averaged, or it has no ``blocks``, or these raise it.
     """
     if parallel_kind(config) is FSDP:
         averaging = TrainingSettings.from_config(config).weight_averaging
@@ -229,5 +252,10 @@ def check_shareable(config: Any, model: Any) -> None:
             averaging == "none",
             f"weight_averaging={averaging} averages whole weights, of which parallel=fsdp leaves "
             "each process a shard; use --parallel=ddp, or leave weight_averaging out.",
+        )
+        require(
+            hasattr(model, "blocks"),
+            f"parallel=fsdp shards language models, and {config['model']} is none; use "
+            "--parallel=ddp, or --HeLLM.parallel=fsdp for one of several models.",
         )
         _ = model.blocks

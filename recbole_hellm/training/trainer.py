@@ -119,9 +119,9 @@ class RunTrainer(Checkpoints, Trainer):
         self.micro_batcher = MicroBatcher(
             self.model, self.config, self.settings.max_tokens, processes.rank, processes.size
         )
-        if processes.rank:
-            # Each process draws its own dropout; weights exist already, and batches have their
-            # own generator.
+        if processes.rank and not hasattr(self.model, "portion_loss"):
+            # Each process draws its own dropout; weights exist already, and batches are drawn by
+            # generators of their own or by numpy's. Portions of one loss need the same draws.
             torch.manual_seed(self.config["seed"] + processes.rank)
 
     # RecBole's steps, overridden ----------------------------------------------------------------

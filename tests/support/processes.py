@@ -63,9 +63,14 @@ class Shared:
     def options(self, folder: str, **more: Any) -> dict[str, Any]:
         return self.base | {"runs_dir": str(self.root / folder)} | more
 
-    def plan(self, folder: str, *, dies_in: int | None = None, **more: Any) -> None:
-        step = {"model": "HeLLM", "options": self.options(folder, **more)}
+    def plan(
+        self, folder: str, *, model: str = "HeLLM", dies_in: int | None = None, **more: Any
+    ) -> None:
+        step = {"model": model, "options": self.options(folder, **more)}
         self.steps.append(step if dies_in is None else step | {"dies_in": dies_in})
+
+    def copy(self, folder: str, target: str) -> None:
+        self.steps.append({"copy": [str(self.root / folder), str(self.root / target)]})
 
     def start(self) -> None:
         path = self.root / "plan.json"

@@ -125,6 +125,18 @@ def test_tokens_are_counted() -> None:
     assert TokenCount().costs(1.0) == {}
 
 
+def test_rows_of_other_models_are_divided() -> None:
+    fields = {"ITEM_LIST_LENGTH_FIELD": "length", "LIST_SUFFIX": "_list"}
+    batch = Interaction({"user_id": torch.arange(5)})
+    parts = [MicroBatcher(object(), fields, None, rank, 2).split(batch) for rank in range(2)]
+    assert [[(rows["user_id"].tolist(), share) for rows, share in part] for part in parts] == [
+        [([0, 1], 0.4)],
+        [([2, 3, 4], 0.6)],
+    ]
+    itself = SimpleNamespace(portion_loss=None)
+    assert MicroBatcher(itself, fields, None, 1, 2).split(batch) == [(batch, 1.0)]
+
+
 def test_processes_take_all_parts_between_them() -> None:
     fields = {"ITEM_LIST_LENGTH_FIELD": "length", "LIST_SUFFIX": "_list"}
     model = SimpleNamespace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from recbole_hellm.tracking.curves import read_curves
 from recbole_hellm.tracking.projector import ITEM_VECTORS
 from recbole_hellm.training import parallel
 from recbole_hellm.training.distributed import Processes
-from recbole_hellm.training.parallel import DDP, FSDP, SingleProcess
+from recbole_hellm.training.parallel import DDP, FSDP, SingleProcess, distribute
 
 
 def scalars(result: RunResult, tag: str) -> list[float]:
@@ -145,6 +146,40 @@ def test_the_kind_follows_processes_and_setting(
     config["device"] = torch.device("meta")
     expected = "cpu" if kind is FSDP else "meta"  # a full model may not fit on the device
     assert parallel.building_device(config).type == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "unused"), [("HeLLM", "none"), ("BPR", "same"), ("my:Model", "any")]
+)
+def test_parameters_without_use_are_looked_for_where_they_are_not_known(
+    make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, model: str, unused: str
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(parallel, "current", lambda: Processes(0, 2))
+    monkeypatch.setattr(parallel.DDP, "__init__", lambda self, *given: told.append(given[2:]))
+    config = make_config("BPR" if ":" in model else model)
+    if ":" in model:
+        config.entry = dataclasses.replace(config.entry, outside=True)
+    distribute(config, torch.nn.Linear(1, 1))
+    assert told == [(unused,) if unused != "none" else ()]
+
+
+def test_a_model_without_weights_is_not_copied(
+    make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = Processes(1, 2)
+    monkeypatch.setattr(parallel, "current", lambda: several)
+    shared = distribute(make_config("Ensemble"), torch.nn.Module())
+    assert type(shared) is SingleProcess
+    assert shared.processes is several
+
+
+def test_small_models_are_not_sharded(
+    make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "current", lambda: Processes(0, 2))
+    with pytest.raises(ConfigError, match="shards language models, and BPR is none; use --par"):
+        parallel.check_shareable(make_config("BPR", parallel="fsdp"), torch.nn.Module())
 
 
 def test_only_shards_need_blocks(

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import io
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from recbole_hellm.training import random_state
+from recbole_hellm.training.distributed import Processes
 
 
 def draw() -> list[float]:
@@ -56,3 +58,21 @@ def test_state_survives_a_safe_checkpoint() -> None:
     file.seek(0)
     random_state.restore(torch.load(file, weights_only=True))
     assert draw() == wanted
+
+
+def test_processes_draw_alike_and_go_on_with_their_own_numbers() -> None:
+    own = torch.get_rng_state()
+    first = torch.Generator().manual_seed(8)
+    expected, state = torch.rand(3, generator=torch.Generator().manual_seed(8)), first.get_state()
+
+    class Second(Processes):
+        def broadcast(self, value: Any) -> Any:
+            return {"cpu": state}
+
+    with random_state.drawn_alike(Second(1, 2)):
+        assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(torch.get_rng_state(), own)
+    torch.set_rng_state(state)  # as the first process: both go on alike
+    with random_state.drawn_alike(Second(1, 2)):
+        torch.rand(3)
+    assert not torch.equal(torch.get_rng_state(), state)

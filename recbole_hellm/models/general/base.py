@@ -17,6 +17,7 @@ from recbole_hellm.config.settings import Settings, require, setting
 from recbole_hellm.errors import FeatureError
 from recbole_hellm.graph.bipartite import BipartiteGraph, interaction_matrix
 from recbole_hellm.graph.faiss_search import Search
+from recbole_hellm.models.portions import WHOLE, Portion
 
 
 class GeneralSettings(Settings):
@@ -105,7 +106,8 @@ class EmbeddingRecommender(GeneralRecommender):
     """A general recommender around an :class:`EmbeddingNetwork`.
 
     Subclasses name their settings in ``settings_classes`` and build their network in :meth:`build`.
-    ``input_type`` is ``PAIRWISE`` if the loss needs negatives, else ``POINTWISE``.
+    ``input_type`` is ``PAIRWISE`` if the loss needs negatives, else ``POINTWISE``. Those whose
+    losses are means over a batch's rows set ``data_parallel``.
 
     Parameters
     ----------
@@ -169,10 +171,16 @@ class EmbeddingRecommender(GeneralRecommender):
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Sum of the loss terms; ``last_losses`` holds the detached terms."""
+        return self._total(self.network.losses(*self._rows(interaction)))
+
+    def _rows(self, interaction: Any) -> list[Tensor]:
+        """The rows of :meth:`EmbeddingNetwork.losses`."""
         columns = [self.USER_ID, self.ITEM_ID]
         if self.input_type == InputType.PAIRWISE:
             columns.append(self.NEG_ITEM_ID)
-        terms = self.network.losses(*(interaction[column] - 1 for column in columns))
+        return [interaction[column] - 1 for column in columns]
+
+    def _total(self, terms: Mapping[str, Tensor]) -> Tensor:
         self.last_losses = {name: term.detach() for name, term in terms.items()}
         return torch.stack(list(terms.values())).sum()
 
@@ -213,6 +221,39 @@ class EmbeddingRecommender(GeneralRecommender):
         if self._vectors is None:
             self._vectors = self.network()
         return self._vectors
+
+
+class PortionNetwork(LightGCNNetwork):
+    """A network whose loss has terms beside means over a batch's rows, and can still be divided."""
+
+    def losses(self, *rows: Tensor) -> dict[str, Tensor]:
+        """The terms of :meth:`portion_losses` of the whole."""
+        return self.portion_losses(WHOLE, *rows)
+
+    def portion_losses(self, portion: Portion, *rows: Tensor) -> dict[str, Tensor]:
+        """One portion of each loss term: a term is the sum of its portions.
+
+        Parameters
+        ----------
+        portion : Portion
+        *rows : Tensor of int64, shape [B] each
+            Those of the whole batch, as for :meth:`EmbeddingNetwork.losses`.
+        """
+        raise NotImplementedError
+
+
+class PortionRecommender(EmbeddingRecommender):
+    """A recommender around a :class:`PortionNetwork`.
+
+    Several processes get the whole batch each, with the same random numbers, and compute a portion
+    of its loss.
+    """
+
+    network: PortionNetwork
+
+    def portion_loss(self, interaction: Any, portion: Portion) -> Tensor:
+        """One portion of :meth:`calculate_loss`, which is the sum over all portions."""
+        return self._total(self.network.portion_losses(portion, *self._rows(interaction)))
 
 
 def _forget(model: nn.Module, _: Any) -> None:

@@ -169,6 +169,7 @@ class BM3(EmbeddingRecommender):
 
     input_type = InputType.POINTWISE
     settings_classes = (BM3Settings,)
+    data_parallel = True
 
     def build(self, interactions: sp.csr_array, dataset: Any) -> BootstrapEncoder:
         """The encoder over the training graph, with the features of all modalities."""

@@ -266,6 +266,7 @@ class FREEDOM(EmbeddingRecommender):
     """FREEDOM as a RecBole general recommender; for inputs see :class:`EmbeddingRecommender`."""
 
     settings_classes = (FREEDOMSettings,)
+    data_parallel = True
 
     def build(self, interactions: sp.csr_array, dataset: Any) -> TwoGraphEncoder:
         """The encoder over the training graph and all modalities of the item features."""

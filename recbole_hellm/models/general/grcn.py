@@ -263,6 +263,7 @@ class GRCN(EmbeddingRecommender):
     """GRCN as a RecBole general recommender; see :class:`EmbeddingRecommender` for the inputs."""
 
     settings_classes = (GRCNSettings,)
+    data_parallel = True
 
     def build(self, interactions: sp.csr_array, dataset: Any) -> GraphRefinedNetwork:
         """The network over the training graph and all modalities of the item features."""

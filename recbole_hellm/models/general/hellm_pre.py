@@ -14,11 +14,12 @@ from recbole_hellm.graph.hypergraph import ItemHypergraph, UserHypergraph
 from recbole_hellm.graph.knn import knn_incidence
 from recbole_hellm.models import losses
 from recbole_hellm.models.general.base import (
-    EmbeddingRecommender,
-    LightGCNNetwork,
     NeighbourSettings,
+    PortionNetwork,
+    PortionRecommender,
     xavier,
 )
+from recbole_hellm.models.portions import Portion
 
 
 class HeLLMPreSettings(NeighbourSettings):
@@ -100,7 +101,7 @@ class Nodes(NamedTuple):
         return self.light if self.hyper is None else self.light + F.normalize(self.hyper, dim=1)
 
 
-class HypergraphEncoder(LightGCNNetwork):
+class HypergraphEncoder(PortionNetwork):
     r"""LightGCN vectors fused with user- and item-level hypergraph vectors.
 
     .. math::
@@ -156,60 +157,74 @@ class HypergraphEncoder(LightGCNNetwork):
         users, items = self.propagate()
         return users.fused(), items.fused()
 
-    def losses(self, *rows: Tensor) -> dict[str, Tensor]:
+    def portion_losses(self, portion: Portion, *rows: Tensor) -> dict[str, Tensor]:
         r"""The weighted terms of equation 12; training minimises their sum.
 
         .. math:: L = L_{BPR} + \lambda \, L_2 + \alpha \, L_{U2U} + \beta \, L_{I2I}
 
         The sums of equations 7 and 13 are means, and the L2 term is over the batch's fused vectors,
-        as in the authors' code and logs.
+        as in the authors' code and logs. A portion has some of the batch's rows, and some of the
+        contrast's anchors with all nodes of their denominators.
 
         Returns
         -------
         dict of str to Tensor
             ``bpr``, ``reg``, and ``contrast_user`` and ``contrast_item`` where they apply.
         """
-        users, positives, negatives = rows
+        users, positives, negatives = map(portion.of, rows)
         s, (all_users, all_items) = self.settings, self.propagate()
-        user, user_contrast = self._side(all_users, users, s.alpha_u2u)
-        item, item_contrast = self._side(all_items, torch.cat([positives, negatives]), s.beta_i2i)
+        items = torch.cat([positives, negatives])
+        user, user_contrast = self._side(portion, all_users, users, s.alpha_u2u)
+        item, item_contrast = self._side(portion, all_items, items, s.beta_i2i)
         positive, negative = item.chunk(2)
         terms = {
             "bpr": losses.bpr_loss((user * positive).sum(1), (user * negative).sum(1)),
             "reg": s.reg_weight * losses.l2_regularisation((user, item), len(users)),
         }
+        terms = {name: portion.weighted(term, len(rows[0])) for name, term in terms.items()}
         contrasts = {"contrast_user": user_contrast, "contrast_item": item_contrast}
         return terms | {name: term for name, term in contrasts.items() if term is not None}
 
-    def _side(self, nodes: Nodes, batch: Tensor, weight: float) -> tuple[Tensor, Tensor | None]:
+    def _side(
+        self, portion: Portion, nodes: Nodes, batch: Tensor, weight: float
+    ) -> tuple[Tensor, Tensor | None]:
         """Fused vectors of a batch's users or items, and the weighted contrast of their side."""
         s, count = self.settings, len(nodes.light)
         if not s.use_contrast or weight == 0 or nodes.hyper is None:
             return nodes.rows(batch).fused(), None
         if s.contrast == "all" or s.contrast_anchors >= count:
-            return nodes.rows(batch).fused(), weight * self._contrast(nodes, None)
+            return nodes.rows(batch).fused(), weight * self._contrast(portion, nodes, None)
         # Uniform for users too, independent of batches; positives would favour popular items.
         anchors = torch.randperm(count, device=nodes.light.device)[: s.contrast_anchors]
         if s.contrast_denominator == "all":
-            return nodes.rows(batch).fused(), weight * self._contrast(nodes, anchors)
+            return nodes.rows(batch).fused(), weight * self._contrast(portion, nodes, anchors)
         # One gather, since the gradient of each gather is as large as the table.
         in_batch, anchored = nodes.rows(torch.cat([batch, anchors])).split(len(batch))
-        return in_batch.fused(), weight * self._contrast(anchored, None)
+        return in_batch.fused(), weight * self._contrast(portion, anchored, None)
 
-    def _contrast(self, nodes: Nodes, anchors: Tensor | None) -> Tensor:
+    def _contrast(self, portion: Portion, nodes: Nodes, anchors: Tensor | None) -> Tensor:
         assert nodes.hyper is not None  # noqa: S101
-        s = self.settings
-        exclude_self = s.variant == "released"
-        return losses.hypergraph_contrast(nodes.fused(), nodes.hyper, s.tau, anchors, exclude_self)
+        s, count = self.settings, len(nodes.light) if anchors is None else len(anchors)
+        if portion.size > 1 and anchors is None:
+            anchors = torch.arange(count, device=nodes.light.device)
+        mean = losses.hypergraph_contrast(
+            nodes.fused(),
+            nodes.hyper,
+            s.tau,
+            None if anchors is None else portion.of(anchors),
+            exclude_self=s.variant == "released",
+        )
+        return portion.weighted(mean, count)
 
 
-class HeLLMPre(EmbeddingRecommender):
+class HeLLMPre(PortionRecommender):
     """HeLLM's pre-training stage as a RecBole general recommender.
 
     Features are read only if ``use_i2i`` is set; see :class:`EmbeddingRecommender` for the inputs.
     """
 
     settings_classes = (HeLLMPreSettings,)
+    data_parallel = True
 
     @property
     def batches(self) -> str:

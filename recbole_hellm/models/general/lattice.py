@@ -209,6 +209,7 @@ class LATTICE(EmbeddingRecommender):
     """
 
     settings_classes = (LATTICESettings,)
+    data_parallel = True
 
     def build(self, interactions: sp.csr_array, dataset: Any) -> LATTICENetwork:
         """The network over the training graph and the features of all modalities."""

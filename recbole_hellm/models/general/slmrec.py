@@ -13,14 +13,15 @@ from torch.nn import functional as F
 
 from recbole_hellm.config.settings import setting
 from recbole_hellm.models.general.base import (
-    EmbeddingRecommender,
     GeneralSettings,
-    LightGCNNetwork,
+    PortionNetwork,
+    PortionRecommender,
     check_features,
     linear,
     modality_tables,
 )
 from recbole_hellm.models.losses import info_nce
+from recbole_hellm.models.portions import Portion
 
 
 class SLMRecSettings(GeneralSettings):
@@ -37,7 +38,7 @@ class SLMRecSettings(GeneralSettings):
     )
 
 
-class StreamEncoder(LightGCNNetwork):
+class StreamEncoder(PortionNetwork):
     r"""LightGCN over item ids and over every modality, fused by a linear map.
 
     .. math::
@@ -149,7 +150,7 @@ class StreamEncoder(LightGCNNetwork):
         users, items = self.streams()
         return self.fuse_user(users.flatten(1)), self.fuse_item(items.flatten(1))
 
-    def losses(self, *rows: Tensor) -> dict[str, Tensor]:
+    def portion_losses(self, portion: Portion, *rows: Tensor) -> dict[str, Tensor]:
         r"""The main loss and the weighted self-supervised one.
 
         .. math::
@@ -158,7 +159,9 @@ class StreamEncoder(LightGCNNetwork):
                 {\sum_{i \in N_b} \exp(\cos(u_b, v_i) / \tau)} + \alpha L_{FAC}
 
         with :math:`N_b` the batch's distinct items except other items of b's user in the batch,
-        which are not negatives. This package counts items once and leaves these out.
+        which are not negatives. This package counts items once and leaves these out. A portion has
+        some of the batch's rows, and some of its items for :math:`L_{FAC}`, with the whole batch's
+        items in their denominators.
 
         Returns
         -------
@@ -168,21 +171,20 @@ class StreamEncoder(LightGCNNetwork):
         users, positives = rows
         s = self.settings
         items, columns = positives.unique(return_inverse=True)
-        user, item = self.streams(users, items)
-        terms = {
-            "main": info_nce(
-                self.fuse_user(user.flatten(1)),
-                self.fuse_item(item.flatten(1)),
-                s.tau,
-                positives=columns,
-                left_out=_other_positives(users, columns, len(items)),
-            )
-        }
+        user, item = self.streams(portion.of(users), items)
+        main = info_nce(
+            self.fuse_user(user.flatten(1)),
+            self.fuse_item(item.flatten(1)),
+            s.tau,
+            positives=portion.of(columns),
+            left_out=portion.of(_other_positives(users, columns, len(items))),
+        )
+        terms = {"main": portion.weighted(main, len(users))}
         if s.ssl_weight:
-            terms["ssl"] = s.ssl_weight * self._alignment(item)
+            terms["ssl"] = s.ssl_weight * self._alignment(portion, item)
         return terms
 
-    def _alignment(self, item: Tensor) -> Tensor:
+    def _alignment(self, portion: Portion, item: Tensor) -> Tensor:
         r"""FAC: ids meet the first modality in a fine space, the others in ever coarser ones.
 
         .. math::
@@ -195,22 +197,28 @@ class StreamEncoder(LightGCNNetwork):
 
         Parameters
         ----------
+        portion : Portion
+            The items whose terms are computed.
         item : Tensor, shape [n, S + 1, d]
         """
         query, *modalities = item.unbind(1)
-        terms = []
+        query, terms = portion.of(query), []
+        positives = portion.of(torch.arange(len(item), device=item.device))
         for step, head, vectors in zip(self.steps, self.heads, modalities, strict=True):
             query = step(query)
             cosine = self.settings.ssl_similarity == "cosine"
-            terms.append(info_nce(query, head(vectors), self.settings.ssl_tau, normalise=cosine))
-        return torch.stack(terms).sum()
+            terms.append(
+                info_nce(query, head(vectors), self.settings.ssl_tau, cosine, positives=positives)
+            )
+        return portion.weighted(torch.stack(terms).sum(), len(item))
 
 
-class SLMRec(EmbeddingRecommender):
+class SLMRec(PortionRecommender):
     """SLMRec as a RecBole general recommender; see :class:`EmbeddingRecommender` for the inputs."""
 
     input_type = InputType.POINTWISE
     settings_classes = (SLMRecSettings,)
+    data_parallel = True
 
     def build(self, interactions: sp.csr_array, dataset: Any) -> StreamEncoder:
         """The encoder over the training graph and all modalities."""

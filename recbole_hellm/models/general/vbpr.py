@@ -141,6 +141,7 @@ class VBPR(EmbeddingRecommender):
     """VBPR as a RecBole general recommender; see :class:`EmbeddingRecommender` for the inputs."""
 
     settings_classes = (VBPRSettings,)
+    data_parallel = True
 
     def build(self, interactions: sp.csr_array, dataset: Any) -> VisualFactors:
         """The factors of all users and items; the graph is not used."""

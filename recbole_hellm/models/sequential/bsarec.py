@@ -124,6 +124,7 @@ class BSARec(NextItemRecommender):
 
     settings_classes = (BSARecSettings,)
     settings: BSARecSettings
+    data_parallel = True
 
     def layer(self) -> BSARecLayer:
         """A layer over all places."""

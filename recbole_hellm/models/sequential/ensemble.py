@@ -108,6 +108,7 @@ class Ensemble(SequentialRecommender):
 
     input_type = InputType.POINTWISE
     settings_classes = (EnsembleSettings,)
+    data_parallel = True  # its members are trained before it
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

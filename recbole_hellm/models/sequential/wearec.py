@@ -99,6 +99,7 @@ class WEARec(NextItemRecommender):
 
     settings_classes = (WEARecSettings,)
     settings: WEARecSettings
+    data_parallel = True
 
     def layer(self) -> FilteredLayer:
         """A layer over all places."""
