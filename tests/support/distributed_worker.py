@@ -1,7 +1,8 @@
 """One of several processes that run what a file tells; started by processes.py.
 
-Usage: distributed_worker.py PLAN.json, where the plan lists steps ``{"model", "options"}``: runs,
-or kills where ``"dies_in"`` names the epoch, or copies of a folder where ``"copy"`` names two.
+Usage: distributed_worker.py PLAN.json, where the plan lists steps ``{"model", "dataset",
+"options"}``: runs, or kills where ``"dies_in"`` names the epoch, or copies of a folder where
+``"copy"`` names two.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def carry_out(step: dict[str, Any], first: bool) -> None:
         except Killed:
             RunTrainer._log_epoch = original  # type: ignore[method-assign]
     else:
-        run(step["model"], "tiny", **step["options"])
+        run(step["model"], step["dataset"], **step["options"])
 
 
 def main() -> None:

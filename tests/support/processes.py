@@ -64,9 +64,15 @@ class Shared:
         return self.base | {"runs_dir": str(self.root / folder)} | more
 
     def plan(
-        self, folder: str, *, model: str = "HeLLM", dies_in: int | None = None, **more: Any
+        self,
+        folder: str,
+        *,
+        model: str = "HeLLM",
+        dataset: str = "tiny",
+        dies_in: int | None = None,
+        **more: Any,
     ) -> None:
-        step = {"model": model, "options": self.options(folder, **more)}
+        step = {"model": model, "dataset": dataset, "options": self.options(folder, **more)}
         self.steps.append(step if dies_in is None else step | {"dies_in": dies_in})
 
     def copy(self, folder: str, target: str) -> None:
@@ -84,8 +90,8 @@ class Shared:
         self.log = done.stdout + done.stderr
         assert done.returncode == 0, self.log[-6000:]
 
-    def result(self, folder: str, model: str = "HeLLM") -> RunResult:
-        (path,) = (self.root / folder / "tiny" / model).iterdir()
+    def result(self, folder: str, model: str = "HeLLM", dataset: str = "tiny") -> RunResult:
+        (path,) = (self.root / folder / dataset / model).iterdir()
         return load_run(path)
 
     def single(self, folder: str, **more: Any) -> RunResult:

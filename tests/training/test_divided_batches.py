@@ -26,6 +26,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "SASRec": SASREC | {"clip_grad_norm": {"max_norm": 0.05}, "weight_averaging": "ema"},
     "NPE": {"dropout_prob": 0.0, "learning_rate": 0.05},  # its loss leaves a table out
 }
+SAMPLED: dict[str, dict[str, Any]] = {
+    "SASRec": {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "epochs": 1},
+    "HeLLMPre": {"epochs": 1},
+}
+"""With Adam, on the bundled sample."""
 LIVELY: dict[str, Any] = {"epochs": 2, "learning_rate": 0.01, "train_batch_size": 64}
 """With dropout, and Adam."""
 
@@ -39,16 +44,21 @@ def divided(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Shared
     shared.plan("killed", model="BM3", **LIVELY, dies_in=1)
     shared.copy("killed", "killed-alone")
     shared.plan("killed", model="BM3", **LIVELY, resume=True)
+    for model, options in SAMPLED.items():
+        data = {"data_path": str(shared.root / "sample-data")}
+        shared.plan("sample", model=model, dataset="sample", **data | options)
     members = {"llm_model": None, "sequence_model": "Pop"}
     shared.plan("members", model="Ensemble", **members, **{"HeLLMPre.epochs": 1})
     shared.start()
     return shared
 
 
-def alone(divided: Shared, folder: str, model: str, **options: Any) -> RunResult:
+def alone(
+    divided: Shared, folder: str, model: str, dataset: str = "tiny", **options: Any
+) -> RunResult:
     """The same by this process."""
     with one_thread():
-        return run(model, "tiny", **divided.options(f"{folder}-alone", **options))
+        return run(model, dataset, **divided.options(f"{folder}-alone", **options))
 
 
 @needs_gloo
@@ -67,6 +77,18 @@ def test_two_processes_train_like_one(divided: Shared, model: str) -> None:
         for result in (found, expected)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@needs_gloo
+@pytest.mark.parametrize("model", SAMPLED)
+def test_runs_on_the_sample_come_to_the_same_metrics(divided: Shared, model: str) -> None:
+    found = divided.result("sample", model, "sample").record
+    data = {"data_path": str(divided.root / "sample-data")}
+    expected = alone(divided, "sample", model, "sample", **data | SAMPLED[model]).record
+    assert (found["cost"]["processes"], expected["cost"]["processes"]) == (2, 1)
+    for masking, metrics in expected["test"].items():
+        # Rounding may change the order of two near scores of a few among 1,000 users.
+        assert found["test"][masking] == pytest.approx(metrics, abs=1e-3)
 
 
 @needs_gloo
