@@ -28,6 +28,8 @@ COMMANDS = {
     "--search=faiss-hnsw",
     "evaluation": "evaluation.py --dataset=Beauty --threads=2",
     "sequential_epoch": "sequential_epoch.py --dataset=Beauty --threads=2",
+    "processes_sasrec": "processes.py --model=SASRec --size=beauty",
+    "processes_hellmpre": "processes.py --model=HeLLMPre --size=beauty",
     "startup": "startup.py --dataset=Beauty",
 }
 TITLES = {
@@ -36,6 +38,8 @@ TITLES = {
     "neighbours_hnsw": "Nearest neighbours by faiss, approximate",
     "evaluation": "Ranking all test users beside RecBole's evaluator",
     "sequential_epoch": "An epoch of SASRec and of HeLLM's `tiny` beside RecBole's SASRec",
+    "processes_sasrec": "SASRec in two processes",
+    "processes_hellmpre": "HeLLM_pre in two processes",
     "startup": "Starting up",
 }
 HEAD = """# Benchmarks of whole jobs
