@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import Goal, print_result
 from tabulate import tabulate
 
 MODELS = ("HeLLMPre", "LightGCN", "FREEDOM", "SASRec", "HeLLM")
@@ -309,6 +310,33 @@ def plot(results: Sequence[dict[str, Any]], file: Path) -> None:
     plt.close(figure)
 
 
+def summarise(results: Sequence[dict[str, Any]]) -> None:
+    """Print the line of the benchmark: exponents, and what the largest size takes."""
+    fitted = [row for row in exponents(results) if not np.isnan(row["exponent"])]
+    figures = {f"{row['what']}_{row['measure']}_exponent": row["exponent"] for row in fitted}
+    most = max((one["users"] for one in results), default=0)
+    largest = [one for one in results if one["users"] == most]
+    for one in largest:
+        kept = (*OF_DATA, "epoch_s", "evaluation_s")
+        figures |= {f"{one['what']}_{key}": one[key] for key in kept if key in one}
+    goals = [
+        Goal("exponent of " + key, max(row["exponent"] for row in rows), 1.1)
+        for key in ("epoch_s", "evaluation_s", "peak_mb")
+        if (rows := [row for row in fitted if row["measure"] == key])
+    ]
+    if largest:
+        memory = max(one["peak_mb"] for one in largest)
+        goals.append(Goal(f"MiB of memory with {most:,} users", memory, 24 * 1024))
+    print_result(
+        "growth",
+        {"users": most} | figures,
+        tuple(goals),
+        "The largest exponent of all models counts. Where an epoch of a graph model has more steps "
+        "with more interactions, and each propagates over all of them, it grows with their square "
+        "(`--steps=0`).",
+    )
+
+
 def numbers(text: str) -> tuple[int, ...]:
     """Whole numbers from a list with commas."""
     return tuple(int(part) for part in text.split(","))
@@ -345,6 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show(results)
     if options.plot:
         plot(results, options.plot)
+    summarise(results)
 
 
 if __name__ == "__main__":

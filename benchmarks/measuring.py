@@ -67,7 +67,7 @@ def print_result(name: str, figures: Mapping[str, Any], goals: tuple[Goal, ...],
 
 def machine() -> dict[str, Any]:
     """The processor, its cores and the versions that matter."""
-    model = platform.processor() or platform.machine()
+    model = platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             names = (line.partition(":")[2].strip() for line in lines if "model name" in line)

@@ -23,6 +23,7 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 COMMANDS = {
     "pretrain_epoch": "pretrain_epoch.py --dataset=Beauty --threads=2",
+    "growth": "growth.py --threads=2 --steps=150 --plot=benchmarks/results/growth.svg",
     "neighbours_flat": "knn_scale.py --items=100000 --threads=2 --search=faiss-flat",
     "neighbours_hnsw": "knn_scale.py --clusters=1000 --items=100000 --threads=2 "
     "--search=faiss-hnsw",
@@ -34,6 +35,7 @@ COMMANDS = {
 }
 TITLES = {
     "pretrain_epoch": "An epoch of HeLLM_pre beside the literal formulation",
+    "growth": "Growth with the number of users",
     "neighbours_flat": "Nearest neighbours by faiss, exact",
     "neighbours_hnsw": "Nearest neighbours by faiss, approximate",
     "evaluation": "Ranking all test users beside RecBole's evaluator",

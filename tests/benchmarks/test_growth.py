@@ -87,6 +87,10 @@ def test_a_size_is_measured_plotted_and_not_measured_again(tmp_path: Path) -> No
     assert min(results[0]["prepare_s"], *(results[1][key] for key in ("read_s", "split_s"))) > 0
     assert min(results[2]["epoch_s"], results[2]["evaluation_s"]) > 0
     assert "seconds of evaluation" in plot.read_text(encoding="utf-8")
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert line["benchmark"] == "growth"
+    assert line["figures"]["LightGCN_epoch_s"] == results[2]["epoch_s"]
+    assert line["goals"][0]["value"] == max(one["peak_mb"] for one in results)
     again = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
     assert again.stdout == done.stdout and again.stderr == ""
 
