@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -31,3 +32,10 @@ def test_methods_of_both_are_ordered(tmp_path: Path, monkeypatch: pytest.MonkeyP
     # Of six orders of three methods one is this far from the other, and one as far on the other
     # side.
     assert shown[-1] == "Kendall's tau of R@20 over 3 methods: -1.00 (p = .333)."
+
+
+def test_the_shown_orders_are_those_of_the_kept_results() -> None:
+    page = (protocol_orders.RESULTS.parent / "results.md").read_text(encoding="utf-8")
+    commands = re.findall(r"`python benchmarks/protocol_orders.py (\S+) (\S+)`", page)
+    assert commands
+    assert all(protocol_orders.orders(*command) in page for command in commands)
