@@ -23,6 +23,7 @@ from recbole_hellm.config.yaml_files import read_yaml
 from recbole_hellm.errors import ConfigError, HellmError, RunError
 from recbole_hellm.evaluation.metrics import MetricSet
 from recbole_hellm.reporting import evidence, plots, points, published
+from recbole_hellm.reporting.headers import ending
 from recbole_hellm.reporting.sheets import Sheet, as_latex, as_markdown, html_page
 from recbole_hellm.runs.directory import RunDirectory
 from recbole_hellm.runs.results import RunResult
@@ -311,7 +312,8 @@ class Comparison:
         """Tables as Markdown, LaTeX, CSV and HTML, and plots with their data."""
         name = self.file_name
         directory = RunDirectory(folder)
-        page = [f"# {self.plan.title}: {self.dataset}", *map(as_markdown, sheets)]
+        title = f"{self.plan.title}: {self.dataset}{ending(self.recorded[0][1].record)}"
+        page = [f"# {title}", *map(as_markdown, sheets)]
         directory.write_text(f"{name}.md", "\n\n".join(page) + "\n")
         directory.write_text(f"{name}.tex", "\n\n".join(as_latex(s, name) for s in sheets) + "\n")
         directory.write_text(f"{name}.html", html_page(sheets[0].title, sheets))

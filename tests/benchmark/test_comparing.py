@@ -442,7 +442,11 @@ def test_a_tables_own_settings_give_way_to_the_users(
 
 
 def test_other_protocols_are_compared_among_themselves(
-    runner: Runner, settings: dict[str, Any], quick: dict[str, Any], spread_data: Path
+    runner: Runner,
+    settings: dict[str, Any],
+    quick: dict[str, Any],
+    spread_data: Path,
+    tmp_path: Path,
 ) -> None:
     """General and sequential methods, paired by user, with everything told in heads."""
     temporal = {"split": "temporal", "split_points": [0.6, 0.8], "data_path": str(spread_data)}
@@ -453,6 +457,8 @@ def test_other_protocols_are_compared_among_themselves(
     comparison.run()
     sheets = {sheet.name: sheet for sheet in comparison.sheets()}
     told = "split=temporal, split_points=[0.6, 0.8]"
+    (page, *_) = comparison.write(tmp_path / "tables", list(sheets.values()))
+    assert page.read_text(encoding="utf-8").splitlines()[0] == f"# Comparison: tiny, {told}"
     assert set(sheets) == {
         *("results", "validation", "tests-SASRec", "by-history_length", "lists"),
     }
