@@ -108,10 +108,11 @@ def test_kept_records_get_the_ids_and_recipes_that_they_have(
     # As if the backbone were the recorded one; its package may be missing here.
     content = {key: identity[key] for key in ("backbone",) if key in identity}
     monkeypatch.setattr(backbone_content, "backbone_content", lambda _settings: content)
-    # Nor are the titles here, which the language model has read.
+    # Nor are the titles here, which the language model has read, or the features of texts.
     monkeypatch.setattr(item_titles, "titles_hash", lambda _dataset: identity["titles"])
-    read = identity.get("item_inputs", {}).get("language")
-    monkeypatch.setattr(item_inputs.LanguageInput, "content", lambda _input, _dataset: read)
+    read = identity.get("item_inputs", {})
+    for kind in (item_inputs.LanguageInput, item_inputs.FeatureInput):
+        monkeypatch.setattr(kind, "content", lambda source, _dataset: read.get(source.name))
     for role, stage in identity["stages"].items():
         model = overrides[f"{role}_model"]
         overrides |= {f"{model}.{key}": value for key, value in settings_of(stage).items()}
