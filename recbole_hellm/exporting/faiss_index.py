@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from recbole_hellm.errors import ConfigError, RunError, install_extra
+from recbole_hellm.errors import RunError
 from recbole_hellm.exporting.vectors import CHECKED, TOLERANCE, ScoringVectors, scoring_vectors
+from recbole_hellm.graph import faiss_search
 from recbole_hellm.runs.recommending import Recommender
 
 INDEX = "items.faiss"
@@ -24,13 +25,7 @@ def faiss_library() -> Any:
     ConfigError
         If it is not installed.
     """
-    try:
-        import faiss
-    except ImportError as error:
-        raise ConfigError(
-            f"--format=faiss needs faiss ({error}); {install_extra('export')}."
-        ) from error
-    return faiss
+    return faiss_search.faiss_library("--format=faiss", extra="export")
 
 
 def write_index(

@@ -27,8 +27,17 @@ _LEAST_PER_LIST = 39
 _MOST_PER_LIST = 64
 
 
-def faiss_library(search: str) -> Any:
-    """The module ``faiss``, for `knn_search` = `search`.
+def faiss_library(needed_by: str, extra: str = "faiss", otherwise: str = "") -> Any:
+    """The module ``faiss``.
+
+    Parameters
+    ----------
+    needed_by : str
+        The setting that needs it, as the user writes it.
+    extra : str
+        The extra that installs it.
+    otherwise : str
+        The end of the sentence where there is another way out.
 
     Raises
     ------
@@ -39,8 +48,7 @@ def faiss_library(search: str) -> Any:
         import faiss
     except ImportError as error:
         raise ConfigError(
-            f"knn_search={search} needs faiss ({error}); {install_extra('faiss')}, or use "
-            "knn_search=exact."
+            f"{needed_by} needs faiss ({error}); {install_extra(extra)}{otherwise}."
         ) from error
     return faiss
 
@@ -73,7 +81,7 @@ class FaissIndex:
     """
 
     def __init__(self, search: Search, unit: np.ndarray) -> None:
-        self._faiss = faiss_library(search)
+        self._faiss = faiss_library(f"knn_search={search}", otherwise=", or use knn_search=exact")
         self.search_kind = search
         self._index = self._built(search, np.ascontiguousarray(unit, dtype=np.float32))
         self.breadth = _BREADTH.get(search)
