@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -20,11 +20,9 @@ def capture() -> dict[str, Any]:
     state: dict[str, Any] = {
         "python": [version, list(internal), gauss],
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
-        state["cuda"] = [torch.cuda.get_rng_state()]  # of this process's device
-    return state
+    state["torch"], *cuda = _of_torch()
+    return state | ({"cuda": cuda} if cuda else {})
 
 
 def restore(state: dict[str, Any]) -> None:
@@ -33,9 +31,7 @@ def restore(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"][0].cpu())
+    _set_torch([state["torch"], *state.get("cuda", [])])
 
 
 @contextlib.contextmanager
@@ -52,18 +48,18 @@ def drawn_alike(processes: Processes) -> Iterator[None]:
     first = processes.broadcast(own)
     _set_torch(first)
     yield
-    if not all(torch.equal(own[name], first[name]) for name in own):
+    if not all(map(torch.equal, own, first)):
         _set_torch(own)
 
 
-def _of_torch() -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
+def _of_torch() -> list[torch.Tensor]:
+    """The state of the CPU's generator, and that of this process's GPU if there is one."""
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *cuda]
 
 
-def _set_torch(states: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"])
+def _set_torch(states: Sequence[torch.Tensor]) -> None:
+    cpu, *cuda = states
+    torch.set_rng_state(cpu.cpu())
+    if cuda and torch.cuda.is_available():
+        torch.cuda.set_rng_state(cuda[0].cpu())

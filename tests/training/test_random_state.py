@@ -67,7 +67,7 @@ def test_processes_draw_alike_and_go_on_with_their_own_numbers() -> None:
 
     class Second(Processes):
         def broadcast(self, value: Any) -> Any:
-            return {"cpu": state}
+            return [state]
 
     with random_state.drawn_alike(Second(1, 2)):
         assert torch.equal(torch.rand(3), expected)
