@@ -14,6 +14,8 @@ from pathlib import Path
 import pandas as pd
 from scipy.stats import kendalltau
 
+from recbole_hellm.reporting.numbers import number, p_value
+
 RESULTS = Path(__file__).resolve().parents[1] / "docs/results"
 METRICS = {"ndcg@10": "N@10", "recall@20": "R@20"}
 
@@ -23,11 +25,6 @@ def means(name: str) -> pd.DataFrame:
     results = pd.read_csv(RESULTS / f"{name}-results.csv")
     wide = results.pivot_table(index="method", columns="metric", values="mean")
     return wide.loc[results["method"].unique(), list(METRICS)]
-
-
-def number(value: float) -> str:
-    """Four decimals without the leading zero."""
-    return f"{value:.4f}".removeprefix("0")
 
 
 def orders(first: str, second: str) -> str:
@@ -50,8 +47,9 @@ def orders(first: str, second: str) -> str:
     lines.append("")
     for metric, shown in METRICS.items():
         tau, p = kendalltau(one.loc[both, metric], other.loc[both, metric])
-        chance = "p < .001" if p < 0.001 else f"p = {number(p)[:4]}"
-        lines.append(f"Kendall's tau of {shown} over {len(both)} methods: {tau:.2f} ({chance}).")
+        chance = p_value(p)
+        chance = chance.replace("<", "< ") if "<" in chance else f"= {chance}"
+        lines.append(f"Kendall's tau of {shown} over {len(both)} methods: {tau:.2f} (p {chance}).")
     return "\n".join(lines)
 
 

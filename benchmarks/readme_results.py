@@ -19,6 +19,7 @@ import pandas as pd
 
 from recbole_hellm.cli.main import main, parse_options
 from recbole_hellm.config.run_settings import RunSettings
+from recbole_hellm.reporting.numbers import number
 
 README, RESULTS = Path("README.md"), Path("docs/results.md")
 COMMAND = re.compile(r"`recbole-hellm (compare .*--kept_only.*--output=(\S+))`")
@@ -84,7 +85,7 @@ def brief(results: pd.DataFrame) -> str:
         cells = []
         for metric in BRIEF_METRICS:
             value = wide.loc[name, metric]
-            text = f"{value:.4f}".removeprefix("0")
+            text = number(value)
             cells.append(f"**{text}**" if value == best[metric] else text)
         lines.append(f"| {name} | {seeds[name]} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
