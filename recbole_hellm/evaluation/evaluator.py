@@ -92,10 +92,9 @@ class Evaluator:
 
         Nothing else of a row may reach a model: it belongs to the interaction to be predicted.
         """
-        rows = part.inter_feat
-        order = self.dataset.part_rows(part, phase)
+        rows = part.inter_feat[self.dataset.part_rows(part, phase)]
         history = {self._length_field, *(k for k in rows.columns if k.endswith(self._suffix))}
-        shown = {k: rows[k][order] for k in rows.columns if k in {part.uid_field, *history}}
+        shown = {k: rows[k] for k in rows.columns if k in {part.uid_field, *history}}
         return part.join(Interaction(shown))
 
     @torch.no_grad()

@@ -287,16 +287,16 @@ class Recommender:
 
     def _other_lists(self, rows: np.ndarray) -> dict[str, Tensor]:
         """List columns of full histories: the lists before the last interaction, plus its value."""
-        config, feat = self.opened.config, self.dataset.inter_feat
-        suffix, lengths = config["LIST_SUFFIX"], feat[config["ITEM_LIST_LENGTH_FIELD"]][rows]
+        config, feat = self.opened.config, self.dataset.inter_feat[rows]
+        suffix, lengths = config["LIST_SUFFIX"], feat[config["ITEM_LIST_LENGTH_FIELD"]]
         columns = {}
         for name in feat.columns:
             if not name.endswith(suffix):
                 continue
-            lists, field = feat[name][rows], name.removesuffix(suffix)
+            lists, field = feat[name], name.removesuffix(suffix)
             longer = torch.cat([lists, torch.zeros_like(lists[:, :1])], dim=1)
             if field in feat:  # sampled negatives have list columns only
-                longer[torch.arange(len(rows)), lengths] = feat[field][rows].to(longer.dtype)
+                longer[torch.arange(len(rows)), lengths] = feat[field].to(longer.dtype)
             full = (lengths == lists.shape[1]).view(-1, *[1] * (lists.dim() - 1))
             columns[name] = torch.where(full, longer[:, 1:], longer[:, :-1])
         return columns

@@ -27,6 +27,7 @@ from recbole_hellm.data.interactions.filtering import CountedFiltersMixin
 from recbole_hellm.data.interactions.further_columns import columns_hash
 from recbole_hellm.data.interactions.held_out import random_order
 from recbole_hellm.data.interactions.histories import PHASES, Histories
+from recbole_hellm.data.interactions.history_rows import HistoryRows, Stretches
 from recbole_hellm.data.interactions.splits import (
     POSITION,
     candidate_fingerprint,
@@ -307,17 +308,20 @@ class HistoryDataset(CanonicalMixin, SequentialDataset):
 
     Attributes
     ----------
+    inter_feat : HistoryRows
     first_rows : Interaction
         Every user's first interaction, which RecBole's rows lack, without a history.
     """
 
+    inter_feat: HistoryRows
     first_rows: Interaction
 
     def data_augmentation(self) -> None:
-        """RecBole's augmentation, row for row, vectorised.
+        """RecBole's augmentation, row for row, without its lists until they are read.
 
         Answers sequential_dataset.py:108-147, whose Python loop over rows and fields takes most of
-        the loading time. Row order, padding and lengths are the same.
+        the loading time, and its lists most of the memory. Row order, padding and lengths are the
+        same.
         """
         self._aug_presets()
         self.sort(by=[self.uid_field, self.time_field], ascending=True)
@@ -329,21 +333,17 @@ class HistoryDataset(CanonicalMixin, SequentialDataset):
         self.first_rows = self.inter_feat[np.flatnonzero(first)]
         begins = np.maximum(starts[targets], targets - limit)
         lengths = torch.from_numpy(targets - begins)
-        columns = torch.arange(limit)
-        valid = columns < lengths[:, None]
-        source = torch.where(valid, torch.from_numpy(begins)[:, None] + columns, 0)
-        rows = self.inter_feat[targets]
-        lists: dict[str, torch.Tensor] = {self.item_list_length_field: lengths}
-        for field in self.inter_feat:
-            if field != self.uid_field:
-                values = self.inter_feat[field][source]
-                shape = valid.shape + (1,) * (values.dim() - 2)
-                zero = torch.zeros((), dtype=values.dtype)
-                lists[getattr(self, f"{field}_list_field")] = torch.where(
-                    valid.view(shape), values, zero
-                )
-        rows.update(Interaction(lists))
-        self.inter_feat = rows
+        columns = {field: self.inter_feat[field] for field in self.inter_feat}
+        values = {
+            getattr(self, f"{field}_list_field"): column
+            for field, column in columns.items()
+            if field != self.uid_field
+        }
+        rows = {field: column[targets] for field, column in columns.items()}
+        self.inter_feat = HistoryRows(
+            rows | {self.item_list_length_field: lengths},
+            Stretches(values, torch.from_numpy(begins), lengths, limit),
+        )
 
     def with_first_items(self) -> HistoryDataset:
         """This training split with a row for every user's first item, too.
@@ -351,18 +351,11 @@ class HistoryDataset(CanonicalMixin, SequentialDataset):
         The history of such a row is one item of padding: its lists hold zeros alone, and its
         length is 1. First items that are held out have none.
         """
-        rows = self.inter_feat.interaction
         owners = self.first_rows[self.uid_field].numpy()
         first_rows = self.first_rows[np.flatnonzero(self.histories.training_lengths[owners] > 0)]
-        count = len(first_rows)
-        added = {
-            name: torch.zeros(count, *values.shape[1:], dtype=values.dtype)
-            for name, values in rows.items()
-        }
-        added[self.item_list_length_field] += 1
-        added |= first_rows.interaction
-        columns = {name: torch.cat([values, added[name]]) for name, values in rows.items()}
-        extended: HistoryDataset = self.copy(Interaction(columns))
+        ones = torch.ones(len(first_rows), dtype=torch.int64)
+        columns = first_rows.interaction | {self.item_list_length_field: ones}
+        extended: HistoryDataset = self.copy(self.inter_feat.with_rows(columns))
         return extended
 
 

@@ -21,6 +21,7 @@ from recbole_hellm.data.interactions.batches import (
     target_rows,
 )
 from recbole_hellm.data.interactions.histories import Histories
+from recbole_hellm.data.interactions.history_rows import HistoryRows
 from recbole_hellm.data.interactions.sampler import UserUniformSampler
 from recbole_hellm.errors import DataError
 
@@ -88,7 +89,10 @@ class HistoryLoader(_Loader):
         self.length_field = config["ITEM_LIST_LENGTH_FIELD"]
         self.suffix = config["LIST_SUFFIX"]
         lengths = self.rows[self.length_field].numpy()
-        empty = self.rows[config["ITEM_ID_FIELD"] + self.suffix][:, 0].numpy() == 0
+        if isinstance(self.rows, HistoryRows):
+            empty = self.rows.lists.counts.numpy() == 0
+        else:  # of a dataset class of RecBole's own
+            empty = self.rows[config["ITEM_ID_FIELD"] + self.suffix][:, 0].numpy() == 0
         lengths = mixed_lengths(lengths, empty, config["seed"])
         size, similar = config["train_batch_size"], config["bucket_by_length"]
         super().__init__(BucketedBatches(lengths, size, config["seed"], similar=similar))

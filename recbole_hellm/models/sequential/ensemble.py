@@ -19,6 +19,7 @@ from torch import Tensor
 from recbole_hellm.config.settings import Settings, require, setting
 
 ROLES = ("llm", "sequence", "graph")
+_ROWS = 1 << 16  # whose histories are read at a time
 
 
 class EnsembleSettings(Settings):
@@ -166,9 +167,11 @@ def repeat_share(dataset: Any, histories: str, targets: str) -> float:
     histories, targets : str
         Names of its columns.
     """
-    rows = dataset.inter_feat
-    repeated = (rows[histories] == rows[targets].unsqueeze(1)).any(1)
-    return (int(repeated.sum()) + 1) / (len(repeated) + 2)
+    every, repeated = dataset.inter_feat, 0
+    for start in range(0, len(every), _ROWS):
+        rows = every[start : start + _ROWS]
+        repeated += int((rows[histories] == rows[targets].unsqueeze(1)).any(1).sum())
+    return (repeated + 1) / (len(every) + 2)
 
 
 def share_out(scores: Tensor, histories: Tensor, share: float) -> Tensor:
