@@ -96,9 +96,12 @@ def points(options: argparse.Namespace) -> Iterator[Point]:
     models = {*options.models, *(STAGES if "HeLLM" in options.models else ())}
     kinds = [models & {*GRAPH_MODELS}, models - {*GRAPH_MODELS}]
     reading = [what for what, kind in zip(READING, kinds, strict=True) if kind]
-    wanted = [PREPARING, *reading, *(model for model in MODELS if model in models)]
+    largest = max(options.users)
     for users in sorted(options.users):
-        for what in wanted:
+        trained = models
+        if users == largest and options.largest:
+            trained = models & {*options.largest}
+        for what in (PREPARING, *reading, *(model for model in MODELS if model in trained)):
             yield Point(what, users, options.items, options.threads, options.steps)
 
 
@@ -342,6 +345,11 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Names from a list with commas."""
+    return tuple(text.split(","))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and plot."""
     parser = argparse.ArgumentParser(
@@ -349,7 +357,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--users", type=numbers, default=(10_000, 100_000, 1_000_000))
     parser.add_argument("--items", type=int, default=100_000)
-    parser.add_argument("--models", type=lambda text: tuple(text.split(",")), default=MODELS)
+    parser.add_argument("--models", type=names, default=MODELS)
+    parser.add_argument(
+        "--largest",
+        type=names,
+        default=(),
+        help="those of --models that are trained with the most users, too; all by default",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--steps", type=int, default=0, help="steps of an epoch of graph models; 0: their batches"
@@ -363,9 +377,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.point:
         print(json.dumps(measure(Point(**json.loads(options.point)), options.work)))
         return
-    unknown = sorted({*options.models} - {*MODELS})
-    if unknown:
-        parser.error(f"--models: {', '.join(unknown)} not among {', '.join(MODELS)}")
+    for option, given, known in (
+        ("models", options.models, MODELS),
+        ("largest", options.largest, options.models),
+    ):
+        unknown = sorted({*given} - {*known})
+        if unknown:
+            parser.error(f"--{option}: {', '.join(unknown)} not among {', '.join(known)}")
     if options.smoke:
         options.users, options.items = SMOKE["users"], SMOKE["items"]
     options.results = options.results or options.work / "results.jsonl"

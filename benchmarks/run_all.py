@@ -23,7 +23,8 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 COMMANDS = {
     "pretrain_epoch": "pretrain_epoch.py --dataset=Beauty --threads=2",
-    "growth": "growth.py --threads=2 --steps=150 --plot=benchmarks/results/growth.svg",
+    "growth": "growth.py --threads=1 --steps=150 --largest=HeLLMPre "
+    "--plot=benchmarks/results/growth.svg",
     "neighbours_flat": "knn_scale.py --items=100000 --threads=2 --search=faiss-flat",
     "neighbours_hnsw": "knn_scale.py --clusters=1000 --items=100000 --threads=2 "
     "--search=faiss-hnsw",
@@ -72,8 +73,8 @@ def shown(value: Any) -> str:
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.3g}"
 
 
-def section(name: str, result: Mapping[str, Any] | None) -> str:
-    """One benchmark as Markdown."""
+def section(name: str, result: Mapping[str, Any] | None, plot: str | None = None) -> str:
+    """One benchmark as Markdown, with a picture from a file beside the page if there is one."""
     lines = [f"## {TITLES[name]}", ""]
     if result is None:
         return "\n".join([*lines, f"Not measured: `python benchmarks/run_all.py {name}`.", ""])
@@ -90,7 +91,10 @@ def section(name: str, result: Mapping[str, Any] | None) -> str:
         outcome = "reached" if goal["reached"] else "**not reached**"
         limit, value = shown(goal["limit"]), shown(goal["value"])
         lines.append(f"| {goal['what']} | {bound} {limit} | {value} | {outcome} |")
-    lines += ["", result["why"], "", "| figure | value |", "| --- | --- |"]
+    lines += ["", result["why"], ""]
+    if plot is not None:
+        lines += [f"![{TITLES[name]}]({plot})", ""]
+    lines += ["| figure | value |", "| --- | --- |"]
     figures = result["figures"].items()
     lines += [f"| {key.replace('_', ' ')} | {shown(value)} |" for key, value in figures]
     return "\n".join([*lines, ""])
@@ -102,7 +106,8 @@ def page(results: Path) -> str:
     for name in COMMANDS:
         file = results / f"{name}.json"
         kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        parts.append(section(name, kept))
+        plot = results / f"{name}.svg"
+        parts.append(section(name, kept, f"results/{plot.name}" if plot.is_file() else None))
     return "\n".join(parts)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -142,7 +143,23 @@ def test_what_fails_is_told_and_the_rest_is_measured(
     assert [one["what"] for one in finished(tmp_path / "results.jsonl")][-2:] == ["SASRec", "HeLLM"]
 
 
+def test_the_largest_size_may_have_fewer_models() -> None:
+    options = argparse.Namespace(
+        users=(20, 10), items=5, models=("HeLLMPre", "SASRec"), largest=(), threads=1, steps=7
+    )
+    reading = ["prepare", "read (general)", "read (sequential)"]
+    found = [(point.users, point.what) for point in growth.points(options)]
+    both = [*reading, "HeLLMPre", "SASRec"]
+    assert found == [(10, what) for what in both] + [(20, what) for what in both]
+    options.largest = ("HeLLMPre",)
+    found = [(point.users, point.what) for point in growth.points(options)]
+    assert found == [(10, what) for what in both] + [(20, what) for what in both[:-1]]
+
+
 def test_unknown_models_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--models=LightGCN,Pop"])
     assert "Pop not among HeLLMPre, LightGCN" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--models=LightGCN", "--largest=SASRec"])
+    assert "--largest: SASRec not among LightGCN" in capsys.readouterr().err
