@@ -27,7 +27,7 @@ from recbole_hellm.data.interactions.filtering import CountedFiltersMixin
 from recbole_hellm.data.interactions.further_columns import columns_hash
 from recbole_hellm.data.interactions.held_out import random_order
 from recbole_hellm.data.interactions.histories import PHASES, Histories
-from recbole_hellm.data.interactions.history_rows import HistoryRows, Stretches
+from recbole_hellm.data.interactions.history_rows import HistoryRows, Stretches, taken
 from recbole_hellm.data.interactions.splits import (
     POSITION,
     candidate_fingerprint,
@@ -165,22 +165,23 @@ class CanonicalMixin(CountedFiltersMixin):
         if self.config["split"] != "leave_one_out":
             tell_held_out(self.dataset_name, self.held_out)
 
-    def _split_index_by_leave_one_out(
-        self, grouped_index: Any, leave_one_num: int
-    ) -> list[list[int]]:
-        """Answers dataset.py:1654: the split is that of the histories, whatever kind it is."""
-        owners = self.inter_feat[self.uid_field].numpy()
+    def leave_one_out(self, group_by: str, leave_one_mode: str) -> list[Any]:
+        """Answers dataset.py:1673: the split is that of the histories, whatever kind it is.
+
+        Rows of a part have RecBole's order: users as they appear, and each one's rows as they are.
+        RecBole makes Python lists of all row numbers.
+        """
+        owners = self.inter_feat[group_by].numpy()
+        _, first, numbers = np.unique(owners, return_index=True, return_inverse=True)
+        order = np.argsort(first[numbers], kind="stable")
+        owners = owners[order]
+        begins = np.flatnonzero(np.r_[True, owners[1:] != owners[:-1]])
+        within = np.arange(len(owners)) - np.repeat(begins, np.diff(np.r_[begins, len(owners)]))
         left_out = 1 if isinstance(self, SequentialDataset) else 0  # first items have no row
-        bounds = np.maximum(self.histories.bounds - left_out, 0)
-        parts: list[list[int]] = [[], [], []]
-        for group in grouped_index:
-            index = list(group)
-            first, second = bounds[:, owners[index[0]]]
-            for part, rows in zip(
-                parts, (index[:first], index[first:second], index[second:]), strict=True
-            ):
-                part.extend(rows)
-        return parts
+        parts = (within >= np.maximum(self.histories.bounds - left_out, 0)[:, owners]).sum(axis=0)
+        self._drop_unused_col()  # type: ignore[attr-defined]
+        rows = [torch.from_numpy(order[parts == part]) for part in range(3)]
+        return [self.copy(taken(self.inter_feat, chosen)) for chosen in rows]  # type: ignore[attr-defined]
 
     def build(self) -> list[Any]:
         """Split, and check the split against the canonical order.
@@ -197,8 +198,9 @@ class CanonicalMixin(CountedFiltersMixin):
         """
         datasets: list[Any] = super().build()  # type: ignore[misc]
         for phase, part in zip(PHASES, datasets[1:], strict=True):
-            rows = part.inter_feat[self.part_rows(part, phase, "interaction")]
-            if not np.array_equal(rows[self.iid_field].numpy(), self.histories.targets(phase)):
+            rows = self.part_rows(part, phase, "interaction")
+            items = part.inter_feat[self.iid_field].numpy()[rows]
+            if not np.array_equal(items, self.histories.targets(phase)):
                 split = self.config["split"].replace("_", "-")
                 raise DataError(f"The {phase} split is not the canonical {split} split.")
         return datasets

@@ -182,3 +182,10 @@ class HistoryRows(Interaction):
         """Put rows into another order in place, as RecBole's sorting and shuffling do."""
         ordered = self[index]
         self.own, self.lists = ordered.own, ordered.lists
+
+
+def taken(rows: Interaction, index: Tensor) -> Interaction:
+    """Some rows; RecBole's own indexing makes a Python list of the row numbers first."""
+    if isinstance(rows, HistoryRows):
+        return rows[index]
+    return Interaction({name: values[index] for name, values in rows.interaction.items()})

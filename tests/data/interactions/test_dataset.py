@@ -200,6 +200,32 @@ def test_augmentation_is_recboles_row_for_row(
     assert ours.field2type == theirs.field2type
 
 
+@pytest.mark.parametrize("model", ["BPR", "GRU4Rec"])
+@pytest.mark.parametrize(
+    "split", [{}, {"split": "temporal", "split_points": [0.2, 0.5]}, {"split": "ratio"}]
+)
+def test_parts_have_their_rows_in_recboles_order(
+    make_parts: Parts, model: str, split: dict[str, Any]
+) -> None:
+    _, dataset, parts = make_parts(model, **split)
+    rows, fields = dataset.inter_feat, (dataset.uid_field, dataset.iid_field)
+    left_out = int(model == "GRU4Rec")  # first items have no row
+    by_user: dict[int, list[int]] = {}
+    for row, user in enumerate(rows[dataset.uid_field].tolist()):
+        by_user.setdefault(user, []).append(row)
+    wanted: list[list[int]] = [[], [], []]
+    for user, mine in by_user.items():
+        first, second = (max(0, bound - left_out) for bound in dataset.histories.bounds[:, user])
+        wanted[0] += mine[:first]
+        wanted[1] += mine[first:second]
+        wanted[2] += mine[second:]
+    assert all(wanted)
+    for part, chosen in zip(parts, wanted, strict=True):
+        assert part.inter_feat.columns == rows.columns
+        for field in (*fields, *rows.columns):
+            assert torch.equal(part.inter_feat[field], rows[field][chosen]), field
+
+
 def test_items_nobody_took_are_no_candidates(
     make_config: Callable[..., Any], interactions: pd.DataFrame, make_dataset: Any, tmp_path: Path
 ) -> None:
