@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recbole_hellm.errors import ConfigError, DivergenceError, RunError
 from recbole_hellm.evaluation.metrics import MetricSet
+from recbole_hellm.evaluation.outcomes import Outcomes
 from recbole_hellm.evaluation.ranking import Ranks, count_above, mask_known
 from recbole_hellm.evaluation.recommended import Catalogue, RecommendedLists
 from recbole_hellm.evaluation.sampling import SampledCandidates, count_among
@@ -121,7 +122,7 @@ class Evaluator:
         saved = self.config["save_topk"] if phase == "test" else 0
         length = max(saved, self._list_length)
         processes = current()
-        scored: list[tuple[np.ndarray, list[Ranks], np.ndarray]] = []
+        outcomes = Outcomes.empty(self.rows[phase], len(maskings), length)
         bar = progress_bar(
             show=show_progress, total=count, desc=f"{phase:>5}", unit="user", leave=False
         )
@@ -131,30 +132,26 @@ class Evaluator:
             chunk = dealt[processes.rank if mine else 0]
             outcome = self._rank(model, phase, chunk, maskings, length)
             if mine:
-                scored.append((chunk, *outcome))
+                outcomes.put(chunk, *outcome)
             bar.update(sum(map(len, dealt)))
         bar.close()
-        everything = [part for parts in processes.gather(scored) for part in parts]
-        lists = np.zeros((count, length), dtype=np.int64)
-        for chunk, _, best in everything:
-            lists[chunk] = best
-        ranks = {
-            masking: Ranks.concatenate([by_masking[number] for _, by_masking, _ in everything])
-            for number, masking in enumerate(maskings)
-        }
+        outcomes = outcomes.shared(processes)
+        ranks = {masking: outcomes.ranks(number) for number, masking in enumerate(maskings)}
         metrics = {
             masking: self.metrics.of_ranks(ranks_under) for masking, ranks_under in ranks.items()
         }
         if self.metrics.listed.metrics:
             users = self.rows[phase].users
-            recommended = RecommendedLists.of(self.dataset, self.catalogue, lists, users, phase)
+            recommended = RecommendedLists.of(
+                self.dataset, self.catalogue, outcomes.lists, users, phase
+            )
             metrics[maskings[0]].update(self.metrics.of_lists(recommended))
-        return Evaluation(phase, metrics, ranks, lists[:, :saved] if saved else None)
+        return Evaluation(phase, metrics, ranks, outcomes.lists[:, :saved] if saved else None)
 
     def _rank(
         self, model: Any, phase: str, chunk: np.ndarray, maskings: Sequence[str], length: int
-    ) -> tuple[list[Ranks], np.ndarray]:
-        """Ranks of some rows' targets under each masking, and their lists under the first."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Counts of some rows' targets under each masking, and lists under the first."""
         inputs, device = self.inputs[phase][chunk], self.config["device"]
         rows, histories = self.rows[phase], self.dataset.histories
         owners, items = rows.targets(chunk)
@@ -176,16 +173,11 @@ class Evaluator:
             raise DivergenceError(
                 f"{self.config['model']} gives NaN scores on {phase}", "lower learning_rate"
             ) from error
-        users = rows.users[chunk][owners]
-        numbers = None if rows.one_a_user else chunk[owners]
-        ranks = []
-        for counts in counted:
-            higher, tied, candidates = (count.cpu().numpy() for count in counts)
-            ranks.append(Ranks(users, higher, tied, candidates, numbers))
+        found = np.stack([torch.stack(counts).cpu().numpy() for counts in counted])
         if length == 0:
-            return ranks, np.zeros((len(chunk), 0), dtype=np.int64)
+            return found, np.zeros((len(chunk), 0), dtype=np.int64)
         masked = mask_known(scores, targets, *known[0], owners=places)
-        return ranks, masked.topk(length).indices.cpu().numpy()
+        return found, masked.topk(length).indices.cpu().numpy()
 
     def _rounds(self, inputs: Interaction, users: int, size: int) -> list[list[np.ndarray]]:
         """Row numbers of each batch of so many users, so many batches at a time."""

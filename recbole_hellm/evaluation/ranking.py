@@ -9,7 +9,7 @@ the same score gets the score of a random ranking, on every platform.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -57,17 +57,6 @@ class Ranks:
         if self.rows is None:
             return values
         return means_of_runs(values, self.users[run_starts(self.rows)])
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Ranks]) -> Ranks:
-        """Join parts and sort them by user, or by row where they have any."""
-        columns = {
-            field.name: np.concatenate([getattr(part, field.name) for part in parts])
-            for field in dataclasses.fields(cls)
-            if getattr(parts[0], field.name) is not None
-        }
-        order = np.argsort(columns.get("rows", columns["users"]), kind="stable")
-        return cls(**{name: column[order] for name, column in columns.items()})
 
 
 def run_starts(values: np.ndarray) -> np.ndarray:

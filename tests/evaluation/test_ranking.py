@@ -142,17 +142,5 @@ def test_masked_scores_keep_the_target() -> None:
     assert scores[0, 0] == 0  # the input is left alone
 
 
-def test_parts_are_joined_by_user() -> None:
-    parts = [
-        Ranks(np.array([4, 2]), np.array([1, 2]), np.array([0, 1]), np.array([9, 8])),
-        Ranks(np.array([3]), np.array([5]), np.array([2]), np.array([7])),
-    ]
-    joined = Ranks.concatenate(parts)
-    assert joined.users.tolist() == [2, 3, 4]
-    assert joined.higher.tolist() == [2, 5, 1]
-    assert joined.tied.tolist() == [1, 2, 0]
-    assert joined.candidates.tolist() == [8, 7, 9]
-
-
 def _none() -> torch.Tensor:
     return torch.empty(0, dtype=torch.int64)

@@ -72,10 +72,15 @@ class TargetRows:
 
     def targets(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Targets of some rows as (row, item) pairs; rows index into `chosen`, [B]."""
+        rows, numbers = self.target_numbers(chosen)
+        return rows, self.items[numbers]
+
+    def target_numbers(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Targets of some rows as (row, place in `items`) pairs; rows index into `chosen`, [B]."""
         counts = np.diff(self.offsets)[chosen]
         rows = np.repeat(np.arange(len(chosen)), counts)
         within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return rows, self.items[self.offsets[chosen][rows] + within]
+        return rows, self.offsets[chosen][rows] + within
 
     def reordered(self, order: np.ndarray) -> TargetRows:
         """The same rows in another order."""
