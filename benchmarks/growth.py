@@ -24,8 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import Goal, print_result
-from tabulate import tabulate
+from growth_report import plot, show, summarise
 
 MODELS = ("HeLLMPre", "LightGCN", "FREEDOM", "SASRec", "HeLLM")
 STAGES = ("HeLLMPre", "SASRec")
@@ -239,105 +238,6 @@ def carry_out(options: argparse.Namespace) -> list[dict[str, Any]]:
 def _is_cut(file: Path) -> bool:
     text = file.read_bytes()
     return bool(text) and not text.endswith(b"\n")
-
-
-MEASURES = {
-    "epoch_s": ("interactions", "seconds of an epoch"),
-    "evaluation_s": ("pairs", "seconds of evaluation"),
-    "peak_mb": ("interactions", "peak memory, MiB"),
-}
-"""What is plotted, over what, and its name."""
-OF_DATA = dict.fromkeys(("prepare_s", "read_s", "hash_s", "split_s", "peak_mb"), "interactions")
-
-
-def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """b of the power law a x^b that fits best on logarithmic axes; NaN with fewer than two sizes.
-
-    Parameters
-    ----------
-    sizes, values : sequence of float
-        Positive.
-    """
-    if len(set(sizes)) < 2:
-        return float("nan")
-    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
-
-
-def exponents(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The fitted exponent of each measure of each point, and what it is an exponent of."""
-    rows = []
-    for what in dict.fromkeys(result["what"] for result in results):
-        mine = [result for result in results if result["what"] == what]
-        over = {key: axis for key, (axis, _) in MEASURES.items()} | OF_DATA
-        for key, axis in over.items():
-            if key in mine[0]:
-                fitted = exponent([one[axis] for one in mine], [one[key] for one in mine])
-                rows.append({"what": what, "measure": key, "over": axis, "exponent": fitted})
-    return rows
-
-
-def show(results: Sequence[dict[str, Any]]) -> None:
-    """Print the points and the exponents."""
-    keys = ["what", "users", "items_seen", "interactions", "steps", *OF_DATA]
-    data = [one for one in results if "epoch_s" not in one]
-    models = [one for one in results if "epoch_s" in one]
-    for rows, columns in (
-        (data, keys),
-        (models, [*keys[:5], "epoch_s", "epoch_cpu_s", "evaluation_s", "total_s", "peak_mb"]),
-    ):
-        cells = [[one.get(column) for column in columns] for one in rows]
-        if rows:
-            print(tabulate(cells, columns, floatfmt=".4g", missingval=""), end="\n\n")
-    fitted = [list(row.values()) for row in exponents(results) if not np.isnan(row["exponent"])]
-    if fitted:
-        print(tabulate(fitted, ["what", "measure", "over", "exponent"], floatfmt=".2f"))
-
-
-def plot(results: Sequence[dict[str, Any]], file: Path) -> None:
-    """Draw the measures of the models on double-logarithmic axes, exponents in the legends."""
-    import matplotlib.pyplot as plt
-
-    models = [one for one in results if "epoch_s" in one]
-    fitted = {(row["what"], row["measure"]): row["exponent"] for row in exponents(models)}
-    figure, panels = plt.subplots(1, len(MEASURES), figsize=(13, 4), layout="constrained")
-    for panel, (key, (axis, title)) in zip(panels, MEASURES.items(), strict=True):
-        for what in dict.fromkeys(one["what"] for one in models):
-            mine = sorted((one[axis], one[key]) for one in models if one["what"] == what)
-            power = fitted[what, key]
-            label = what if np.isnan(power) else f"{what} (exponent {power:.2f})"
-            panel.loglog(*zip(*mine, strict=True), marker="o", label=label)
-        panel.set_xlabel("users x items" if axis == "pairs" else axis)
-        panel.set_title(title)
-        panel.legend(fontsize="small")
-    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
-    plt.close(figure)
-
-
-def summarise(results: Sequence[dict[str, Any]]) -> None:
-    """Print the line of the benchmark: exponents, and what the largest size takes."""
-    fitted = [row for row in exponents(results) if not np.isnan(row["exponent"])]
-    figures = {f"{row['what']}_{row['measure']}_exponent": row["exponent"] for row in fitted}
-    most = max((one["users"] for one in results), default=0)
-    largest = [one for one in results if one["users"] == most]
-    for one in largest:
-        kept = (*OF_DATA, "epoch_s", "evaluation_s")
-        figures |= {f"{one['what']}_{key}": one[key] for key in kept if key in one}
-    goals = [
-        Goal("exponent of " + key, max(row["exponent"] for row in rows), 1.1)
-        for key in ("epoch_s", "evaluation_s", "peak_mb")
-        if (rows := [row for row in fitted if row["measure"] == key])
-    ]
-    if largest:
-        memory = max(one["peak_mb"] for one in largest)
-        goals.append(Goal(f"MiB of memory with {most:,} users", memory, 24 * 1024))
-    print_result(
-        "growth",
-        {"users": most} | figures,
-        tuple(goals),
-        "The largest exponent of all models counts. Where an epoch of a graph model has more steps "
-        "with more interactions, and each propagates over all of them, it grows with their square "
-        "(`--steps=0`).",
-    )
 
 
 def numbers(text: str) -> tuple[int, ...]:

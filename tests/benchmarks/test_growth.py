@@ -10,7 +10,7 @@ from typing import Any
 import growth
 import numpy as np
 import pytest
-from growth import Point, exponent, exponents, finished, main, measure
+from growth import Point, finished, main, measure
 from growth_data import LEAST, draw_features, draw_interactions
 
 
@@ -36,27 +36,6 @@ def test_draws_depend_on_the_seed_alone() -> None:
     }
     assert not np.array_equal(tables["text"], others["text"])
     assert not np.array_equal(tables["text"], tables["image"])
-
-
-def test_exponents_are_those_of_power_laws() -> None:
-    sizes = [10.0, 100.0, 1000.0]
-    assert exponent(sizes, [3 * size**1.5 for size in sizes]) == pytest.approx(1.5)
-    assert np.isnan(exponent([10.0], [3.0]))
-    results = [
-        {
-            "what": "SASRec",
-            "interactions": size,
-            "pairs": size**2,
-            "epoch_s": size,
-            "evaluation_s": size**2,
-            "peak_mb": 7 * size**0.5,
-        }
-        for size in sizes
-    ]
-    fitted = {row["measure"]: (row["over"], row["exponent"]) for row in exponents(results)}
-    assert fitted["epoch_s"] == ("interactions", pytest.approx(1))
-    assert fitted["evaluation_s"] == ("pairs", pytest.approx(1))
-    assert fitted["peak_mb"] == ("interactions", pytest.approx(0.5))
 
 
 def test_steps_are_those_of_models_that_propagate() -> None:
