@@ -26,9 +26,11 @@ from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.data.interactions.batches import BucketedBatches, sequence_rows
 from recbole_hellm.data.interactions.held_out import leave_one_out
 from recbole_hellm.data.interactions.histories import Histories
+from recbole_hellm.data.interactions.target_rows import TargetRows
 from recbole_hellm.errors import DataError, DivergenceError, reason
+from recbole_hellm.evaluation.outcomes import Outcomes
 from recbole_hellm.evaluation.rank_metrics import NDCG, Recall
-from recbole_hellm.evaluation.ranking import Ranks, count_above
+from recbole_hellm.evaluation.ranking import count_above
 from recbole_hellm.models.llm import HeLLMNetwork, LLMSettings, build_backbone, wrap_backbone
 from recbole_hellm.models.llm.settings import TINY
 from recbole_hellm.storage.files import atomic_path
@@ -196,27 +198,22 @@ def metrics(
     """
     network.eval()
     device = network.item_weights().device
-    everyone = histories.evaluated(phase)
-    targets = histories.targets(phase)
-    seen = histories.before(phase)[everyone]
-    lengths = np.minimum(seen, LIMIT)
-    starts = histories.offsets[everyone] + seen - lengths
+    targets = TargetRows.of(histories, phase, "user")
+    lengths = np.minimum(targets.places, LIMIT)
+    starts = histories.offsets[targets.users] + targets.places - lengths
     order = np.argsort(lengths, kind="stable")
-    parts = []
+    outcomes = Outcomes.empty(targets, 1, 0)
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         items = padded(histories, starts[rows], lengths[rows]).to(device)
         read = torch.from_numpy(lengths[rows]).to(device)
         scores = network.logits(network.hidden_states(items, read))
-        users = everyone[rows]
-        known, masked = histories.stretch(users, np.zeros_like(users), seen[rows])
-        counts = count_above(
-            scores,
-            torch.from_numpy(targets[rows]).to(device),
-            [(torch.from_numpy(known).to(device), torch.from_numpy(masked).to(device))],
-        )[0]
-        parts.append(Ranks(users, *(count.cpu().numpy() for count in counts)))
-    ranks = Ranks.concatenate(parts)
+        known, masked = map(torch.from_numpy, targets.known(histories, rows, "seen"))
+        wanted = torch.from_numpy(targets.items[rows]).to(device)
+        counted = count_above(scores, wanted, [(known.to(device), masked.to(device))])
+        found = np.stack([torch.stack(counts).cpu().numpy() for counts in counted])
+        outcomes.put(rows, found, outcomes.lists[rows])
+    ranks = outcomes.ranks(0)
     return {
         "ndcg@10": float(NDCG().per_user(ranks, 10).mean()),
         "recall@20": float(Recall().per_user(ranks, 20).mean()),
