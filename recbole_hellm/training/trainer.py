@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from recbole.trainer import Trainer
+from recbole.utils import ModelType
 
 from recbole_hellm.compat import recbole_metrics, tensorboard_writer
 from recbole_hellm.config.training_settings import TrainingSettings
@@ -24,6 +25,7 @@ from recbole_hellm.training.distributed import Processes, current
 from recbole_hellm.training.epoch import TrainingPass
 from recbole_hellm.training.memory import peak_memory_mb
 from recbole_hellm.training.model_state import LooseState
+from recbole_hellm.training.no_optimizer import NoOptimizer
 from recbole_hellm.training.parallel import SingleProcess, distribute
 
 logger = logging.getLogger(__name__)
@@ -126,8 +128,10 @@ class RunTrainer(Checkpoints, Trainer):
 
     # RecBole's steps, overridden ----------------------------------------------------------------
 
-    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer | NoOptimizer:
         """Answers trainer.py:139: parameter groups, betas, and no silent fall-back to Adam."""
+        if self.config["MODEL_TYPE"] == ModelType.TRADITIONAL:
+            return NoOptimizer(self.settings.learning_rate)
         name = self.settings.learner.lower()
         options: dict[str, Any] = {"lr": self.settings.learning_rate}
         if name in ("adam", "adamw"):
@@ -142,7 +146,7 @@ class RunTrainer(Checkpoints, Trainer):
             groups = [p for p in parameters if p.requires_grad]
             options["weight_decay"] = decay
         if not groups:
-            # RecBole's counting models (Pop, ItemKNN) have one dummy parameter; others have none.
+            # Some models of RecBole have no parameters.
             groups = [torch.nn.Parameter(torch.zeros(1))]
         return OPTIMIZERS[name](groups, **options)
 
