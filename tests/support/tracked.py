@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -157,8 +158,22 @@ def of_wandb(run: Path) -> Told:
     return told
 
 
-def wandb_records(file: Path) -> Iterator[Any]:
-    """Records of an offline run: a log of LevelDB's format, in blocks of 32 KiB."""
+def wandb_records(file: Path, patience: float = 30) -> list[Any]:
+    """Records of an offline run that has ended.
+
+    W&B's service closes the file after `Run.finish` has returned
+    (`ServiceConnection.inform_finish` waits for no answer), so its last record is waited for.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        found = list(_records(file))
+        if any(record.HasField("exit") for record in found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
+def _records(file: Path) -> Iterator[Any]:
+    """Records of a log of LevelDB's format, in blocks of 32 KiB."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, place, parts = file.read_bytes(), 7, b""
@@ -168,6 +183,8 @@ def wandb_records(file: Path) -> Iterator[Any]:
             place += left
             continue
         length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        if place + 7 + length > len(data):  # being written
+            return
         parts += data[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one

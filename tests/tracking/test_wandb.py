@@ -28,7 +28,7 @@ def tracked(folder: Path, training: str, resumed: bool = False, **options: Any) 
 
 def records(folder: Path) -> list[Any]:
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    return list(wandb_records(file))
+    return wandb_records(file)
 
 
 def test_a_resumed_training_replaces_what_its_killed_process_left(tmp_path: Path) -> None:
