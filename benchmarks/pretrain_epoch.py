@@ -14,6 +14,7 @@ sparse product reads its table and writes its result, and the contrasts multiply
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -24,6 +25,7 @@ import numpy as np
 from measuring import Goal, copied_bytes_per_second, multiplied_per_second, print_result
 from pretrain_step import Problem, measure, released_contrast, released_encoder
 from recbole.utils import init_seed
+from torch.profiler import ProfilerActivity, profile
 
 from recbole_hellm.config.resolution import HellmConfig
 from recbole_hellm.data.interactions.loaders import training_loader
@@ -58,6 +60,41 @@ def limit(model: Any) -> tuple[float, float]:
     # Similarities to both views, and their gradients to anchors and to keys.
     multiplied = sum(3 * 2 * side * 2 * side * s.embedding_size for side in sides)
     return moved, multiplied
+
+
+def gathered_bytes(network: Any) -> int:
+    """Bytes of the rows that a step's products of the graphs read, one for each entry."""
+    s = network.settings
+    entries = 2 * network.user_hypergraph.gather.nnz * (s.n_layers_ui + s.n_layers_u2u)
+    entries += 2 * network.item_hypergraph.incidence.nnz * s.n_layers_i2i
+    return 2 * entries * s.embedding_size * FLOAT  # forward and backward
+
+
+OPERATIONS = {
+    "sparse_products": ("embedding_bag",),
+    "contrast_products": ("mm", "addmm"),
+    "optimiser": ("fused_adam",),
+    "gathers": ("index_select", "scatter_add", "index_add"),
+    "elementwise": ("mul", "add", "exp", "div", "sum", "fill", "masked_fill", "addcmul", "copy"),
+}
+"""Kinds of a step's operations, and what PyTorch's names of them hold."""
+
+
+def shares(trainer: Any, loader: Any, steps: int = 10) -> dict[str, float]:
+    """Shares of each kind of operations in the time of a few steps, from PyTorch's profiler."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        trainer._train_epoch(list(itertools.islice(loader, steps)), 0)
+    seconds = dict.fromkeys((*OPERATIONS, "rest"), 0.0)
+    for row in profiled.key_averages():
+        name = row.key.removeprefix("aten::").strip("_")
+        kinds = (
+            kind
+            for kind, parts in OPERATIONS.items()
+            if name in parts or any(len(part) > 5 and part in name for part in parts)
+        )
+        seconds[next(kinds, "rest")] += row.self_cpu_time_total
+    total = sum(seconds.values())
+    return {f"share_of_{kind}": value / total for kind, value in seconds.items()}
 
 
 def literal_seconds(
@@ -101,6 +138,7 @@ def main() -> None:
     sample, train, validate = (
         statistics.median(seconds[1:]) for seconds in (sampling, training, validation)
     )
+    by_kind = shares(trainer, loader)
     steps = len(loader)
     moved, multiplied = limit(model)
     bandwidth, speed = copied_bytes_per_second(), multiplied_per_second()
@@ -116,6 +154,8 @@ def main() -> None:
         options.literal_steps,
     )
     epoch_seconds, step = train + validate, (train - sample) / steps
+    gathered = gathered_bytes(model.network)
+    gathered_speed = gathered / (by_kind["share_of_sparse_products"] * step)
     ratio = literal * steps / train
     print_result(
         "pretrain_epoch",
@@ -135,14 +175,23 @@ def main() -> None:
             "operations_per_second": speed,
             "bytes_per_step": moved,
             "operations_per_step": multiplied,
-        },
+            "gathered_bytes_per_step": gathered,
+            "gathered_bytes_per_second": gathered_speed,
+        }
+        | by_kind,
         (
             Goal("seconds of an epoch with validation", epoch_seconds, 5),
             Goal("times as fast as the literal formulation", ratio, 500, False),
         ),
         f"A step needs at least {moved / bandwidth * 1e3:.1f} ms of memory and "
         f"{multiplied / speed * 1e3:.1f} ms of products, and takes {step * 1e3:.1f} ms; sampling "
-        f"takes {sample / train:.0%} of training.",
+        f"takes {sample / train:.1%} of training. Of a step's operations, products of the graphs "
+        f"are {by_kind['share_of_sparse_products']:.0%}, those of the contrast "
+        f"{by_kind['share_of_contrast_products']:.0%}, element-wise ones "
+        f"{by_kind['share_of_elementwise']:.0%}, Adam {by_kind['share_of_optimiser']:.0%}. The "
+        "least reads each table once in a product; a graph's product reads a row for each entry, "
+        f"{gathered / 1e6:,.0f} MB a step, at {gathered_speed / 1e9:.0f} GB/s, where copying "
+        f"reaches {bandwidth / 1e9:.0f} GB/s.",
     )
 
 
