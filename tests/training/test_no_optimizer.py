@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from recbole.utils import ModelType
+from support.trainers import Line
 
 from recbole_hellm import run
 
@@ -28,6 +30,12 @@ def test_counting_models_keep_their_parameter(model: str, quick: dict[str, Any])
     assert all(torch.equal(value, torch.zeros_like(value)) for value in parameters)
     again = run(model, "tiny", **quick, force=True)
     assert again.metrics("test", "seen") == result.metrics("test", "seen")
+
+
+def test_what_can_learn_is_trained_whatever_its_type_says(make_trainer: Any) -> None:
+    trainer = make_trainer(model=Line())
+    trainer.config["MODEL_TYPE"] = ModelType.TRADITIONAL
+    assert isinstance(trainer._build_optimizer(), torch.optim.SGD)
 
 
 def test_nothing_is_compiled(quick: dict[str, Any], tmp_path: Path) -> None:
