@@ -13,12 +13,12 @@ from recbole_hellm.config.run_settings import RunSettings
 from recbole_hellm.config.split_settings import described, protocol
 from recbole_hellm.config.training_settings import TrainingSettings
 from recbole_hellm.runs.directory import ARTEFACTS
+from recbole_hellm.runs.environment import environment
 from recbole_hellm.runs.rankings import maskings, write_lists, write_ranks
 from recbole_hellm.runs.training import Trained
 from recbole_hellm.tracking.projector import write_projector
 from recbole_hellm.tracking.run_facts import results_of
 from recbole_hellm.training.distributed import current
-from recbole_hellm.training.environment import environment
 from recbole_hellm.training.memory import peak_memory_mb
 from recbole_hellm.training.model_state import embedding_tables, item_vectors, parameter_counts
 

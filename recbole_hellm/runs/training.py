@@ -17,6 +17,7 @@ from recbole_hellm.config.yaml_files import with_lists
 from recbole_hellm.data.interactions.loaders import training_loader
 from recbole_hellm.errors import ConfigError
 from recbole_hellm.runs.directory import RunDirectory
+from recbole_hellm.runs.environment import environment
 from recbole_hellm.runs.identity import run_identity
 from recbole_hellm.runs.opening import build_model, open_splits
 from recbole_hellm.runs.restoring import load_members
@@ -27,7 +28,6 @@ from recbole_hellm.tracking.run_facts import (
 )
 from recbole_hellm.tracking.tracking import Tracking
 from recbole_hellm.training.distributed import current
-from recbole_hellm.training.environment import environment
 from recbole_hellm.training.memory import keep_freed_memory
 from recbole_hellm.training.parallel import check_shareable
 

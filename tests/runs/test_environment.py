@@ -5,7 +5,7 @@ import json
 import numpy as np
 import torch
 
-from recbole_hellm.training.environment import environment
+from recbole_hellm.runs.environment import environment
 
 
 def test_environment_can_be_written() -> None:
