@@ -92,7 +92,7 @@ class TfidfSvdEncoder:
     r"""Latent semantic analysis: TF-IDF of words and word pairs, reduced by a truncated SVD.
 
     Needs no download and no GPU. Rows have unit length; a text none of whose terms is known to
-    the vocabulary gets the zero vector.
+    the vocabulary gets the zero vector. A warning tells if all vectors are the same.
 
     Parameters
     ----------
@@ -139,7 +139,17 @@ class TfidfSvdEncoder:
                 "cannot tell them apart; give the items longer texts or use the encoder minilm."
             )
         svd = TruncatedSVD(min(self.dim, *weights.shape), random_state=self.seed)
-        vectors = make_pipeline(svd, Normalizer(copy=False)).fit_transform(weights)
+        # Of texts that are all alike, scikit-learn's share of explained variance is 0/0.
+        with np.errstate(invalid="ignore"):
+            vectors = make_pipeline(svd, Normalizer(copy=False)).fit_transform(weights)
+        if np.allclose(vectors, vectors[0], atol=1e-5):
+            logger.warning(
+                "All %d item texts have the same words but for those that occur in fewer than %d "
+                "of them, so TF-IDF cannot tell items apart; give them longer texts or use the "
+                "encoder minilm.",
+                len(texts),
+                self.min_df,
+            )
         return np.asarray(vectors, dtype=np.float32)
 
 

@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -166,6 +167,18 @@ def test_tfidf_neighbours_share_the_category() -> None:
 def test_tfidf_with_one_shared_word() -> None:
     with pytest.raises(FeatureError, match="Only one word occurs in 2 of the 3 item texts"):
         TfidfSvdEncoder().encode(["lamp red", "lamp blue", "lamp green"])
+
+
+def test_tfidf_with_the_same_shared_words(caplog: pytest.LogCaptureFixture) -> None:
+    texts = [f"fine lamp {number}" for number in range(20, 24)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vectors = TfidfSvdEncoder().encode(texts)
+    np.testing.assert_allclose(vectors, vectors[:1].repeat(4, axis=0), atol=1e-5)
+    assert "All 4 item texts have the same words" in caplog.text
+    caplog.clear()
+    TfidfSvdEncoder().encode([*texts, "fine table 20"])
+    assert not caplog.text
 
 
 def test_tfidf_without_shared_words() -> None:
