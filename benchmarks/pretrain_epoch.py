@@ -71,28 +71,24 @@ def gathered_bytes(network: Any) -> int:
 
 
 OPERATIONS = {
-    "sparse_products": ("embedding_bag",),
+    "sparse_products": ("embedding_bag", "embedding_bag_forward_only"),
     "contrast_products": ("mm", "addmm"),
     "optimiser": ("fused_adam",),
     "gathers": ("index_select", "scatter_add", "index_add"),
     "elementwise": ("mul", "add", "exp", "div", "sum", "fill", "masked_fill", "addcmul", "copy"),
 }
-"""Kinds of a step's operations, and what PyTorch's names of them hold."""
+"""PyTorch's names of a step's operations, by kind."""
 
 
 def shares(trainer: Any, loader: Any, steps: int = 10) -> dict[str, float]:
     """Shares of each kind of operations in the time of a few steps, from PyTorch's profiler."""
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         trainer._train_epoch(list(itertools.islice(loader, steps)), 0)
+    kinds = {name: kind for kind, names in OPERATIONS.items() for name in names}
     seconds = dict.fromkeys((*OPERATIONS, "rest"), 0.0)
     for row in profiled.key_averages():
         name = row.key.removeprefix("aten::").strip("_")
-        kinds = (
-            kind
-            for kind, parts in OPERATIONS.items()
-            if name in parts or any(len(part) > 5 and part in name for part in parts)
-        )
-        seconds[next(kinds, "rest")] += row.self_cpu_time_total
+        seconds[kinds.get(name, "rest")] += row.self_cpu_time_total
     total = sum(seconds.values())
     return {f"share_of_{kind}": value / total for kind, value in seconds.items()}
 

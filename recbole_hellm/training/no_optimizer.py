@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 
 class NoOptimizer:
     """Leaves all parameters as they are.
@@ -28,8 +26,3 @@ class NoOptimizer:
 
     def step(self, closure: Any = None) -> None:
         """Do nothing."""
-
-
-def learns_nothing(model: nn.Module) -> bool:
-    """Whether a model has at most the one number that RecBole gives those that count."""
-    return sum(values.numel() for values in model.parameters() if values.requires_grad) <= 1

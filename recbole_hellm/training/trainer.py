@@ -24,8 +24,8 @@ from recbole_hellm.training.checkpoints import Checkpoints
 from recbole_hellm.training.distributed import Processes, current
 from recbole_hellm.training.epoch import TrainingPass
 from recbole_hellm.training.memory import peak_memory_mb
-from recbole_hellm.training.model_state import LooseState
-from recbole_hellm.training.no_optimizer import NoOptimizer, learns_nothing
+from recbole_hellm.training.model_state import LooseState, parameter_counts
+from recbole_hellm.training.no_optimizer import NoOptimizer
 from recbole_hellm.training.parallel import SingleProcess, distribute
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,9 @@ class RunTrainer(Checkpoints, Trainer):
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer | NoOptimizer:
         """Answers trainer.py:139: parameter groups, betas, and no silent fall-back to Adam."""
-        if self.config["MODEL_TYPE"] == ModelType.TRADITIONAL and learns_nothing(self.model):
+        # RecBole gives models that count one number; others of their type may learn.
+        numbers = parameter_counts(self.model)["trainable_parameters"]
+        if self.config["MODEL_TYPE"] == ModelType.TRADITIONAL and numbers <= 1:
             return NoOptimizer(self.settings.learning_rate)
         name = self.settings.learner.lower()
         options: dict[str, Any] = {"lr": self.settings.learning_rate}
